@@ -1,0 +1,40 @@
+# Every target sets itself up: a fresh machine needs only Python 3.11+, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Torch's CPU build, where pip can find it, and versions known to work together.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help run test check format bench clean
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.html
+	$(BIN)/python -m sim
+
+test: $(STAMP)  ## every test, slow ones too
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## every benchmark (sets up its peers' environments first)
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) outputs mlruns dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Ids, parameter trees, randomness, clock and errors; numpy only."""

@@ -1,0 +1,1 @@
+"""From raw samples to model inputs; declarative, numpy."""

@@ -1,0 +1,1 @@
+"""Clip, noise, ledger and accountants."""

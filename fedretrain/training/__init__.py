@@ -1,0 +1,1 @@
+"""What a device computes; the only package that imports torch."""

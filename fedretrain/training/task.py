@@ -1,0 +1,143 @@
+"""What local training is: one `LocalTask` per personalization method, run alike by every executor.
+
+Rules of this file:
+    * A method is written once, against `Engine`. `each` runs it on one client (`lead == 0`: parameters have their
+      own shapes); `batched` runs it on K stacked clients (`lead == 1`: every tensor has a leading client axis).
+      A method therefore uses element-wise arithmetic, and `Engine` for gradients, norms and dot products.
+    * State is a dictionary of named trees. `step` updates its tensors *in place* (`add_`, `mul_`, `copy_`) and
+      never rebinds them: an executor hands it views of the clients that still have steps to do.
+    * All active clients of a step have taken the same number of steps before it, so counters (Adam's bias
+      correction) are plain integers.
+
+Source of the form (init, step, final with interchangeable executors): FedJAX, https://arxiv.org/abs/2108.02117.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    import torch
+    from torch import Tensor
+
+    from fedretrain.core.params import Layout
+
+    Tree = dict[str, Tensor]
+    State = dict[str, Tree]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of local training.
+
+    Attributes:
+        name: What `LocalTask.step` is told, for example ``"shared"`` or ``"personal"``.
+        epochs: Passes over the client's samples.
+        max_steps: An upper bound on the steps, whatever the number of samples; 0 means no bound.
+        personal_only: True if the phase changes personal state alone; `refit` runs just these.
+    """
+
+    name: str
+    epochs: int
+    max_steps: int = 0
+    personal_only: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's samples.
+
+    Attributes:
+        x: ``[*lead, B, *F]`` float32.
+        y: ``[*lead, B]``.
+        weight: ``[*lead, B]`` 1 for a sample, 0 for padding. The loss is the weighted mean over the batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+
+
+class Engine(Protocol):
+    """What a method may ask of the executor that runs it."""
+
+    @property
+    def lead(self) -> int:
+        """Leading client axes of every tensor: 0 or 1."""
+        ...
+
+    def grads(self, params: Tree, batch: Batch, trainable: Collection[str]) -> tuple[Tree, Tensor]:
+        """Gradients of the mean loss with respect to the named parameters.
+
+        Args:
+            params: Every parameter that the model needs (shared and personal names).
+            batch: The step's samples.
+            trainable: Names to differentiate by; the others are constants.
+
+        Returns:
+            A tree of gradients for `trainable`, and the mean loss of each client (shape ``[*lead]``).
+        """
+        ...
+
+    def dot(self, a: Tree, b: Tree) -> Tensor:
+        """The inner product over all parameters of each client: shape ``[*lead]``."""
+        ...
+
+    def scale_(self, tree: Tree, factor: Tensor) -> None:
+        """Multiply each client's tree in place by its own factor (shape ``[*lead]``)."""
+        ...
+
+
+class LocalTask(Protocol):
+    """A personalization method with its hyperparameters; a frozen dataclass."""
+
+    @property
+    def shared(self) -> Layout:
+        """The packed form of what is exchanged with the coordinator (P elements)."""
+        ...
+
+    @property
+    def personal(self) -> Layout:
+        """The packed form of the personal state (Q elements; 0 for `fedavg`)."""
+        ...
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The stretches of a client's training, in order."""
+        ...
+
+    def first_personal(self, shared: Tree) -> Tree:
+        """Personal state of a device that has none yet, given the global model it received."""
+        ...
+
+    def init(self, shared: Tree, personal: Tree) -> State:
+        """The state before the first step. Clones what it will change."""
+        ...
+
+    def step(self, engine: Engine, state: State, batch: Batch, phase: Phase, index: int) -> Tensor:
+        """One step in place; `index` counts the phase's steps from 0. Returns the loss of each client."""
+        ...
+
+    def final(self, state: State) -> tuple[Tree, Tree]:
+        """The client update (local minus base, shared names) and the personal state to keep."""
+        ...
+
+    def model_params(self, shared: Tree, personal: Tree) -> Tree:
+        """The parameters of the personalized model: what the device predicts with."""
+        ...
+
+
+class Model(Protocol):
+    """A model as the executors see it: an `nn.Module` and its first parameters."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The module; it is called through `torch.func.functional_call` and never changed."""
+        ...
+
+    @property
+    def first(self) -> Mapping[str, Tensor]:
+        """The initial parameters and float buffers, by name."""
+        ...

@@ -1,0 +1,1 @@
+"""Codecs between the domain's types and what crosses the network."""

@@ -1,0 +1,1 @@
+"""The simulator: a fleet in virtual time."""

@@ -1,0 +1,1 @@
+"""Real and synthetic sensor data, each as the same raw form."""
