@@ -1,0 +1,61 @@
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pytest
+
+from fedretrain.core.errors import ConfigError
+from sim.build import build, plain
+
+
+class Kind(StrEnum):
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.1
+    kind: Kind = Kind.SGD
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError("must be positive", where="lr")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    names: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
+    options: dict[str, int] = field(default_factory=dict)
+    on: bool = False
+
+
+def test_it_builds_nested_dataclasses():
+    built = build(
+        Outer, {"inner": {"lr": 1, "kind": "adam"}, "names": ["a"], "weights": [1, 2.5], "options": {"x": 1}}
+    )
+    assert built == Outer(Inner(1.0, Kind.ADAM), ("a",), (1.0, 2.5), {"x": 1})
+    assert build(Outer, plain(built)) == built
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "words"),
+    [
+        ({"inner": {"lrr": 1}}, "inner", "did you mean 'lr'"),
+        ({"inner": {"kind": "adamm"}}, "inner.kind", "did you mean 'adam'"),
+        ({"inner": {"lr": "fast"}}, "inner.lr", "a number was expected"),
+        ({"inner": {"lr": -1}}, "inner.lr", "positive"),
+        ({"inner": 3}, "inner", "a group of keys"),
+        ({"names": "abc"}, "names", "a list was expected"),
+        ({"on": 1}, "on", "type bool"),
+        ({"options": {"x": "y"}}, "options.x", "type int"),
+        ({"inner": {"lr": float("nan")}}, "inner.lr", "NaN"),
+    ],
+)
+def test_each_mistake_is_one_line_with_its_key(values, where, words):
+    with pytest.raises(ConfigError) as caught:
+        build(Outer, values)
+    assert caught.value.where == where
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
