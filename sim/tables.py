@@ -1,0 +1,92 @@
+"""Records to Parquet and back: one row per record, one column per number.
+
+Rules of this file:
+    * A nested record's fields become columns ``<field>_<part>`` (``global_score_p10``); all are null where it is None.
+    * A mapping becomes one JSON column: its keys may differ from row to row.
+    * The schema comes from the annotations alone, so an empty table has its columns too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sim.plain import from_plain, hints, is_record, optional, to_plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+R = TypeVar("R")
+
+
+def table_bytes(cls: type[R], records: Sequence[R]) -> bytes:
+    """A Parquet file of `records`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [_flatten(cls, to_plain(record)) for record in records]
+    columns = {name: [row[name] for row in rows] for name in _columns(cls)}
+    table = pa.table(columns, schema=pa.schema([(n, _arrow(h)) for n, h in _columns(cls).items()]))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_table(cls: type[R], file: Path) -> tuple[R, ...]:
+    """The records of a Parquet file.
+
+    Raises:
+        ValueError: If a column is missing, unknown or of another type.
+    """
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(file).to_pylist()
+    return tuple(from_plain(cls, _nest(cls, row), f"row {i}") for i, row in enumerate(rows))
+
+
+def _columns(cls: type) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name, hint in hints(cls).items():
+        bare, _ = optional(hint)
+        if is_record(bare):
+            columns.update({f"{name}_{part}": part_hint for part, part_hint in hints(bare).items()})
+        else:
+            columns[name] = bare
+    return columns
+
+
+def _arrow(hint: Any) -> Any:
+    import pyarrow as pa
+
+    if typing.get_origin(hint) is Mapping or (isinstance(hint, type) and issubclass(hint, Enum)):
+        return pa.string()
+    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[hint]
+
+
+def _flatten(cls: type, plain: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, hint in hints(cls).items():
+        bare, _ = optional(hint)
+        value = plain[name]
+        if is_record(bare):
+            row.update({f"{name}_{part}": value and value[part] for part in hints(bare)})
+        else:
+            row[name] = json.dumps(value, sort_keys=True) if typing.get_origin(bare) is Mapping else value
+    return row
+
+
+def _nest(cls: type, row: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, hint in hints(cls).items():
+        bare, _ = optional(hint)
+        if is_record(bare):
+            parts = {part: row.pop(f"{name}_{part}") for part in hints(bare)}
+            plain[name] = None if all(v is None for v in parts.values()) else parts
+        else:
+            value = row.pop(name)
+            plain[name] = json.loads(value) if typing.get_origin(bare) is Mapping else value
+    return plain | row  # what is left over is unknown, and is refused as such
