@@ -154,6 +154,12 @@ class PrivacyEvent:
                 "an amplified event names its cohort, which must stay secret",
                 "set units=EVERYBODY",
             ),
+            (
+                self.relation is Relation.ADD_REMOVE
+                and self.sampling in (Sampling.FIXED_SIZE, Sampling.MIN_SEPARATION),
+                f"{self.sampling} cohorts under add/remove: one unit more displaces another, which moves the sum by 2C",
+                "declare the relation zero_out (or replace_one)",
+            ),
             (self.units == "", "nobody is charged", "give units=encode_units(...) or EVERYBODY"),
             (self.most_devices > self.max_devices_per_unit, *self._crowded()),
         ]
