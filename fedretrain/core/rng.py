@@ -75,6 +75,21 @@ def words(seeds: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
         return _mix(seeds[..., None] + counters)
 
 
+def words_at(seeds: NDArray[np.uint64], index: ArrayLike) -> NDArray[np.uint64]:
+    """The `index`-th word of each seed's stream, asked in any order.
+
+    ``words(seeds, n)[..., i] == words_at(seeds, i)``. `seeds` and `index` broadcast; a negative index (an instant before the start) has a stream of its own.
+    """
+    with np.errstate(over="ignore"):
+        counters = (np.asarray(index, dtype=np.int64).astype(np.uint64) + np.uint64(1)) * _GOLDEN
+        return _mix(np.asarray(seeds + counters))
+
+
+def uniforms_at(seeds: NDArray[np.uint64], index: ArrayLike) -> NDArray[np.float64]:
+    """The `index`-th uniform draw in (0, 1) of each seed's stream (see `words_at`)."""
+    return ((words_at(seeds, index) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
 def uniforms(seeds: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
     """Uniform draws in (0, 1), never 0 or 1: shape ``[*seeds.shape, count]``."""
     return ((words(seeds, count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

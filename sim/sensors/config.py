@@ -1,0 +1,149 @@
+"""What drift to inject: one `DriftSpec` per effect, applied in the order listed.
+
+Rules of this file:
+    * A specification targets devices by site, type, id and a fraction of what is left; each targeted device
+      draws its own onset, sign and size.
+    * Magnitudes: `gain` is relative (0.2 multiplies by 1.2); `offset`, `noise` and `stuck` are in units of the
+      channel's standard deviation (`unit: std`, over the past rows of the data) or of its range in the schema
+      (`unit: range`) or in the channel's own unit (`unit: raw`); `missing` is the fraction of stretches lost;
+      `clip` is the fraction of the schema's range that is left; `clock_skew` is in seconds; `dead` and
+      `recalibration` have none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from fedretrain.core.clock import DAY_S
+from sim.checks import as_tuples, finite, fraction, not_negative, positive, require
+
+
+class DriftKind(StrEnum):
+    """What happens to the signal; names are what a configuration says, hence lower case."""
+
+    gain = "gain"  # multiplied
+    offset = "offset"  # shifted
+    noise = "noise"  # noise added
+    stuck = "stuck"  # reads one value: mean + magnitude x unit
+    dead = "dead"  # reads zero
+    missing = "missing"  # stretches are NaN
+    clip = "clip"  # saturates before the end of the schema's range, or at it
+    clock_skew = "clock_skew"  # the device's clock is ahead (or behind): event_at shifts
+    recalibration = "recalibration"  # ends gain, offset, noise, clock skew and custom drift begun before it
+    custom = "custom"  # the user's
+
+
+class DriftShape(StrEnum):
+    """How gain, offset, noise and clock skew grow from the onset on."""
+
+    abrupt = "abrupt"  # at once
+    linear = "linear"  # to full size over `time_s`, then held
+    seasonal = "seasonal"  # a sine of period `time_s`, zero at the onset
+    random_walk = "random_walk"  # Brownian; standard deviation 1 (times magnitude) at `time_s`, then held
+
+
+class MagnitudeUnit(StrEnum):
+    """What an offset, noise or stuck level is measured in."""
+
+    std = "std"
+    range = "range"
+    raw = "raw"
+
+
+RESTORED = frozenset(
+    {DriftKind.gain, DriftKind.offset, DriftKind.noise, DriftKind.clock_skew, DriftKind.custom}
+)
+"""Kinds that a recalibration ends; the others are faults that need a new sensor."""
+
+SHAPED = frozenset({DriftKind.gain, DriftKind.offset, DriftKind.noise, DriftKind.clock_skew})
+"""Kinds that have a shape in time."""
+
+
+@dataclass(frozen=True)
+class DriftSpec:
+    """One effect on part of the fleet.
+
+    Attributes:
+        kind: What happens.
+        shape: How it grows.
+        magnitude: How large it gets; see the units above.
+        unit: What the magnitude is measured in, where there is a choice.
+        random_sign: Each device draws a sign.
+        spread: Lognormal spread of the size over devices.
+        channels: Names of the channels that can be hit; empty for all.
+        num_channels: How many of them each device draws; 0 for all.
+        device_fraction: Each targeted device is hit with this probability.
+        devices: Only these device ids; empty for all.
+        sites: Only devices of these sites; empty for all.
+        device_types: Only devices of these types; empty for all.
+        onset_from_s: The onset is drawn uniformly from here ...
+        onset_to_s: ... to here.
+        duration_s: How long it lasts; 0 for ever.
+        time_s: Time scale: see `DriftShape`; for `missing` the length of a stretch.
+        path: Custom: ``package.module:factory`` of a `CustomDrift`.
+        options: Custom: keyword arguments of the factory.
+    """
+
+    kind: DriftKind = DriftKind.offset
+    shape: DriftShape = DriftShape.abrupt
+    magnitude: float = 1.0
+    unit: MagnitudeUnit = MagnitudeUnit.std
+    random_sign: bool = False
+    spread: float = 0.0
+    channels: tuple[str, ...] = ()
+    num_channels: int = 0
+    device_fraction: float = 1.0
+    devices: tuple[int, ...] = ()
+    sites: tuple[int, ...] = ()
+    device_types: tuple[int, ...] = ()
+    onset_from_s: float = 0.0
+    onset_to_s: float = 0.0
+    duration_s: float = 0.0
+    time_s: float = DAY_S
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        as_tuples(self, ["channels", "devices", "sites", "device_types"])
+        for name in ("magnitude", "onset_from_s", "onset_to_s"):
+            finite(f"drift.{name}", getattr(self, name))
+        for name in ("spread", "num_channels", "duration_s"):
+            not_negative(f"drift.{name}", getattr(self, name))
+        fraction("drift.device_fraction", self.device_fraction)
+        positive("drift.time_s", self.time_s)
+        require(self.onset_from_s <= self.onset_to_s, "the onset window is empty", key="drift.onset_to_s")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """What each kind asks for."""
+        if self.kind not in SHAPED:
+            require(
+                self.shape == DriftShape.abrupt, f"{self.kind} has no shape {self.shape}", key="drift.shape"
+            )
+        if self.kind == DriftKind.missing:
+            fraction("drift.magnitude", self.magnitude)
+        if self.kind == DriftKind.clip:
+            require(
+                0.0 < self.magnitude <= 1.0, "a clip keeps a fraction of the range", key="drift.magnitude"
+            )
+        if self.kind in (DriftKind.missing, DriftKind.clip):
+            plain = not self.random_sign and not self.spread
+            require(plain, f"{self.kind} takes a fraction: no sign, no spread", key="drift.random_sign")
+        is_custom = self.kind == DriftKind.custom
+        require(bool(self.path) == is_custom, "a path and kind=custom go together", key="drift.path")
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """A drift plan.
+
+    Attributes:
+        specs: Applied in this order.
+    """
+
+    specs: tuple[DriftSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_tuples(self, ["specs"])
