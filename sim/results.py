@@ -346,7 +346,6 @@ class Summary:
     """A run in one page: `summary.json`.
 
     Attributes:
-        schema_version: Version of this schema.
         experiment: Name of the experiment.
         started_at: When the run began, ISO 8601 with its zone.
         metric: The main metric of every score.
@@ -362,6 +361,7 @@ class Summary:
         caveats: What a reader must know before trusting a figure.
         arms: The arms, in the order in which they are shown.
         files: sha256 of every other file of the run folder, by name; filled in by `sim.outputs`.
+        schema_version: Version of this schema.
     """
 
     experiment: str
