@@ -35,9 +35,9 @@ class Phase:
 
     Attributes:
         name: What `LocalTask.step` is told, for example ``"shared"`` or ``"personal"``.
-        epochs: Passes over the client's samples.
+        epochs: Passes over the client's samples; 0 means exactly `max_steps` steps.
         max_steps: An upper bound on the steps, whatever the number of samples; 0 means no bound.
-        personal_only: True if the phase changes personal state alone; `refit` runs just these.
+        personal_only: True if the phase changes personal state alone.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Batch:
     Attributes:
         x: ``[*lead, B, *F]`` float32.
         y: ``[*lead, B]``.
-        weight: ``[*lead, B]`` 1 for a sample, 0 for padding. The loss is the weighted mean over the batch.
+        weight: ``[*lead, B]`` float32, 1 for a sample, 0 for padding. The loss is the weighted mean over the batch.
     """
 
     x: Tensor
@@ -69,13 +69,20 @@ class Engine(Protocol):
         """Leading client axes of every tensor: 0 or 1."""
         ...
 
-    def grads(self, params: Tree, batch: Batch, trainable: Collection[str]) -> tuple[Tree, Tensor]:
+    def grads(
+        self, params: Tree, batch: Batch, trainable: Collection[str], *, personal: bool = False
+    ) -> tuple[Tree, Tensor]:
         """Gradients of the mean loss with respect to the named parameters.
+
+        With example-level DP on, they are sums of clipped gradients by example plus noise, divided by the
+        expected batch size, unless `personal` says that nothing made from them ever leaves the device.
 
         Args:
             params: Every parameter that the model needs (shared and personal names).
             batch: The step's samples.
-            trainable: Names to differentiate by; the others are constants.
+            trainable: Names to differentiate by; the others are constants (float buffers that the module updates
+                as it runs, such as BatchNorm's statistics, are updated in `params` in place).
+            personal: True if nothing made from these gradients ever leaves the device.
 
         Returns:
             A tree of gradients for `trainable`, and the mean loss of each client (shape ``[*lead]``).
@@ -108,8 +115,12 @@ class LocalTask(Protocol):
         """The stretches of a client's training, in order."""
         ...
 
+    def refit_phases(self) -> tuple[Phase, ...]:
+        """What `refit` runs: phases that change personal state alone, the shared parameters held fixed."""
+        ...
+
     def first_personal(self, shared: Tree) -> Tree:
-        """Personal state of a device that has none yet, given the global model it received."""
+        """Personal state of a device that has none yet, given the global model it received (no lead axis)."""
         ...
 
     def init(self, shared: Tree, personal: Tree) -> State:
@@ -125,7 +136,11 @@ class LocalTask(Protocol):
         ...
 
     def model_params(self, shared: Tree, personal: Tree) -> Tree:
-        """The parameters of the personalized model: what the device predicts with."""
+        """The parameters of the personalized model (no lead axis): what the device predicts with."""
+        ...
+
+    def global_params(self, shared: Tree) -> Tree:
+        """The parameters of the model without any personal state (no lead axis)."""
         ...
 
 
@@ -140,4 +155,9 @@ class Model(Protocol):
     @property
     def first(self) -> Mapping[str, Tensor]:
         """The initial parameters and float buffers, by name."""
+        ...
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of the parameters that are differentiated; the rest (buffers, frozen parameters) are not."""
         ...
