@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 
 from fedretrain.core import rng
+from sim.outputs import RunFolder
 from sim.results import (
     DeviceScore,
     Environment,
@@ -19,7 +21,7 @@ from sim.results import (
 )
 from sim.summarise import ArmFacts, spread, summarise_arm
 
-DAY = 86_400.0
+STARTED = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SCOPE = "Covers the released shared weights. Not covered: scores in this report, which are the simulator's oracle."
 
 ARMS = {
@@ -52,6 +54,13 @@ def make_run(
     return Run(replace(summary, arms=made_arms), tuple(rounds), tuple(devices), config)
 
 
+def finished_folder(root, run: Run) -> RunFolder:
+    """The run, written below `root`."""
+    folder = RunFolder.create(root, run.summary.experiment, STARTED)
+    folder.finish(run, {"fedavg": {"linear.weight": np.ones((2, 3), np.float32)}}, "<!doctype html>")
+    return folder
+
+
 def _facts(arm: str, num_seeds: int) -> ArmFacts:
     title, method, private, _, _ = ARMS[arm]
     privacy = PrivacySummary(
@@ -74,7 +83,7 @@ def _facts(arm: str, num_seeds: int) -> ArmFacts:
 def _summary(num_seeds: int, num_real: int, num_virtual: int, metric: Metric) -> Summary:
     return Summary(
         experiment="watch",
-        started_at="2026-03-01T12:00:00+00:00",
+        started_at=STARTED.isoformat(),
         metric=metric,
         metric_unit="" if metric is Metric.ACCURACY else "µg/m³",
         dataset="watch",
