@@ -1,0 +1,151 @@
+"""Blending a new global model with what a device already learnt.
+
+Rules of this file:
+    * A device re-fits its personal state on the older part of its own labelled samples and keeps the result only if
+      its score on the newest part does not fall; otherwise it stays where it was, and says why.
+    * The hold-out is temporal: a random one would let the re-fit see the future of a drifting sensor.
+    * Nothing leaves the device: scores and verdicts are for the device itself and for the simulator's oracle.
+
+Source: DESIGN section 5; fine-tuning gated by the device's own data as in arXiv 2002.04758,
+https://arxiv.org/abs/2002.04758.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.core.errors import ConfigError
+from fedretrain.core.types import ClientData
+from fedretrain.training.metrics import quality
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from fedretrain.core.params import Params
+    from fedretrain.core.types import Objective
+    from fedretrain.training.executor import ClientWork, Executor
+
+
+class Verdict(StrEnum):
+    """What became of a device's re-fit."""
+
+    KEPT = "kept"
+    FELL = "fell"  # its held-out score was lower than before
+    TOO_FEW = "too_few"  # too few labelled samples to hold any out
+    NONFINITE = "nonfinite"  # the re-fit ran away
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """When a re-fit is kept.
+
+    Attributes:
+        holdout_fraction: The newest part of a device's labelled samples, never trained on here.
+        min_holdout: The fewest samples that a verdict may rest on; as many again are needed to fit.
+        tolerance: How much the score may fall all the same (accuracy as a fraction, RMSE in the target's unit).
+    """
+
+    holdout_fraction: float = 0.25
+    min_holdout: int = 5
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.holdout_fraction < 1:
+            raise ConfigError(f"{self.holdout_fraction} is not in (0, 1)", where="blend.holdout_fraction")
+        if self.min_holdout < 1:
+            raise ConfigError("a verdict needs at least one sample", where="blend.min_holdout")
+        if not self.tolerance >= 0:
+            raise ConfigError(f"{self.tolerance} is below 0", where="blend.tolerance")
+
+    def split(self, data: ClientData) -> tuple[ClientData, ClientData] | None:
+        """The samples to fit on and the newest ones to judge by, or None if there are too few.
+
+        Args:
+            data: In the order of time.
+        """
+        held = max(self.min_holdout, round(self.holdout_fraction * len(data)))
+        cut = len(data) - held
+        if cut < self.min_holdout:
+            return None
+        return ClientData(data.x[:cut], data.y[:cut]), ClientData(data.x[cut:], data.y[cut:])
+
+
+@dataclass(frozen=True)
+class Blended:
+    """What each of K devices goes on with.
+
+    Attributes:
+        personal: Of each device, ``[Q]`` packed or None where it has none (it serves the global model).
+        verdicts: What became of each re-fit.
+        before: ``[K]`` held-out score of what it served (NaN if not scored); higher is better.
+        after: ``[K]`` held-out score of the re-fit.
+    """
+
+    personal: tuple[NDArray[np.float32] | None, ...]
+    verdicts: tuple[Verdict, ...]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """``[K]`` True where the re-fit was kept."""
+        return np.array([verdict is Verdict.KEPT for verdict in self.verdicts], dtype=bool)
+
+
+def blend(
+    executor: Executor,
+    shared: Params,
+    work: Sequence[ClientWork],
+    objective: Objective,
+    config: BlendConfig,
+    *,
+    serving: Params | None = None,
+) -> Blended:
+    """Re-fit the personal state of many devices to new shared parameters, each keeping it only if it pays.
+
+    Args:
+        executor: Runs the re-fit and the predictions.
+        shared: The new global model.
+        work: Each device with its old personal state (or None) and its labelled samples in the order of time.
+        objective: Chooses the score: accuracy, or minus RMSE.
+        config: When a re-fit is kept.
+        serving: The global model that the devices serve with now; None: the new one.
+    """
+    splits = [config.split(one.data) for one in work]
+    judged = [i for i, split in enumerate(splits) if split is not None]
+    personal = [one.personal for one in work]
+    verdicts = [Verdict.TOO_FEW] * len(work)
+    before, after = np.full(len(work), np.nan), np.full(len(work), np.nan)
+    if judged:
+        fit = [replace(work[i], data=split[0]) for i in judged if (split := splits[i]) is not None]
+        held = [replace(work[i], data=split[1]) for i in judged if (split := splits[i]) is not None]
+        fitted = executor.refit(shared, fit)
+        renewed = [replace(one, personal=row) for one, row in zip(held, fitted, strict=True)]
+        before[judged] = _scores(executor, shared if serving is None else serving, held, objective)
+        after[judged] = _scores(executor, shared, renewed, objective)
+        for i, row in zip(judged, fitted, strict=True):
+            verdicts[i] = _verdict(row, before[i], after[i], config.tolerance)
+            if verdicts[i] is Verdict.KEPT:
+                personal[i] = row.copy()
+    return Blended(tuple(personal), tuple(verdicts), before, after)
+
+
+def _scores(
+    executor: Executor, shared: Params, held: Sequence[ClientWork], objective: Objective
+) -> list[float]:
+    score = quality(objective)
+    outputs = executor.predict(shared, held, personalized=True)
+    return [score(o, one.data.y) for o, one in zip(outputs, held, strict=True)]
+
+
+def _verdict(fitted: NDArray[np.float32], before: float, after: float, tolerance: float) -> Verdict:
+    if not (np.isfinite(fitted).all() and np.isfinite(after)):
+        return Verdict.NONFINITE
+    # What was served before may have been NaN itself; anything finite is then no fall.
+    return Verdict.FELL if after < before - tolerance else Verdict.KEPT
