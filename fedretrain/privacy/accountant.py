@@ -121,12 +121,17 @@ class Spending:
 
     def _charge_units(self, event: PrivacyEvent, count: int) -> Spending:
         units, devices = event.unit_counts
-        ids = self.ids if np.isin(units, self.ids).all() else np.union1d(self.ids, units)
-        mu_squared, participations = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
-        old, new = np.searchsorted(ids, self.ids), np.searchsorted(ids, units)
-        mu_squared[old], participations[old] = self.mu_squared, self.participations
-        mu_squared[new] += count * event.mu_squared * devices.astype(np.float64) ** 2
-        participations[new] += count
+        at = np.searchsorted(self.ids, units)
+        known = np.zeros(len(units), np.bool_)
+        inside = at < len(self.ids)
+        known[inside] = self.ids[at[inside]] == units[inside]
+        fresh = ~known
+        ids = np.insert(self.ids, at[fresh], units[fresh])
+        mu_squared = np.insert(self.mu_squared, at[fresh], 0.0)
+        participations = np.insert(self.participations, at[fresh], 0)
+        at = np.searchsorted(ids, units)
+        mu_squared[at] += count * event.mu_squared * devices.astype(np.float64) ** 2
+        participations[at] += count
         return replace(self, ids=ids, mu_squared=mu_squared, participations=participations)
 
     def of_units(self, units: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

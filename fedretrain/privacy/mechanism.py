@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -172,6 +172,15 @@ class NoiseSource(Protocol):
         ...
 
 
+@runtime_checkable
+class LatticeSource(Protocol):
+    """A noise source that knows better than to round a Gaussian (`discrete.ExactNoise`)."""
+
+    def lattice(self, size: int, stddev_steps: float) -> NDArray[np.int64]:
+        """Draws on the integers: int64 ``[size]``."""
+        ...
+
+
 class SeededNoise:
     """Reproducible noise, for simulation and tests only: whoever knows the seed knows the noise.
 
@@ -226,6 +235,8 @@ def lattice_gaussian(source: NoiseSource, size: int, stddev: float, step: float)
             where="fixed-point sum",
             fix="choose a step between the noise's standard deviation and 2**-49 of it",
         )
+    if isinstance(source, LatticeSource):
+        return source.lattice(size, steps)
     return np.rint(source.gaussian(size, steps)).astype(np.int64)
 
 
