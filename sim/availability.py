@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 class AvailabilityKind(StrEnum):
-    """The models on offer; names are what a configuration says, hence lower case."""
+    """The models on offer."""
 
-    always = "always"
-    diurnal = "diurnal"
-    markov = "markov"
-    trace = "trace"
-    custom = "custom"
+    ALWAYS = "always"
+    DIURNAL = "diurnal"
+    MARKOV = "markov"
+    TRACE = "trace"
+    CUSTOM = "custom"
 
 
 class AvailabilityModel(Protocol):
@@ -209,7 +209,7 @@ class AvailabilityConfig:
         horizon_s: How far ahead the next time online is looked for; beyond it a device counts as never back.
     """
 
-    models: tuple[AvailabilityKind, ...] = (AvailabilityKind.always,)
+    models: tuple[AvailabilityKind, ...] = (AvailabilityKind.ALWAYS,)
     diurnal: Diurnal = field(default_factory=Diurnal)
     markov: Markov = field(default_factory=Markov)
     trace: TraceConfig = field(default_factory=TraceConfig)
@@ -230,13 +230,13 @@ def _models(config: AvailabilityConfig) -> tuple[AvailabilityModel, ...]:
     custom = config.custom
 
     def opened(kind: AvailabilityKind) -> AvailabilityModel:
-        if kind == AvailabilityKind.diurnal:
+        if kind == AvailabilityKind.DIURNAL:
             return config.diurnal
-        if kind == AvailabilityKind.markov:
+        if kind == AvailabilityKind.MARKOV:
             return config.markov
-        if kind == AvailabilityKind.trace:
+        if kind == AvailabilityKind.TRACE:
             return Trace.read(config.trace)
-        if kind == AvailabilityKind.custom:
+        if kind == AvailabilityKind.CUSTOM:
             key = "availability.custom.path"
             model: AvailabilityModel = load(custom.path, custom.options, needs=("online", "slot_s"), key=key)
             return model

@@ -10,21 +10,125 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from fedretrain.core.types import ClientData
+from sim.checks import not_negative, positive, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from sim.devices import DeviceProfile, Traits
     from sim.sensors.events import DriftEvent
+
+
+class FleetKind(StrEnum):
+    """What a device is."""
+
+    NATURAL = "natural"  # a stream of the data set
+    PARTITION = "partition"  # a share of the data set's rows, dealt out once
+    VIRTUAL = "virtual"  # a natural stream's rows, re-mounted, with gain and noise: called virtual everywhere
+    GENERATED = "generated"  # made from its seed alone, no data set
+
+
+@dataclass(frozen=True)
+class MountConfig:
+    """How a virtual device's sensors differ from those of its source: applied to raw signals.
+
+    Attributes:
+        rotation_deg: Three-axis groups of the schema are turned by up to this angle about a random axis, all of a
+            device by the same (they sit in one case).
+        gain_sigma: Lognormal spread of each channel's gain.
+        offset_sigma: Spread of the offset of the channels outside three-axis groups, in the channel's standard
+            deviations.
+        noise_sigma: Added noise, in the channel's standard deviations.
+    """
+
+    rotation_deg: float = 20.0
+    gain_sigma: float = 0.05
+    offset_sigma: float = 0.1
+    noise_sigma: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("rotation_deg", "gain_sigma", "offset_sigma", "noise_sigma"):
+            not_negative(name, getattr(self, name))
+        require(self.rotation_deg <= 180.0, "is more than half a turn", key="rotation_deg")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Synthetic devices: Gaussian classes around means of the fleet, shifted for each device.
+
+    Attributes:
+        num_features: Channels of a row.
+        num_classes: Classes.
+        past_rows: Rows a device can learn from (the mean, where quantities are skewed).
+        future_rows: Rows it is scored on.
+        separation: Distance of a class mean from the origin, in standard deviations of a class.
+        shift: Standard deviation of a device's own shift, per channel.
+    """
+
+    num_features: int = 16
+    num_classes: int = 6
+    past_rows: int = 24
+    future_rows: int = 8
+    separation: float = 3.0
+    shift: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_features", 1), ("num_classes", 2), ("past_rows", 1), ("future_rows", 1)):
+            require(getattr(self, name) >= least, f"must be at least {least}", key=name)
+        not_negative("separation", self.separation)
+        not_negative("shift", self.shift)
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """How many devices there are and what data they hold.
+
+    Attributes:
+        kind: What a device is.
+        num_devices: 0: every natural stream. Natural: the first so many. Others: how many are made.
+        label_alpha: Concentration of a device's class shares (Dirichlet); small is skewed; 0 for no skew.
+        quantity_sigma: Lognormal spread of the number of rows; 0 for none.
+        rows_fraction: Virtual: mean share of its source's past rows that a device holds.
+        min_rows: Virtual: the fewest past rows of a device (as far as its source has so many).
+        num_sites: Sites that made devices are spread over; 0: those of the data.
+        num_types: Device types, likewise.
+        mount: Virtual: how sensors differ.
+        generator: Generated: the synthetic data.
+    """
+
+    kind: FleetKind = FleetKind.NATURAL
+    num_devices: int = 0
+    label_alpha: float = 0.0
+    quantity_sigma: float = 0.0
+    rows_fraction: float = 1.0
+    min_rows: int = 1
+    num_sites: int = 0
+    num_types: int = 0
+    mount: MountConfig = field(default_factory=MountConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_devices", "label_alpha", "quantity_sigma", "num_sites", "num_types"):
+            not_negative(name, getattr(self, name))
+        positive("rows_fraction", self.rows_fraction)
+        require(self.rows_fraction <= 1.0, f"{self.rows_fraction} is not a fraction", key="rows_fraction")
+        require(self.min_rows >= 1, "must be at least 1", key="min_rows")
+        if self.kind != FleetKind.NATURAL:
+            require(self.num_devices >= 1, f"kind={self.kind} makes devices: say how many", key="num_devices")
+        else:
+            skewed = self.label_alpha or self.quantity_sigma or self.num_sites or self.num_types
+            require(
+                not skewed,
+                "natural devices are as they are",
+                key="kind",
+                fix="use kind=partition or kind=virtual",
+            )
 
 
 @dataclass(frozen=True)
@@ -115,47 +219,3 @@ class Fleet(Protocol):
     def name(self, device: int) -> str:
         """What to call a device in a report; virtual ones are called so."""
         ...
-
-
-class StreamCache:
-    """Streams most recently used, bounded in bytes.
-
-    Args:
-        limit_bytes: Memory to stay within; 0 keeps nothing.
-        make: Materialises a group of devices at once.
-    """
-
-    def __init__(self, limit_bytes: int, make: Callable[[NDArray[np.int64]], Sequence[DeviceStream]]) -> None:
-        self._limit, self._make = limit_bytes, make
-        self._held: OrderedDict[int, DeviceStream] = OrderedDict()
-        self._bytes = 0
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory held now."""
-        return self._bytes
-
-    def get(self, devices: ArrayLike) -> list[DeviceStream]:
-        """Streams of devices ``[K]``, making those that are not held in one group."""
-        ids = np.atleast_1d(np.asarray(devices, dtype=np.int64))
-        wanted = ids.tolist()
-        absent = np.array([d for d in dict.fromkeys(wanted) if d not in self._held], dtype=np.int64)
-        made = dict(zip(absent.tolist(), self._make(absent), strict=True)) if len(absent) else {}
-        streams = [made[d] if d in made else self._held[d] for d in wanted]
-        self._keep(made, wanted)
-        return streams
-
-    def _keep(self, made: dict[int, DeviceStream], used: list[int]) -> None:
-        """Mark what was used, hold what was made, and let the oldest go."""
-        if not self._limit:
-            return
-        for device in used:
-            if device in self._held:
-                self._held.move_to_end(device)
-        for device, stream in made.items():
-            if stream.num_bytes <= self._limit:
-                self._held[device] = stream.owned()
-                self._bytes += stream.num_bytes
-        while self._bytes > self._limit:
-            _, gone = self._held.popitem(last=False)
-            self._bytes -= gone.num_bytes

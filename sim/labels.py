@@ -31,20 +31,13 @@ Deliver = Callable[[NDArray[np.int64], Floats], Floats]
 
 
 class DelayKind(StrEnum):
-    """How long a label takes; names are what a configuration says, hence lower case."""
+    """How long a label takes."""
 
-    none = "none"
-    constant = "constant"
-    exponential = "exponential"
-    lognormal = "lognormal"
-    nightly = "nightly"
-
-
-class Hardness(StrEnum):
-    """What makes a sample hard, for the bias."""
-
-    distance = "distance"  # far from the centroid of its class (regression: from the mean target)
-    given = "given"  # an array that the caller gives
+    NONE = "none"
+    CONSTANT = "constant"
+    EXPONENTIAL = "exponential"
+    LOGNORMAL = "lognormal"
+    NIGHTLY = "nightly"
 
 
 @dataclass(frozen=True)
@@ -61,19 +54,17 @@ class LabelsConfig:
         bias: -1 to 1. The probability of being labelled is ``(1 - loss) (1 + bias (2h - 1))`` with h in 0..1 the
             rank of a sample's hardness in its device's stream: above 0 hard cases are labelled more often (an
             operator looks at alarms), below 0 less often. The fraction lost stays `loss_fraction`.
-        hardness: Where hardness comes from.
         class_rate: The probability of being labelled is multiplied by the entry of the sample's class; empty for
             none, else one number from 0 to 1 for each class.
         replay_offline: Labels of a device that is offline arrive once it is online again.
     """
 
-    delay: DelayKind = DelayKind.none
+    delay: DelayKind = DelayKind.NONE
     delay_s: float = DAY_S
     sigma: float = 1.0
     batch_hour: float = 3.0
     loss_fraction: float = 0.0
     bias: float = 0.0
-    hardness: Hardness = Hardness.distance
     class_rate: tuple[float, ...] = ()
     replay_offline: bool = True
 
@@ -144,13 +135,13 @@ class Labels:
     def delays(self, draws: Floats, event_at: Floats) -> Floats:
         """Seconds from each sample to its label, by inversion of uniform draws in (0, 1)."""
         config = self.config
-        if config.delay == DelayKind.none:
+        if config.delay == DelayKind.NONE:
             return np.zeros_like(event_at)
-        if config.delay == DelayKind.constant:
+        if config.delay == DelayKind.CONSTANT:
             return np.full_like(event_at, config.delay_s)
-        if config.delay == DelayKind.exponential:
+        if config.delay == DelayKind.EXPONENTIAL:
             return -config.delay_s * np.log1p(-draws)
-        if config.delay == DelayKind.lognormal:
+        if config.delay == DelayKind.LOGNORMAL:
             from scipy.special import ndtri  # late: 0.2 s that other delays need not pay
 
             spread: Floats = config.delay_s * np.exp(config.sigma * ndtri(draws))
@@ -198,18 +189,29 @@ def hardness_ranks(values: ArrayLike, groups: ArrayLike) -> Floats:
     return (ranks + 0.5) / sizes[inverse]
 
 
-def class_distance(x: NDArray[np.float32], y: NDArray[Any], centres: Floats) -> Floats:
-    """The default hardness: how far a sample is from its class's centroid.
+def class_distance(x: NDArray[np.float32], y: NDArray[Any], groups: ArrayLike) -> Floats:
+    """The default hardness: how far a sample is from the centroid of its class on its own device.
 
     Args:
         x: ``[N, *F]`` model inputs.
-        y: ``[N]`` class indices, or targets (then `centres` is ``[1, 1]``, the mean target).
-        centres: ``[num_classes, F]`` centroids of the flattened inputs.
+        y: ``[N]`` class indices; or targets, and the measure is the distance from the device's mean target.
+        groups: ``[N]`` the device of each sample.
 
     Returns:
         ``[N]`` Euclidean distances.
     """
-    if not np.issubdtype(np.asarray(y).dtype, np.integer):
-        return np.abs(np.asarray(y, dtype=np.float64) - centres[0, 0])
-    gap = x.reshape(len(x), -1) - centres[y]
-    return np.sqrt(np.sum(gap * gap, axis=1))
+    owner = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if np.issubdtype(y.dtype, np.integer):
+        flat, owner = (
+            x.reshape(len(x), -1),
+            np.unique(owner * (int(y.max(initial=0)) + 1) + y, return_inverse=True)[1],
+        )
+    else:
+        flat = y.reshape(-1, 1)
+    order = np.argsort(owner, kind="stable")
+    sizes = np.bincount(owner)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    centres = np.add.reduceat(flat[order].astype(np.float64), starts, axis=0) / sizes[:, None]
+    gap = flat - centres[owner]
+    distance: Floats = np.sqrt(np.sum(gap * gap, axis=1))
+    return distance

@@ -21,43 +21,43 @@ from sim.checks import as_tuples, finite, fraction, not_negative, positive, requ
 
 
 class DriftKind(StrEnum):
-    """What happens to the signal; names are what a configuration says, hence lower case."""
+    """What happens to the signal."""
 
-    gain = "gain"  # multiplied
-    offset = "offset"  # shifted
-    noise = "noise"  # noise added
-    stuck = "stuck"  # reads one value: mean + magnitude x unit
-    dead = "dead"  # reads zero
-    missing = "missing"  # stretches are NaN
-    clip = "clip"  # saturates before the end of the schema's range, or at it
-    clock_skew = "clock_skew"  # the device's clock is ahead (or behind): event_at shifts
-    recalibration = "recalibration"  # ends gain, offset, noise, clock skew and custom drift begun before it
-    custom = "custom"  # the user's
+    GAIN = "gain"  # multiplied
+    OFFSET = "offset"  # shifted
+    NOISE = "noise"  # noise added
+    STUCK = "stuck"  # reads one value: mean + magnitude x unit
+    DEAD = "dead"  # reads zero
+    MISSING = "missing"  # stretches are NaN
+    CLIP = "clip"  # saturates before the end of the schema's range, or at it
+    CLOCK_SKEW = "clock_skew"  # the device's clock is ahead (or behind): event_at shifts
+    RECALIBRATION = "recalibration"  # ends gain, offset, noise, clock skew and custom drift begun before it
+    CUSTOM = "custom"  # the user's
 
 
 class DriftShape(StrEnum):
     """How gain, offset, noise and clock skew grow from the onset on."""
 
-    abrupt = "abrupt"  # at once
-    linear = "linear"  # to full size over `time_s`, then held
-    seasonal = "seasonal"  # a sine of period `time_s`, zero at the onset
-    random_walk = "random_walk"  # Brownian; standard deviation 1 (times magnitude) at `time_s`, then held
+    ABRUPT = "abrupt"  # at once
+    LINEAR = "linear"  # to full size over `time_s`, then held
+    SEASONAL = "seasonal"  # a sine of period `time_s`, zero at the onset
+    RANDOM_WALK = "random_walk"  # Brownian; standard deviation 1 (times magnitude) at `time_s`, then held
 
 
 class MagnitudeUnit(StrEnum):
     """What an offset, noise or stuck level is measured in."""
 
-    std = "std"
-    range = "range"
-    raw = "raw"
+    STD = "std"
+    RANGE = "range"
+    RAW = "raw"
 
 
 RESTORED = frozenset(
-    {DriftKind.gain, DriftKind.offset, DriftKind.noise, DriftKind.clock_skew, DriftKind.custom}
+    {DriftKind.GAIN, DriftKind.OFFSET, DriftKind.NOISE, DriftKind.CLOCK_SKEW, DriftKind.CUSTOM}
 )
 """Kinds that a recalibration ends; the others are faults that need a new sensor."""
 
-SHAPED = frozenset({DriftKind.gain, DriftKind.offset, DriftKind.noise, DriftKind.clock_skew})
+SHAPED = frozenset({DriftKind.GAIN, DriftKind.OFFSET, DriftKind.NOISE, DriftKind.CLOCK_SKEW})
 """Kinds that have a shape in time."""
 
 
@@ -86,10 +86,10 @@ class DriftSpec:
         options: Custom: keyword arguments of the factory.
     """
 
-    kind: DriftKind = DriftKind.offset
-    shape: DriftShape = DriftShape.abrupt
+    kind: DriftKind = DriftKind.OFFSET
+    shape: DriftShape = DriftShape.ABRUPT
     magnitude: float = 1.0
-    unit: MagnitudeUnit = MagnitudeUnit.std
+    unit: MagnitudeUnit = MagnitudeUnit.STD
     random_sign: bool = False
     spread: float = 0.0
     channels: tuple[str, ...] = ()
@@ -108,31 +108,27 @@ class DriftSpec:
     def __post_init__(self) -> None:
         as_tuples(self, ["channels", "devices", "sites", "device_types"])
         for name in ("magnitude", "onset_from_s", "onset_to_s"):
-            finite(f"drift.{name}", getattr(self, name))
+            finite(name, getattr(self, name))
         for name in ("spread", "num_channels", "duration_s"):
-            not_negative(f"drift.{name}", getattr(self, name))
-        fraction("drift.device_fraction", self.device_fraction)
-        positive("drift.time_s", self.time_s)
-        require(self.onset_from_s <= self.onset_to_s, "the onset window is empty", key="drift.onset_to_s")
+            not_negative(name, getattr(self, name))
+        fraction("device_fraction", self.device_fraction)
+        positive("time_s", self.time_s)
+        require(self.onset_from_s <= self.onset_to_s, "the onset window is empty", key="onset_to_s")
         self._check_kind()
 
     def _check_kind(self) -> None:
         """What each kind asks for."""
         if self.kind not in SHAPED:
-            require(
-                self.shape == DriftShape.abrupt, f"{self.kind} has no shape {self.shape}", key="drift.shape"
-            )
-        if self.kind == DriftKind.missing:
-            fraction("drift.magnitude", self.magnitude)
-        if self.kind == DriftKind.clip:
-            require(
-                0.0 < self.magnitude <= 1.0, "a clip keeps a fraction of the range", key="drift.magnitude"
-            )
-        if self.kind in (DriftKind.missing, DriftKind.clip):
+            require(self.shape == DriftShape.ABRUPT, f"{self.kind} has no shape {self.shape}", key="shape")
+        if self.kind == DriftKind.MISSING:
+            fraction("magnitude", self.magnitude)
+        if self.kind == DriftKind.CLIP:
+            require(0.0 < self.magnitude <= 1.0, "a clip keeps a fraction of the range", key="magnitude")
+        if self.kind in (DriftKind.MISSING, DriftKind.CLIP):
             plain = not self.random_sign and not self.spread
-            require(plain, f"{self.kind} takes a fraction: no sign, no spread", key="drift.random_sign")
-        is_custom = self.kind == DriftKind.custom
-        require(bool(self.path) == is_custom, "a path and kind=custom go together", key="drift.path")
+            require(plain, f"{self.kind} takes a fraction: no sign, no spread", key="random_sign")
+        is_custom = self.kind == DriftKind.CUSTOM
+        require(bool(self.path) == is_custom, "a path and kind=custom go together", key="path")
 
 
 @dataclass(frozen=True)

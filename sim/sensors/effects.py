@@ -90,11 +90,11 @@ class CustomDrift(Protocol):
 
 def level(spec: DriftSpec, age_s: Floats, device_seeds: NDArray[np.uint64]) -> Floats:
     """The shape in time: 1 is full size."""
-    if spec.shape == DriftShape.abrupt:
+    if spec.shape == DriftShape.ABRUPT:
         return np.ones_like(age_s)
-    if spec.shape == DriftShape.linear:
+    if spec.shape == DriftShape.LINEAR:
         return np.minimum(age_s / spec.time_s, 1.0)
-    if spec.shape == DriftShape.seasonal:
+    if spec.shape == DriftShape.SEASONAL:
         wave: Floats = np.sin(2.0 * np.pi * age_s / spec.time_s)
         return wave
     return _walk(np.minimum(age_s / spec.time_s, 1.0), device_seeds)
@@ -111,9 +111,9 @@ def _walk(tau: Floats, device_seeds: NDArray[np.uint64]) -> Floats:
 
 def unit_scale(spec: DriftSpec, stats: SignalStats) -> Floats:
     """``[C]`` what a magnitude of 1 is in each channel's own unit."""
-    if spec.unit == MagnitudeUnit.std:
+    if spec.unit == MagnitudeUnit.STD:
         return stats.std
-    return stats.high - stats.low if spec.unit == MagnitudeUnit.range else np.ones_like(stats.std)
+    return stats.high - stats.low if spec.unit == MagnitudeUnit.RANGE else np.ones_like(stats.std)
 
 
 def _f32(values: Floats) -> NDArray[np.float32]:
@@ -160,13 +160,13 @@ def _missing(x: Signal, rows: Touched, time_s: float) -> Signal:
 
 def effect(spec: DriftSpec) -> Callable[[Signal, Touched], Signal]:
     """The function of a specification's kind (custom drift is loaded by the plan)."""
-    if spec.kind == DriftKind.missing:
+    if spec.kind == DriftKind.MISSING:
         return lambda x, rows: _missing(x, rows, spec.time_s)
     return {
-        DriftKind.gain: _gain,
-        DriftKind.offset: _offset,
-        DriftKind.noise: _noise,
-        DriftKind.stuck: _stuck,
-        DriftKind.dead: _dead,
-        DriftKind.clip: _clip,
+        DriftKind.GAIN: _gain,
+        DriftKind.OFFSET: _offset,
+        DriftKind.NOISE: _noise,
+        DriftKind.STUCK: _stuck,
+        DriftKind.DEAD: _dead,
+        DriftKind.CLIP: _clip,
     }[DriftKind(spec.kind)]

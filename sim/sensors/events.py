@@ -82,7 +82,7 @@ def injections(
 ) -> list[Injection]:
     """Every specification's events on K devices, recalibrations taken into account."""
     drawn = [_draw(spec, place, seed, traits, names) for place, spec in enumerate(specs)]
-    visits = [one for one in drawn if one.spec.kind == DriftKind.recalibration]
+    visits = [one for one in drawn if one.spec.kind == DriftKind.RECALIBRATION]
     return [_restored(one, visits) for one in drawn]
 
 
@@ -90,7 +90,7 @@ def events(all_injections: Sequence[Injection], traits: Traits, names: Sequence[
     """The events as a list, ordered by device, then specification, then channel."""
     found: list[DriftEvent] = []
     for one in all_injections:
-        whole = one.spec.kind in (DriftKind.clock_skew, DriftKind.recalibration)
+        whole = one.spec.kind in (DriftKind.CLOCK_SKEW, DriftKind.RECALIBRATION)
         for k in np.flatnonzero(one.hit).tolist():
             channels = [""] if whole else [names[c] for c in np.flatnonzero(one.channels[k]).tolist()]
             event = DriftEvent(
@@ -120,7 +120,7 @@ def _draw(spec: DriftSpec, place: int, seed: int, traits: Traits, names: Sequenc
         size *= np.exp(
             spec.spread * rng.normals(rng.seeds_for(seed, place, traits.device, "drift.size"), 1)[:, 0]
         )
-    if spec.kind == DriftKind.recalibration:
+    if spec.kind == DriftKind.RECALIBRATION:
         end, size = onset, np.zeros(len(traits))
     return Injection(
         spec=spec,

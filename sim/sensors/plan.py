@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     Signal = NDArray[np.float32]
     Effect = Callable[[Signal, Touched], Signal]
 
-_SCALED = (DriftKind.offset, DriftKind.noise, DriftKind.stuck)
-_UNSIGNALLED = (DriftKind.clock_skew, DriftKind.recalibration)
+_SCALED = (DriftKind.OFFSET, DriftKind.NOISE, DriftKind.STUCK)
+_UNSIGNALLED = (DriftKind.CLOCK_SKEW, DriftKind.RECALIBRATION)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class DriftPlan:
         """``[N]`` when the rows were taken by their devices' own clocks."""
         at = rows.event_at.copy()
         for one in self.injections(traits):
-            if one.spec.kind == DriftKind.clock_skew:
+            if one.spec.kind == DriftKind.CLOCK_SKEW:
                 which = _active(one, rows)
                 told = self._told(one, rows, which)
                 at[which] += told.magnitude * told.level
@@ -147,7 +147,7 @@ def _effect(spec: DriftSpec, stats: SignalStats, place: int) -> Effect | None:
         raise ConfigError(
             f"there is no channel {unknown[0]!r}", where=f"{key}.channels", fix=f"known: {known}"
         )
-    needs_range = spec.kind == DriftKind.clip or (spec.kind in _SCALED and spec.unit == MagnitudeUnit.range)
+    needs_range = spec.kind == DriftKind.CLIP or (spec.kind in _SCALED and spec.unit == MagnitudeUnit.RANGE)
     chosen = np.array([not spec.channels or name in spec.channels for name in stats.names])
     if needs_range and not np.isfinite((stats.high - stats.low)[chosen]).all():
         raise ConfigError(
@@ -157,7 +157,7 @@ def _effect(spec: DriftSpec, stats: SignalStats, place: int) -> Effect | None:
         )
     if spec.kind in _UNSIGNALLED:
         return None
-    if spec.kind == DriftKind.custom:
+    if spec.kind == DriftKind.CUSTOM:
         made = load(spec.path, spec.options, needs=("apply",), key=f"{key}.path")
         return lambda x, rows: np.asarray(made.apply(x, rows), dtype=np.float32)
     return effect(spec)
