@@ -66,7 +66,9 @@ class PerExampleGradients:
         if len(batch.y) == 0:
             return {name: torch.zeros_like(params[name]) for name in trainable}, torch.zeros(())
         self._load(params)
-        losses = self._loss.per_sample(self._watched(batch.x), batch.y)
+        # Opacus listens with full backward hooks, and torch warns when no input of a hooked layer asks for a gradient.
+        x = batch.x.clone().requires_grad_()
+        losses = self._loss.per_sample(self._watched(x), batch.y)
         torch.autograd.backward(losses.sum())
         by_example = {name: self._params[name].grad_sample for name in trainable}  # type: ignore[attr-defined]
         squares = torch.stack([g.flatten(1).square().sum(1) for g in by_example.values()])
