@@ -2,7 +2,7 @@
 
 Rules of this file:
     * Norms are taken in float64 over the *whole* packed row: every parameter counts, 0-d ones too.
-    * A clipped row never exceeds the clip norm, not by a rounding error either (`_MARGIN`).
+    * A clipped row never exceeds the clip norm, not by a rounding error either (`rows.MARGIN`).
     * A row with NaN or infinity becomes a row of zeros and is reported by a mask; it poisons nothing.
     * The noise multiplier is relative to the clip norm, whatever the relation: the noise's standard deviation
       on the *sum* is ``noise_multiplier * clip_norm``, once, for the whole vector (never divided again for each
@@ -32,15 +32,13 @@ import numpy as np
 
 from fedretrain.core.errors import PrivacyError
 from fedretrain.core.rng import generator
+from fedretrain.privacy.rows import clip_factors, row_norms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-# Rows longer than (1 - 2**-22) C are scaled to that length: float32 rounding (2**-24 relative) and float64
-# summation then cannot carry one past C.
-_MARGIN = 1.0 - 2.0**-22
 TAIL_DELTA = 5.2e-18
 """Probability, per coordinate and round, of the Gaussian tail that 53-bit uniforms cannot reach."""
 _MAX_STEPS = 2.0**49  # 8.65 standard deviations stay below 2**53: every rounded draw is an exact integer
@@ -125,15 +123,12 @@ def clip_block(delta_KP: NDArray[Any], clip_norm: float) -> Clipped:
         raise ValueError(f"a block of updates has shape [K, P], not {delta.shape}")
     if not np.issubdtype(delta.dtype, np.floating):
         delta = delta.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.sqrt(np.einsum("kp,kp->k", delta, delta, dtype=np.float64, casting="safe"))
+    norm = row_norms(delta)
+    factor, unclipped = clip_factors(norm, clip_norm)
     finite = np.isfinite(norm)
-    limit = clip_norm * _MARGIN
-    unclipped = finite & (norm <= limit)
     if unclipped.all():
         return Clipped(delta, norm, unclipped, finite)
-    scale = np.where(finite, limit / np.where(finite & (norm > limit), norm, limit), 0.0)
-    clipped = (np.where(finite[:, None], delta, 0.0) * scale[:, None]).astype(delta.dtype)
+    clipped = (np.where(finite[:, None], delta, 0.0) * factor[:, None]).astype(delta.dtype)
     return Clipped(clipped, norm, unclipped, finite)
 
 
