@@ -366,4 +366,5 @@ def _next_slot(at: Floats, slot_s: float) -> Floats:
     """The start of the slot after the one that holds `at`, never `at` itself whatever the rounding."""
     slot = np.floor(at / slot_s)
     start = (slot + 1.0) * slot_s
-    return np.where(np.floor(start / slot_s) > slot, start, np.nextafter(start, np.inf))
+    # A millionth of a slot outweighs any rounding, so the search always moves on.
+    return np.where(np.floor(start / slot_s) > slot, start, start + 1e-6 * slot_s)

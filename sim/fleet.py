@@ -54,8 +54,8 @@ class MountConfig:
 
     def __post_init__(self) -> None:
         for name in ("rotation_deg", "gain_sigma", "offset_sigma", "noise_sigma"):
-            not_negative(name, getattr(self, name))
-        require(self.rotation_deg <= 180.0, "is more than half a turn", key="rotation_deg")
+            not_negative(f"fleet.mount.{name}", getattr(self, name))
+        require(self.rotation_deg <= 180.0, "is more than half a turn", key="fleet.mount.rotation_deg")
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("num_features", 1), ("num_classes", 2), ("past_rows", 1), ("future_rows", 1)):
-            require(getattr(self, name) >= least, f"must be at least {least}", key=name)
-        not_negative("separation", self.separation)
-        not_negative("shift", self.shift)
+            require(getattr(self, name) >= least, f"must be at least {least}", key=f"fleet.generator.{name}")
+        not_negative("fleet.generator.separation", self.separation)
+        not_negative("fleet.generator.shift", self.shift)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class FleetConfig:
         min_rows: Virtual: the fewest past rows of a device (as far as its source has so many).
         num_sites: Sites that made devices are spread over; 0: those of the data.
         num_types: Device types, likewise.
+        remount: Partition: re-mount the signals too (feature skew); the devices are then virtual.
         mount: Virtual: how sensors differ.
         generator: Generated: the synthetic data.
     """
@@ -110,23 +111,34 @@ class FleetConfig:
     min_rows: int = 1
     num_sites: int = 0
     num_types: int = 0
+    remount: bool = False
     mount: MountConfig = field(default_factory=MountConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
     def __post_init__(self) -> None:
         for name in ("num_devices", "label_alpha", "quantity_sigma", "num_sites", "num_types"):
-            not_negative(name, getattr(self, name))
-        positive("rows_fraction", self.rows_fraction)
-        require(self.rows_fraction <= 1.0, f"{self.rows_fraction} is not a fraction", key="rows_fraction")
-        require(self.min_rows >= 1, "must be at least 1", key="min_rows")
+            not_negative(f"fleet.{name}", getattr(self, name))
+        positive("fleet.rows_fraction", self.rows_fraction)
+        require(
+            self.rows_fraction <= 1.0, f"{self.rows_fraction} is not a fraction", key="fleet.rows_fraction"
+        )
+        require(self.min_rows >= 1, "must be at least 1", key="fleet.min_rows")
+        dealt = self.kind == FleetKind.PARTITION or not self.remount
+        require(dealt, "remount goes with kind=partition (virtual devices always are)", key="fleet.remount")
         if self.kind != FleetKind.NATURAL:
-            require(self.num_devices >= 1, f"kind={self.kind} makes devices: say how many", key="num_devices")
+            require(
+                self.num_devices >= 1,
+                f"kind={self.kind} makes devices: say how many",
+                key="fleet.num_devices",
+            )
         else:
-            skewed = self.label_alpha or self.quantity_sigma or self.num_sites or self.num_types
+            skewed = (
+                self.label_alpha or self.quantity_sigma or self.num_sites or self.num_types or self.remount
+            )
             require(
                 not skewed,
                 "natural devices are as they are",
-                key="kind",
+                key="fleet.kind",
                 fix="use kind=partition or kind=virtual",
             )
 

@@ -46,9 +46,9 @@ class LabelsConfig:
 
     Attributes:
         delay: The distribution of the delay.
-        delay_s: Constant: the delay. Exponential: its mean. Lognormal: its median. Nightly: how long before the
-            batch hour a sample must have been taken to be in that night's batch.
+        delay_s: Constant: the delay. Exponential: its mean. Lognormal: its median. Nightly: not used.
         sigma: Lognormal: the spread of its logarithm.
+        cutoff_s: Nightly: how long before the batch hour a sample must have been taken to be in that batch.
         batch_hour: Nightly: hour of the campaign's day at which labels arrive, 0 to 24.
         loss_fraction: The fraction of labels that never arrive.
         bias: -1 to 1. The probability of being labelled is ``(1 - loss) (1 + bias (2h - 1))`` with h in 0..1 the
@@ -62,6 +62,7 @@ class LabelsConfig:
     delay: DelayKind = DelayKind.NONE
     delay_s: float = DAY_S
     sigma: float = 1.0
+    cutoff_s: float = 0.0
     batch_hour: float = 3.0
     loss_fraction: float = 0.0
     bias: float = 0.0
@@ -72,6 +73,7 @@ class LabelsConfig:
         as_tuples(self, ["class_rate"])
         not_negative("labels.delay_s", self.delay_s)
         not_negative("labels.sigma", self.sigma)
+        not_negative("labels.cutoff_s", self.cutoff_s)
         fraction("labels.loss_fraction", self.loss_fraction)
         finite("labels.bias", self.bias)
         require(-1.0 <= self.bias <= 1.0, f"{self.bias} is outside -1 to 1", key="labels.bias")
@@ -147,7 +149,7 @@ class Labels:
             spread: Floats = config.delay_s * np.exp(config.sigma * ndtri(draws))
             return spread
         batch = config.batch_hour * HOUR_S
-        nights = np.ceil((event_at + config.delay_s - batch) / DAY_S)
+        nights = np.ceil((event_at + config.cutoff_s - batch) / DAY_S)
         return np.maximum(nights * DAY_S + batch - event_at, 0.0)
 
     def _probability(self, count: int, hardness: ArrayLike | None, y: NDArray[Any] | None) -> Floats:

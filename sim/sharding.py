@@ -160,7 +160,7 @@ class PartitionSharding:
 
     def name(self, device: int) -> str:
         """A number: a dealt device is nobody in the data."""
-        return f"shard {device}"
+        return f"virtual shard {device}" if self._config.remount else f"shard {device}"
 
 
 class VirtualSharding:

@@ -97,13 +97,12 @@ class DatasetSource:
         self._sharding = sharding_for(dataset, config, seed)
         self.num_devices = self._sharding.num_devices
         self.traits, self.name = self._sharding.traits, self._sharding.name
-        self.is_virtual = config.kind == FleetKind.VIRTUAL
+        self.is_virtual = config.kind == FleetKind.VIRTUAL or config.remount
         self._mounting = None
         if self.is_virtual:
             self._mounting = Mounting(config.mount, seed, self.stats, three_axis_groups(dataset.schema))
-        self.mean_rows = len(dataset.y) / len(
-            dataset.stream_names if self.is_virtual else range(self.num_devices)
-        )
+        holders = len(dataset.stream_names) if config.kind == FleetKind.VIRTUAL else self.num_devices
+        self.mean_rows = len(dataset.y) / holders
         self.pipeline = dataset.pipeline
         if self.pipeline.schema is None:
             self.pipeline = self.pipeline.fit(dataset.x[past], dataset.schema, device=dataset.stream[past])
@@ -114,7 +113,7 @@ class DatasetSource:
         held, data = self._sharding.held(devices), self._dataset
         rows = RawRows(held.owner, _places(held), data.event_at[held.row])
         x = data.x[held.row]
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x if x.ndim == 3 else x[:, None, :]
         if self._mounting is not None:
             x = self._mounting.apply(x, rows, devices)
         return RawGroup(x, data.y[held.row], rows, data.future[held.row])

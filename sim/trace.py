@@ -12,6 +12,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def _read(path: Path) -> tuple[list[int], list[float], list[float]]:
             ]
     except OSError as error:
         raise DataError(f"the trace cannot be read: {error.strerror}", where=str(path)) from error
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, BadZipFile) as error:
         raise DataError(
             f"not a trace: {error}", where=str(path), fix="give columns device, from, to of numbers"
         ) from error
