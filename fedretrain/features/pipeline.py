@@ -44,6 +44,7 @@ _KINDS: dict[str, type[Step]] = {
         step_module.Statistics,
         step_module.Flatten,
         step_module.ChannelFirst,
+        step_module.LocalContext,
         Scaler,
         PlugIn,
     )
@@ -246,11 +247,14 @@ def _apply_local(
         raise DataError(
             "a pipeline with a local scaler is fitted device by device", fix="give fit(device=...)"
         )
-    parts = np.empty_like(rows)
+    parts: NDArray[np.float32] | None = None
     for one in np.unique(device):
         mine = device == one
-        parts[mine] = step.fit(rows[mine], frame).apply(rows[mine])
-    return parts
+        done = step.fit(rows[mine], frame).apply(rows[mine])
+        if parts is None:
+            parts = np.empty((len(rows), *done.shape[1:]), dtype=np.float32)
+        parts[mine] = done
+    return rows if parts is None else parts
 
 
 def _tuples(value: Any) -> Any:

@@ -95,6 +95,8 @@ class Scaler(Step):
             return self
         if self.how == "range":
             return self._frozen(*_range(frame))
+        if not len(x) and self.local:
+            return self._frozen(np.zeros(x.shape[-1]), np.ones(x.shape[-1]))
         if not len(x):
             raise DataError(f"a {self.how} scaler was given no rows", fix="fit it on a device that has data")
         center, scale = _spread(self.how, x)

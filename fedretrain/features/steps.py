@@ -195,22 +195,44 @@ class LogSigned(Step):
 
     Attributes:
         scale: The size below which the function is about linear, in the channels' unit.
+        channels: Which ones; empty for all.
+        append: Keep the channels as they are, and append the logarithms.
     """
 
     scale: float = 1.0
+    channels: tuple[str, ...] = ()
+    append: bool = False
+    at: tuple[int, ...] = ()
     kind: ClassVar[str] = "log_signed"
 
     def __post_init__(self) -> None:
         if not self.scale > 0.0:
             raise ConfigError(f"log_signed needs a scale above 0, not {self.scale}")
 
+    def fit(self, x: Array, frame: Frame) -> Step:  # noqa: ARG002
+        """Look up where the channels stand."""
+        return replace(self, at=tuple(frame.indices(self.channels or frame.names)))
+
     def apply(self, x: Array) -> Array:
-        """The same shape."""
-        return np.copysign(np.log1p(np.abs(x) / np.float32(self.scale)), x)
+        """``[..., C]``, or with `append` ``[..., C + len(channels)]``."""
+        values = x[..., list(self.at)]
+        logs = np.copysign(np.log1p(np.abs(values) / np.float32(self.scale)), values)
+        if self.append:
+            return np.concatenate([x, logs], axis=-1)
+        out = np.array(x)
+        out[..., list(self.at)] = logs
+        return out
 
     def frame(self, frame: Frame) -> Frame:
-        """The same names, with transformed ranges."""
+        """The same names with transformed ranges; appended ones are called ``log(NAME)``."""
+        at = frame.indices(self.channels or frame.names)
         lows, highs = (np.copysign(np.log1p(np.abs(v) / self.scale), v) for v in (frame.lows, frame.highs))
+        if self.append:
+            for i in at:
+                frame = frame.plus([f"log({frame.names[i]})"], float(lows[i]), float(highs[i]))
+            return frame
+        mine = np.isin(np.arange(len(frame.names)), at)
+        lows, highs = np.where(mine, lows, frame.lows), np.where(mine, highs, frame.highs)
         return Frame(frame.names, lows, highs, frame.rate_hz, frame.length)
 
 
@@ -300,3 +322,55 @@ def check_schema(x: NDArray[Any], schema: Schema) -> None:
             f"the pipeline was given rows of shape {x.shape[1:]}; its schema says {schema.row_shape}",
             fix=f"give the channels {', '.join(schema.names[:8])} in this order",
         )
+
+
+@dataclass(frozen=True)
+class LocalContext(Step):
+    """Append what is usual on this device: the mean of each channel over its own past, labelled or not.
+
+    A model that reads it can tell a change of activity from a way of wearing the sensor. The numbers are personal
+    state: they stay on the device. A device without a past reads 0, so put the step after a scaler.
+
+    Attributes:
+        prior: Pseudo-samples of 0 that the mean is shrunk by, for devices with a short past.
+        means: ``[C]`` frozen by `fit`.
+    """
+
+    prior: float = 0.0
+    means: Numbers = ()
+    kind: ClassVar[str] = "local_context"
+
+    @property
+    def local(self) -> bool:
+        """True: the numbers are the device's own."""
+        return True
+
+    def fit(self, x: Array, frame: Frame) -> Step:  # noqa: ARG002
+        """Take the means of one device's past rows (windows: over time too)."""
+        known = ~np.isnan(x)
+        total = np.where(known, x, 0.0).sum(axis=_axes(x), dtype=np.float64)
+        count = known.sum(axis=_axes(x)) / max(1, int(np.prod(x.shape[1:-1])))
+        return replace(
+            self, means=_numbers(total / np.maximum(known.sum(axis=_axes(x)), 1) * _weight(count, self.prior))
+        )
+
+    def apply(self, x: Array) -> Array:
+        """``[..., C]`` to ``[..., 2 C]``."""
+        if not self.means:
+            raise DataError(
+                "this device's context is not known yet",
+                fix="call Pipeline.localize with the device's own past rows",
+            )
+        means = np.asarray(self.means, dtype=np.float32)
+        return np.concatenate([x, np.broadcast_to(means, x.shape)], axis=-1)
+
+    def frame(self, frame: Frame) -> Frame:
+        """The frame with ``usual(NAME)`` at its end."""
+        names = tuple(f"usual({name})" for name in frame.names)
+        lows, highs = np.tile(frame.lows, 2), np.tile(frame.highs, 2)
+        return Frame((*frame.names, *names), lows, highs, frame.rate_hz, frame.length)
+
+
+def _weight(count: NDArray[np.float64], prior: float) -> NDArray[np.float64]:
+    """The share of the device's own numbers beside `prior` pseudo-samples; 0 without any sample."""
+    return np.where(count > 0.0, count / np.maximum(count + prior, 1e-9), 0.0)
