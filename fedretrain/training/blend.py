@@ -4,7 +4,9 @@ Rules of this file:
     * A device re-fits its personal state on the older part of its own labelled samples and keeps the result only if
       its score on the newest part does not fall; otherwise it stays where it was, and says why.
     * The hold-out is temporal: a random one would let the re-fit see the future of a drifting sensor.
-    * Nothing leaves the device: scores and verdicts are for the device itself and for the simulator's oracle.
+    * Nothing leaves the device: scores and verdicts are for the device itself and for the simulator's oracle. The
+      choice rests on un-noised labels, so under example-level DP a head of `fedper` chosen here must not go back into
+      training: the next round's shared gradients would carry it.
 
 Source: DESIGN section 5; fine-tuning gated by the device's own data as in arXiv 2002.04758,
 https://arxiv.org/abs/2002.04758.

@@ -174,6 +174,13 @@ class _Engine:
             sums = {name: leaf + drawn[name] for name, leaf in sums.items()}
         return {name: leaf / self._batch_size for name, leaf in sums.items()}, loss
 
+    def descend_(
+        self, params: Tree, batch: Batch, trainable: Collection[str], lr: float, *, personal: bool = False
+    ) -> Tensor | None:
+        """Never fused: the reference takes the gradient and the optimizer one after the other."""
+        del params, batch, trainable, lr, personal
+        return None
+
     def dot(self, a: Tree, b: Tree) -> Tensor:
         """The inner product over all parameters."""
         return torch.stack([(a[name] * b[name]).sum() for name in a]).sum() if a else torch.zeros(())

@@ -54,7 +54,7 @@ class Loss:
         """
         if self.kind is LossKind.CROSS_ENTROPY:
             picked = torch.log_softmax(outputs, dim=-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
-            return -picked if self.class_weights is None else -picked * self._weights_of(y, outputs)
+            return -picked if self.class_weights is None else -picked * self.weights_of(y, outputs)
         error = outputs.squeeze(-1) - y
         if self.kind is LossKind.MSE:
             return error.square()
@@ -62,7 +62,8 @@ class Loss:
         near = size.clamp(max=self.huber_delta)  # equals torch's huber_loss, without a branch
         return near * (size - 0.5 * near)
 
-    def _weights_of(self, y: Tensor, outputs: Tensor) -> Tensor:
+    def weights_of(self, y: Tensor, outputs: Tensor) -> Tensor:
+        """The class weight of each sample, in the shape of `y`."""
         weights = outputs.new_tensor(self.class_weights)
         if len(weights) != outputs.shape[-1]:
             raise ConfigError(

@@ -152,7 +152,9 @@ class Linear:
         rows = x.reshape(len(x), -1, weight.shape[2])
         y = torch.bmm(rows, weight.mT)
         if self.bias is not None:
-            y.add_(params[self.bias].unsqueeze(1))  # cheaper than baddbmm, which first copies the bias to every row
+            y.add_(
+                params[self.bias].unsqueeze(1)
+            )  # cheaper than baddbmm, which first copies the bias to every row
         return y.view(*x.shape[:-1], weight.shape[1]), rows
 
     def backward(self, params: Tree, saved: Any, grad: Tensor, sink: Sink, *, inputs: bool) -> Tensor | None:

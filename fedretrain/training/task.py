@@ -38,12 +38,14 @@ class Phase:
         epochs: Passes over the client's samples; 0 means exactly `max_steps` steps.
         max_steps: An upper bound on the steps, whatever the number of samples; 0 means no bound.
         personal_only: True if the phase changes personal state alone.
+        released: True if what it computes leaves the device, or feeds what does: example-level DP charges it.
     """
 
     name: str
     epochs: int
     max_steps: int = 0
     personal_only: bool = False
+    released: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,17 @@ class Engine(Protocol):
 
         Returns:
             A tree of gradients for `trainable`, and the mean loss of each client (shape ``[*lead]``).
+        """
+        ...
+
+    def descend_(
+        self, params: Tree, batch: Batch, trainable: Collection[str], lr: float, *, personal: bool = False
+    ) -> Tensor | None:
+        """A step of plain SGD in place, fused with its gradient: ``params -= lr * grads(...)``.
+
+        Returns:
+            The mean loss of each client, or None if the engine cannot fuse them: nothing is changed then, and the
+            caller asks for `grads`.
         """
         ...
 

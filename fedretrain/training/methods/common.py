@@ -16,6 +16,7 @@ import torch
 
 from fedretrain.core.params import Layout
 from fedretrain.training import optim
+from fedretrain.training.config import OptimizerKind
 from fedretrain.training.task import Phase
 
 if TYPE_CHECKING:
@@ -79,11 +80,11 @@ class Method:
     def _phase(self, name: str) -> Phase:
         return Phase(name, self.local.epochs, self.local.max_steps)
 
-    def _personal_phase(self) -> Phase:
+    def _personal_phase(self, *, released: bool = False) -> Phase:
         most = self.config.personal_max_steps or self.local.max_steps
         # Under example-level DP no step count may depend on the device's number of samples.
         epochs = 0 if self.local.example_dp is not None else self.config.personal_epochs
-        return Phase(PERSONAL, epochs, most, personal_only=True)
+        return Phase(PERSONAL, epochs, most, personal_only=True, released=released)
 
     def _slots(self, params: Tree, names: Iterable[str], group: str) -> State:
         return optim.slots(self.local.optimizer, params, names, group)
@@ -102,11 +103,27 @@ class Method:
         personal: bool = False,
     ) -> Tensor:
         """One step of the parameters `trainable` in place, pulled towards ``pull[0]`` by the factor ``pull[1]``."""
+        if self._is_plain_sgd and (pull is None or pull[1] == 0):
+            lr = self.local.optimizer.lr
+            fused = engine.descend_(params, batch, trainable, lr, personal=personal)
+            if fused is not None:
+                return fused
         grads, loss = engine.grads(params, batch, trainable, personal=personal)
         if pull is not None:
             add_pull_(grads, params, *pull)
         self._apply_(engine, state, group, index, params=params, grads=grads)
         return loss
+
+    @cached_property
+    def _is_plain_sgd(self) -> bool:
+        """True if a step is ``params -= lr * gradient`` and nothing else, so that an engine may fuse the two."""
+        optimizer = self.local.optimizer
+        return (
+            optimizer.kind is OptimizerKind.SGD
+            and optimizer.momentum == 0
+            and optimizer.weight_decay == 0
+            and self.local.grad_clip_norm == 0
+        )
 
     def _apply_(
         self, engine: Engine, state: State, group: str, index: int, *, params: Tree, grads: Tree
