@@ -34,7 +34,7 @@ def row_norms(delta_KP: NDArray[Any]) -> NDArray[np.float64]:
             for top in range(0, rows, _TILE_ROWS):
                 tile = buffer[: min(_TILE_ROWS, rows - top), :padded]
                 tile[:, :width] = delta_KP[top : top + _TILE_ROWS, left : left + width]
-                squares[top : top + _TILE_ROWS] += np.einsum("kp,kp->k", tile, tile)
+                squares[top : top + _TILE_ROWS] += np.vecdot(tile, tile)
         return np.sqrt(squares)
 
 
