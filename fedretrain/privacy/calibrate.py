@@ -134,7 +134,8 @@ def solve_noise_multiplier(
     high = 1.0
     while not fits(high, AccountantKind.RDP) and high < _MOST_NOISE:
         high *= 2
-    high = _bisect(high, tolerance, lambda z: fits(z, AccountantKind.RDP))
+    rough = tolerance if kind is AccountantKind.RDP else max(tolerance, 0.05)
+    high = _bisect(high, rough, lambda z: fits(z, AccountantKind.RDP))
     return high if kind is AccountantKind.RDP else _bisect(high, tolerance, lambda z: fits(z, kind))
 
 
