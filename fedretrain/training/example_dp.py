@@ -53,12 +53,12 @@ def accounting(
 ) -> list[ExampleAccounting]:
     """What each device's training in one round costs under example-level DP (add/remove one example).
 
-    Phases that are personal only are counted too, unless their gradients never touch what leaves the device: pass
-    `task.phases()` without those. A device without samples takes no step and is charged nothing.
+    A phase that is not `released` (a private copy that feeds nothing) costs nothing; a device without samples takes
+    no step and is charged nothing.
 
     Args:
         local: How clients train.
-        phases: The phases with private gradients.
+        phases: `task.phases()`, or `task.refit_phases()` for a re-fit.
         sizes: ``[K]`` samples of each device.
 
     Raises:
@@ -72,7 +72,11 @@ def accounting(
             fix="set a noise multiplier above 0",
         )
     steps = sum(
-        (num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps) for phase in phases),
+        (
+            num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps)
+            for phase in phases
+            if phase.released
+        ),
         start=np.zeros_like(sizes),
     )
     rates = sample_rates(sizes, local.batch_size)

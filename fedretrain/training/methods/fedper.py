@@ -63,7 +63,7 @@ class FedPer(Method):
 
     def refit_phases(self) -> tuple[Phase, ...]:
         """The personal layers alone."""
-        return (self._personal_phase(),)
+        return (self._personal_phase(released=True),)  # the next round's shared gradients depend on it
 
     def first_personal(self, shared: Tree) -> Tree:  # noqa: ARG002 - a new head does not depend on it
         """The model's first personal layers, alike on every device."""

@@ -35,7 +35,7 @@ class FedRep(FedPer):
 
     def phases(self) -> tuple[Phase, ...]:
         """The personal layers, then the shared ones."""
-        return self._personal_phase(), self._phase(SHARED)
+        return self._personal_phase(released=True), self._phase(SHARED)
 
     def init(self, shared: Tree, personal: Tree) -> State:
         """One whole model made of both parts."""
