@@ -163,7 +163,7 @@ def _read(path: Path) -> tuple[list[int], list[float], list[float]]:
     """Columns of a trace file."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return tuple(arrays[name].tolist() for name in _COLUMNS)
         with path.open(newline="", encoding="utf-8") as file:
             rows = [
