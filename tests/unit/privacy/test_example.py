@@ -1,0 +1,55 @@
+"""Example-level epsilon of devices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedretrain.core.errors import PrivacyError
+from fedretrain.privacy.accountant import AccountantKind
+from fedretrain.privacy.example import ExampleDp, example_scope_text
+
+DP = ExampleDp(noise_multiplier=1.1, clip_norm=1.0, expected_batch=10, delta=1e-4)
+
+
+def test_opacus_agrees():
+    from opacus.accountants import RDPAccountant
+
+    examples, steps = np.array([200, 1000, 200]), np.array([100, 400, 0])
+    ours = DP.epsilons(examples, steps)
+    for count, taken, value in zip(examples[:2], steps[:2], ours[:2], strict=True):
+        accountant = RDPAccountant()
+        accountant.history = [(DP.noise_multiplier, DP.expected_batch / count, int(taken))]
+        assert value == pytest.approx(accountant.get_epsilon(DP.delta), rel=0.02)
+    assert ours[2] == 0.0
+
+
+def test_pld_is_tighter():
+    examples, steps = np.array([500]), np.array([200])
+    assert 0 < DP.epsilons(examples, steps, AccountantKind.PLD)[0] <= DP.epsilons(examples, steps)[0]
+
+
+def test_epsilon_grows_with_steps_and_falls_with_examples():
+    by_steps = DP.epsilons(np.array([300, 300, 300]), np.array([10, 100, 1000]))
+    by_examples = DP.epsilons(np.array([30, 300, 3000]), np.array([100, 100, 100]))
+    assert np.all(np.diff(by_steps) > 0)
+    assert np.all(np.diff(by_examples) < 0)
+
+
+def test_a_device_with_fewer_examples_than_a_batch_is_not_amplified():
+    assert DP.sampling_rate([3, 10, 40]).tolist() == [1.0, 1.0, 0.25]
+
+
+def test_delta_must_be_below_one_over_the_examples():
+    with pytest.raises(PrivacyError, match="largest device"):
+        DP.epsilons(np.array([20_000]), np.array([1]))
+    assert DP.epsilons(np.array([20_000]), np.array([0]))[0] == 0.0
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(PrivacyError, match="cannot be run"):
+        ExampleDp(0.0, 1.0, 10)
+
+
+def test_the_scope_is_said():
+    assert "one training example" in example_scope_text(2.0, 1e-5)
