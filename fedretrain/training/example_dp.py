@@ -145,6 +145,8 @@ def refuse_unserved_layers(module: nn.Module) -> None:
 def _reason_against(layer: nn.Module) -> str:
     if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - torch names no public base
         return "it mixes the examples of a batch"
+    if getattr(layer, "track_running_stats", False):
+        return "its running statistics would be taken un-noised from the data"
     if isinstance(layer, torch.nn.RNNBase | torch.nn.MultiheadAttention):
         return "Opacus has no per-example gradients for it"
     return ""
