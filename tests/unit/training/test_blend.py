@@ -52,7 +52,7 @@ def constant(number, personal, size=20):
 
 @pytest.mark.parametrize("kind", [k for k in MethodKind if k is not MethodKind.FEDAVG])
 def test_a_good_refit_is_kept(kind):
-    executor, task, shared, work = setup(kind)
+    executor, _, shared, work = setup(kind)
     result = blend(executor, shared, work, Objective.CLASSIFICATION, BlendConfig())
     assert result.kept.any()
     for i, one in enumerate(work):
