@@ -48,6 +48,8 @@ class Channel:
     missing: bool = False
 
     def __post_init__(self) -> None:
+        for field in ("low", "high", "rate_hz"):  # so that 8 and 8.0 give one digest
+            object.__setattr__(self, field, float(getattr(self, field)))
         if not self.name:
             raise ConfigError("a channel has no name", fix="name every channel of the schema")
         if not self.low < self.high:
