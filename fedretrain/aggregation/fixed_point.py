@@ -35,6 +35,7 @@ UNCLIPPED_WEIGHTED_BITS = 28
 _WEIGHT_BITS = 12  # of a clipped sum's scale, given up to make room for weights
 _LARGEST = 2**62  # leaves a bit of room below int64's 2**63
 _EXACT = 2**53  # float64 holds every integer up to here
+_SLACK = 1.0 + 2.0**-30  # covers the rounding of norms and products
 _TILE_ROWS, _TILE_COLUMNS = 32, 4096  # 1 MiB of float64: fits a level-2 cache
 
 
@@ -87,7 +88,7 @@ class FixedPointSum:
             ConfigError: If the sum could outgrow 64 bits. The sum must not be used any more.
         """
         scale_K = np.ldexp(factor_K if weight_K is None else factor_K * weight_K, self.bits)
-        bounds = [math.ceil(bound) for bound in np.nextafter(scale_K * norm_K, np.inf)]
+        bounds = [math.ceil(bound) for bound in (scale_K * norm_K * _SLACK).tolist()]
         bound = self.bound + sum(bounds)
         if bound > _LARGEST:
             raise ConfigError(
