@@ -25,6 +25,8 @@ from fedretrain.core.types import UpdateBlock
 from fedretrain.training import batchable, data
 from fedretrain.training.batched_engine import ChainEngine, StackedEngine, VmapEngine
 from fedretrain.training.blocks import BlockSamples, StepPlan
+from fedretrain.training.memory import keep_freed_memory
+from fedretrain.training.methods.common import PackedTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,6 +71,7 @@ class BatchedExecutor:
         self._block_size = block_size or _block_size(model)
         self._unchecked = chain is None
         self._model = model
+        keep_freed_memory()
 
     def train(self, shared: Params, work: Sequence[ClientWork]) -> Iterator[UpdateBlock]:
         """Blocks of clients of like size, those with most samples first."""
@@ -228,6 +231,8 @@ def _tensors(tree: Params) -> Tree:
 def _pack(layout: Layout, tree: Tree, num_clients: int) -> NDArray[np.float32]:
     if layout.size == 0:
         return np.empty((num_clients, 0), dtype=np.float32)
+    if isinstance(tree, PackedTree):
+        return tree.packed.numpy()
     packed: NDArray[np.float32] = torch.cat(
         [tree[name].reshape(num_clients, -1) for name in layout.names], dim=1
     ).numpy()

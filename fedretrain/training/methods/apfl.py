@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedretrain.core.params import Layout
-from fedretrain.training.methods.common import JOINT, PERSONAL, SHARED, Method, clone, difference
+from fedretrain.training.methods.common import (
+    JOINT,
+    PERSONAL,
+    SHARED,
+    Method,
+    clone,
+    difference,
+    packed_difference,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +102,7 @@ class Apfl(Method):
 
     def final(self, state: State) -> tuple[Tree, Tree]:
         """Local minus base, and the private model with its mixing weight."""
-        delta = difference(state["model"], state["base"], self.shared.names)
+        delta = packed_difference(state["model"], state["base"], self.shared)
         return delta, {**state["own"], **state["mix"]}
 
     def model_params(self, shared: Tree, personal: Tree) -> Tree:

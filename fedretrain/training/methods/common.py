@@ -138,6 +138,16 @@ def clone(tree: Tree) -> Tree:
     return {name: leaf.clone() for name, leaf in tree.items()}
 
 
+class PackedTree(dict[str, "Tensor"]):
+    """A tree whose leaves are views of one packed tensor, in the order of its (sorted) names.
+
+    Attributes:
+        packed: ``[*lead, P]``.
+    """
+
+    packed: Tensor
+
+
 def difference(a: Tree, b: Tree, names: Iterable[str]) -> Tree:
     """``a - b`` for the given names."""
     kept = list(names)
@@ -145,6 +155,18 @@ def difference(a: Tree, b: Tree, names: Iterable[str]) -> Tree:
         return {}
     minus = torch._foreach_sub([a[n] for n in kept], [b[n] for n in kept])  # noqa: SLF001 - torch has no public form
     return dict(zip(kept, minus, strict=True))
+
+
+def packed_difference(a: Tree, b: Tree, layout: Layout) -> PackedTree:
+    """``a - b`` for a layout's names, written where the packed form wants it: one pass over memory, not two."""
+    tree = PackedTree()
+    lead = a[layout.names[0]].shape[: a[layout.names[0]].dim() - len(layout.shapes[0])]
+    tree.packed = torch.empty(*lead, layout.size)
+    parts = torch.split(tree.packed, list(layout.sizes), dim=-1)
+    for name, shape, part in zip(layout.names, layout.shapes, parts, strict=True):
+        tree[name] = part.view(*lead, *shape)
+        torch.sub(a[name], b[name], out=tree[name])
+    return tree
 
 
 def add_pull_(grads: Tree, params: Tree, anchor: Tree, strength: float) -> None:

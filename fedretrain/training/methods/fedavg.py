@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedretrain.training.methods.common import SHARED, Method, clone, difference
+from fedretrain.training.methods.common import SHARED, Method, clone, packed_difference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,4 +42,4 @@ class FedAvg(Method):
 
     def final(self, state: State) -> tuple[Tree, Tree]:
         """Local minus base."""
-        return difference(state["model"], state["base"], self.shared.names), {}
+        return packed_difference(state["model"], state["base"], self.shared), {}

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedretrain.core.params import Layout
-from fedretrain.training.methods.common import JOINT, PERSONAL, Method, clone, difference
+from fedretrain.training.methods.common import JOINT, PERSONAL, Method, clone, packed_difference
 from fedretrain.training.partition import ParamPartition
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class FedPer(Method):
         """Local minus base of the shared layers, and the personal ones."""
         model = state["model"]
         kept = {name: model[name] for name in self.partition.personal}
-        return difference(model, state["base"], self.partition.shared), kept
+        return packed_difference(model, state["base"], self.shared), kept
 
     def model_params(self, shared: Tree, personal: Tree) -> Tree:
         """Shared and personal layers together."""
