@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedretrain.core.types import ClientData
-from sim.checks import not_negative, positive, require
+from sim.checks import fraction, not_negative, positive, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,29 +60,35 @@ class MountConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Synthetic devices: Gaussian classes around means of the fleet, shifted for each device.
+    """Synthetic devices: see `sim.datasets.synthetic.SyntheticFleet`, which makes them.
 
     Attributes:
+        num_samples: Rows of a device, to learn from and to be scored on.
         num_features: Channels of a row.
         num_classes: Classes.
-        past_rows: Rows a device can learn from (the mean, where quantities are skewed).
-        future_rows: Rows it is scored on.
-        separation: Distance of a class mean from the origin, in standard deviations of a class.
-        shift: Standard deviation of a device's own shift, per channel.
+        latent: Dimensions of the space in which the classes lie.
+        label_skew: Share of a device's rows that come from its two favourite classes.
+        concept_shift: How far a device's classes lie from everybody's, in units of a sample's scatter.
+        feature_skew: Spread of the sensors' gain around 1 and of their offset around 0; below 0.3.
+        scored_fraction: Share of a device's rows that is scored.
     """
 
+    num_samples: int = 32
     num_features: int = 16
     num_classes: int = 6
-    past_rows: int = 24
-    future_rows: int = 8
-    separation: float = 3.0
-    shift: float = 0.3
+    latent: int = 8
+    label_skew: float = 0.5
+    concept_shift: float = 1.0
+    feature_skew: float = 0.1
+    scored_fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        for name, least in (("num_features", 1), ("num_classes", 2), ("past_rows", 1), ("future_rows", 1)):
+        for name, least in (("num_features", 1), ("latent", 1), ("num_classes", 2), ("num_samples", 2)):
             require(getattr(self, name) >= least, f"must be at least {least}", key=f"fleet.generator.{name}")
-        not_negative("fleet.generator.separation", self.separation)
-        not_negative("fleet.generator.shift", self.shift)
+        for name in ("label_skew", "scored_fraction"):
+            fraction(f"fleet.generator.{name}", getattr(self, name))
+        not_negative("fleet.generator.concept_shift", self.concept_shift)
+        not_negative("fleet.generator.feature_skew", self.feature_skew)
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,15 @@ class FleetConfig:
     Attributes:
         kind: What a device is.
         num_devices: 0: every natural stream. Natural: the first so many. Others: how many are made.
-        label_alpha: Concentration of a device's class shares (Dirichlet); small is skewed; 0 for no skew.
-        quantity_sigma: Lognormal spread of the number of rows; 0 for none.
+        label_alpha: Concentration of a device's class shares (Dirichlet); small is skewed; 0 for no skew. A
+            generated fleet has `generator.label_skew` instead.
+        quantity_sigma: Lognormal spread of the number of rows; 0 for none. A virtual or generated device never
+            has more than its source, so large draws end there.
         rows_fraction: Virtual: mean share of its source's past rows that a device holds.
         min_rows: Virtual: the fewest past rows of a device (as far as its source has so many).
         num_sites: Sites that made devices are spread over; 0: those of the data.
         num_types: Device types, likewise.
+        keep_natural: Virtual: the first devices are the natural streams as they are, the others are virtual.
         remount: Partition: re-mount the signals too (feature skew); the devices are then virtual.
         mount: Virtual: how sensors differ.
         generator: Generated: the synthetic data.
@@ -111,6 +120,7 @@ class FleetConfig:
     min_rows: int = 1
     num_sites: int = 0
     num_types: int = 0
+    keep_natural: bool = True
     remount: bool = False
     mount: MountConfig = field(default_factory=MountConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -125,6 +135,8 @@ class FleetConfig:
         require(self.min_rows >= 1, "must be at least 1", key="fleet.min_rows")
         dealt = self.kind == FleetKind.PARTITION or not self.remount
         require(dealt, "remount goes with kind=partition (virtual devices always are)", key="fleet.remount")
+        made_skew = self.kind != FleetKind.GENERATED or not self.label_alpha
+        require(made_skew, "generated devices have generator.label_skew instead", key="fleet.label_alpha")
         if self.kind != FleetKind.NATURAL:
             require(
                 self.num_devices >= 1,
@@ -203,8 +215,12 @@ class Fleet(Protocol):
         ...
 
     @property
-    def is_virtual(self) -> bool:
-        """True if devices were made from others' signals by re-mounting; they must be called virtual."""
+    def num_virtual(self) -> int:
+        """Devices made from others' signals by re-mounting: they must be called virtual. Natural ones come first."""
+        ...
+
+    def virtual(self, devices: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each of devices ``[K]`` is virtual."""
         ...
 
     @property

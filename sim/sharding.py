@@ -49,6 +49,11 @@ class Sharding(Protocol):
         """Devices are 0 to ``num_devices - 1``."""
         ...
 
+    @property
+    def num_natural(self) -> int:
+        """So many devices, the first ones, are natural streams as they are."""
+        ...
+
     def traits(self, devices: Ids) -> Traits:
         """Site and type of devices ``[K]``."""
         ...
@@ -109,6 +114,11 @@ class NaturalSharding:
         """The streams used."""
         return self._num
 
+    @property
+    def num_natural(self) -> int:
+        """All of them."""
+        return self._num
+
     def traits(self, devices: Ids) -> Traits:
         """The data set's own."""
         return Traits(
@@ -150,6 +160,11 @@ class PartitionSharding:
         """As configured."""
         return self._config.num_devices
 
+    @property
+    def num_natural(self) -> int:
+        """None: a dealt device mixes streams."""
+        return 0
+
     def traits(self, devices: Ids) -> Traits:
         """Drawn: a dealt device mixes streams, so it has no site of theirs."""
         return drawn_traits(self._config, self._seed, devices)
@@ -167,7 +182,8 @@ class VirtualSharding:
     """A device holds rows of one natural stream, its source (device modulo streams); signals are re-mounted later.
 
     Past rows are drawn from the source's past without replacement, `rows_fraction` of them on average, weighted by
-    the device's class shares; scored rows likewise, so that a device is scored on what it meets.
+    the device's class shares; scored rows likewise, so that a device is scored on what it meets. With `keep_natural`
+    the first devices are the streams themselves, whole.
     """
 
     def __init__(self, dataset: SensorDataset, config: FleetConfig, seed: int) -> None:
@@ -184,24 +200,32 @@ class VirtualSharding:
         """As configured."""
         return self._config.num_devices
 
+    @property
+    def num_natural(self) -> int:
+        """The streams, where they are kept."""
+        streams = len(self._dataset.stream_names)
+        return min(streams, self.num_devices) if self._config.keep_natural else 0
+
     def source(self, devices: Ids) -> Ids:
         """The natural stream of each device."""
         return devices % len(self._dataset.stream_names)
 
     def traits(self, devices: Ids) -> Traits:
-        """The source's, or drawn where the configuration says so."""
+        """The source's, or drawn for virtual devices where the configuration says so."""
         drawn, source = drawn_traits(self._config, self._seed, devices), self.source(devices)
-        site = drawn.site if self._config.num_sites else self._dataset.site[source].astype(np.int64)
-        kind = (
-            drawn.device_type
-            if self._config.num_types
-            else self._dataset.device_type[source].astype(np.int64)
+        made = devices >= self.num_natural
+        site = self._dataset.site[source].astype(np.int64)
+        kind = self._dataset.device_type[source].astype(np.int64)
+        return Traits(
+            devices,
+            np.where(made & (self._config.num_sites > 0), drawn.site, site),
+            np.where(made & (self._config.num_types > 0), drawn.device_type, kind),
         )
-        return Traits(devices, site, kind)
 
     def held(self, devices: Ids) -> Held:
         """Rows drawn from each device's source, past rows first."""
         size = quantities(self._seed, devices, self._config.quantity_sigma) * self._config.rows_fraction
+        size[devices < self.num_natural] = 1.0
         shares = log_label_shares(self._seed, devices, int(self._bins.max()) + 1, self._config.label_alpha)
         rows: list[Ids] = [np.empty(0, dtype=np.int64)]
         owners = rows.copy()
@@ -218,9 +242,9 @@ class VirtualSharding:
         return Held(row[order], owner[order])
 
     def name(self, device: int) -> str:
-        """Virtual, and of whom."""
+        """The stream's name; or virtual, and of whom."""
         source = self._dataset.stream_names[device % len(self._dataset.stream_names)]
-        return f"virtual {device} (of {source})"
+        return source if device < self.num_natural else f"virtual {device} (of {source})"
 
     def _picked(
         self, devices: Ids, of: Ids, size: NDArray[np.float64], shares: NDArray[np.float64], side: int

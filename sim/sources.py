@@ -8,31 +8,33 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fedretrain.core import rng
 from fedretrain.core.types import Objective
 from fedretrain.features.pipeline import Pipeline
-from fedretrain.features.schema import Channel, Schema
 from fedretrain.features.steps import Impute
-from sim.datasets.base import SensorDataset, Timeline
+from sim.datasets.synthetic import SyntheticFleet
 from sim.fleet import FleetConfig, FleetKind
 from sim.mounting import Mounting, three_axis_groups
-from sim.noise import gaussian
 from sim.sensors.effects import SignalStats
 from sim.sensors.plan import RawRows
 from sim.sharding import Held, drawn_traits, sharding_for
-from sim.skew import log_label_shares, quantities
+from sim.skew import quantities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fedretrain.features.schema import Schema
+    from sim.datasets.base import SensorDataset, Timeline
     from sim.devices import Traits
 
     Ids = NDArray[np.int64]
+
+
+_STATS_DEVICES = 64  # generated devices whose past rows tell the channels' scales
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Source(Protocol):
     schema: Schema
     stats: SignalStats
     pipeline: Pipeline
-    is_virtual: bool
+    num_virtual: int
     num_devices: int
     mean_rows: float
     digest: str
@@ -97,9 +99,11 @@ class DatasetSource:
         self._sharding = sharding_for(dataset, config, seed)
         self.num_devices = self._sharding.num_devices
         self.traits, self.name = self._sharding.traits, self._sharding.name
-        self.is_virtual = config.kind == FleetKind.VIRTUAL or config.remount
+        mounted = config.kind == FleetKind.VIRTUAL or config.remount
+        self._natural = self._sharding.num_natural if config.kind == FleetKind.VIRTUAL else 0
+        self.num_virtual = self.num_devices - self._natural if mounted else 0
         self._mounting = None
-        if self.is_virtual:
+        if self.num_virtual:
             self._mounting = Mounting(config.mount, seed, self.stats, three_axis_groups(dataset.schema))
         holders = len(dataset.stream_names) if config.kind == FleetKind.VIRTUAL else self.num_devices
         self.mean_rows = len(dataset.y) / holders
@@ -115,7 +119,9 @@ class DatasetSource:
         x = data.x[held.row]
         x = x if x.ndim == 3 else x[:, None, :]
         if self._mounting is not None:
-            x = self._mounting.apply(x, rows, devices)
+            moved = devices[held.owner] >= self._natural
+            mine = RawRows(rows.owner[moved], rows.index[moved], rows.event_at[moved])
+            x[moved] = self._mounting.apply(x[moved], mine, devices)
         return RawGroup(x, data.y[held.row], rows, data.future[held.row])
 
 
@@ -129,26 +135,18 @@ class GeneratedSource:
     """
 
     def __init__(self, config: FleetConfig, seed: int, timeline: Timeline | None = None) -> None:
-        made = config.generator
-        self._config, self._seed, self._timeline = config, seed, timeline or Timeline()
-        self.objective, self.num_outputs = Objective.CLASSIFICATION, made.num_classes
-        self.class_names = tuple(f"class {c}" for c in range(made.num_classes))
-        self.schema = Schema(
-            tuple(Channel(f"f{i:03d}", "1", -16.0, 16.0, missing=True) for i in range(made.num_features))
-        )
-        ones = np.ones(made.num_features)
-        self.stats = SignalStats(self.schema.names, -16.0 * ones, 16.0 * ones, 0.0 * ones, ones)
-        self.pipeline = Pipeline((Impute("constant", 0.0),)).fit(
-            np.zeros((1, made.num_features), dtype=np.float32), self.schema
-        )
-        self.is_virtual = False
-        self.num_devices = config.num_devices
-        self.mean_rows = float(made.past_rows + made.future_rows)
-        means = rng.normals(
-            rng.seeds_for(seed, -1, np.arange(made.num_classes), "generator.means"), made.num_features
-        )
-        means *= made.separation / np.linalg.norm(means, axis=1, keepdims=True)
-        self._means = means.astype(np.float32)
+        self._config, self._seed, self._timeline = config, seed, timeline
+        recipe = SyntheticFleet(num_devices=config.num_devices, seed=seed, **asdict(config.generator))
+        self._recipe = recipe
+        self.objective, self.num_outputs = Objective.CLASSIFICATION, recipe.num_classes
+        self.class_names, self.schema = recipe.class_names, recipe.schema
+        few, _ = recipe.generate(np.arange(min(_STATS_DEVICES, config.num_devices)))
+        self.stats = signal_stats(recipe.schema, few[:, ~recipe.future])
+        # Drift may lose values, and the recipe's own pipeline has nothing to fill them with.
+        steps = (Impute("constant", 0.0), *recipe.pipeline.steps)
+        self.pipeline = Pipeline(steps).fit(few[0], recipe.schema)
+        self.num_virtual = 0
+        self.num_devices, self.mean_rows = config.num_devices, float(recipe.num_samples)
         self.digest = _digest("generated", config, seed)
 
     def traits(self, devices: Ids) -> Traits:
@@ -156,35 +154,20 @@ class GeneratedSource:
         return drawn_traits(self._config, self._seed, devices)
 
     def raw(self, devices: Ids) -> RawGroup:
-        """Rows generated from each device's seed."""
-        made = self._config.generator
-        past = made.past_rows * quantities(self._seed, devices, self._config.quantity_sigma)
-        sizes = np.maximum(np.round(past), 1.0).astype(np.int64) + made.future_rows
-        owner = np.repeat(np.arange(len(devices)), sizes)
-        index = _places(Held(owner, owner))
-        future = index >= (sizes - made.future_rows)[owner]
-        y = self._labels(devices, owner, index)
-        seeds = rng.seeds_for(self._seed, -1, devices, "generator.rows")
-        x = gaussian(rng.words_at(seeds[owner], index), made.num_features)
-        x += self._means[y]
-        shift = gaussian(rng.seeds_for(self._seed, -1, devices, "generator.shift"), made.num_features)
-        x += (np.float32(made.shift) * shift)[owner]
-        at = self._timeline.place(owner, future)
-        return RawGroup(x[:, None, :], y, RawRows(owner, index, at), future)
+        """Rows generated from each device's seed; with skewed quantities, the latest of its past."""
+        recipe = self._recipe
+        x, y = recipe.generate(devices)
+        past = int((~recipe.future).sum())
+        size = np.round(past * quantities(self._seed, devices, self._config.quantity_sigma))
+        first = past - np.clip(size, 1, past).astype(np.int64)
+        owner, index = np.nonzero(np.arange(recipe.num_samples) >= first[:, None])
+        at = recipe.event_at(devices, self._timeline)
+        rows = RawRows(owner, index, at[owner, index])
+        return RawGroup(x[owner, index][:, None, :], y[owner, index], rows, recipe.future[index])
 
     def name(self, device: int) -> str:
         """A number."""
         return f"generated {device}"
-
-    def _labels(self, devices: Ids, owner: Ids, index: Ids) -> Ids:
-        """A class for each row, from its device's class shares."""
-        count = self.num_outputs
-        u = rng.uniforms_at(rng.seeds_for(self._seed, -1, devices, "generator.labels")[owner], index)
-        if not self._config.label_alpha:
-            return (u * count).astype(np.int64)
-        shares = np.exp(log_label_shares(self._seed, devices, count, self._config.label_alpha))
-        edges = np.cumsum(shares, axis=1)[:, :-1]
-        return (u[:, None] > edges[owner]).sum(axis=1)
 
 
 def signal_stats(schema: Schema, x: NDArray[np.float32]) -> SignalStats:

@@ -79,9 +79,13 @@ class SimulatedFleet:
         return self._source.num_devices
 
     @property
-    def is_virtual(self) -> bool:
-        """True if devices were made by re-mounting others' signals."""
-        return self._source.is_virtual
+    def num_virtual(self) -> int:
+        """Devices made by re-mounting others' signals; natural ones come first."""
+        return self._source.num_virtual
+
+    def virtual(self, devices: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each of devices ``[K]`` is virtual: the last `num_virtual` are."""
+        return self._checked(devices) >= self.num_devices - self.num_virtual
 
     @property
     def digest(self) -> str:

@@ -56,12 +56,12 @@ def fleets(draw) -> FleetConfig:
     return FleetConfig(
         kind=kind,
         num_devices=draw(st.integers(3, 40)),
-        label_alpha=draw(st.sampled_from([0.0, 0.3])),
+        label_alpha=0.0 if kind == FleetKind.GENERATED else draw(st.sampled_from([0.0, 0.3])),
         quantity_sigma=draw(st.sampled_from([0.0, 0.7])),
         rows_fraction=draw(st.sampled_from([0.5, 1.0])),
         num_sites=draw(st.integers(0, 3)),
         remount=kind == FleetKind.PARTITION and draw(st.booleans()),
-        generator=GeneratorConfig(num_features=4, past_rows=12, future_rows=4),
+        generator=GeneratorConfig(num_features=4, num_samples=16),
     )
 
 

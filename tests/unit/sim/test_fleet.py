@@ -15,6 +15,7 @@ from fedretrain.features.schema import Channel, Schema
 from fedretrain.features.steps import Flatten, Impute
 from sim.availability import AvailabilityConfig, AvailabilityKind, Diurnal
 from sim.cache import StreamCache
+from sim.datasets.synthetic import SyntheticFleet
 from sim.fleet import (
     DeviceStream,
     FleetConfig,
@@ -41,7 +42,7 @@ def world(data=DATA, seed=1, **keys):
 
 
 def virtual(num: int = 50, **keys) -> FleetConfig:
-    return FleetConfig(kind=FleetKind.VIRTUAL, num_devices=num, **keys)
+    return FleetConfig(kind=FleetKind.VIRTUAL, num_devices=num, **{"keep_natural": False, **keys})
 
 
 def generated(num: int, **keys) -> FleetConfig:
@@ -57,7 +58,7 @@ def test_a_natural_stream_is_the_pipeline_of_its_rows():
     np.testing.assert_array_equal(stream.event_at, DATA.event_at[mine])
     np.testing.assert_array_equal(stream.label_at, DATA.event_at[mine])
     np.testing.assert_array_equal(stream.future, DATA.future[mine])
-    assert not fleet.is_virtual
+    assert fleet.num_virtual == 0
     assert fleet.input_shape == (20,)
     assert fleet.name(2) == "s2"
     profile = fleet.profile([2, 0])
@@ -110,7 +111,7 @@ def test_a_skewed_clock_never_lets_a_row_be_trained_on_before_it_happened():
 
 def test_virtual_devices_are_called_so_and_differ_by_their_mounting():
     fleet = world(fleet=virtual()).fleet
-    assert fleet.is_virtual
+    assert fleet.num_virtual == fleet.num_devices
     assert "virtual" in fleet.name(3)
     first, second = fleet.streams([0, 4])  # one source
     np.testing.assert_array_equal(first.y, second.y)
@@ -119,11 +120,26 @@ def test_virtual_devices_are_called_so_and_differ_by_their_mounting():
     np.testing.assert_array_equal(same.x, world().fleet.streams([0])[0].x)
 
 
+def test_natural_streams_come_first_and_stay_as_they_are():
+    mixed = replace(virtual(), keep_natural=True)
+    fleet, natural = world(fleet=mixed).fleet, world().fleet
+    assert fleet.num_virtual == fleet.num_devices - natural.num_devices
+    assert fleet.virtual([0, natural.num_devices]).tolist() == [False, True]
+    for device in range(natural.num_devices):
+        (kept,), (own,) = fleet.streams([device]), natural.streams([device])
+        np.testing.assert_array_equal(kept.x, own.x)
+        assert fleet.name(device) == natural.name(device)
+    assert "virtual" in fleet.name(natural.num_devices)
+    # Asked together with virtual devices, a natural one is still itself.
+    together = fleet.streams([natural.num_devices, 0])[1]
+    np.testing.assert_array_equal(together.x, natural.streams([0])[0].x)
+
+
 def test_a_remounted_partition_is_virtual():
     config = FleetConfig(kind=FleetKind.PARTITION, num_devices=6)
-    assert not world(fleet=config).fleet.is_virtual
+    assert world(fleet=config).fleet.num_virtual == 0
     fleet = world(fleet=replace(config, remount=True)).fleet
-    assert fleet.is_virtual
+    assert fleet.num_virtual == 6
     assert "virtual" in fleet.name(0)
 
 
@@ -223,26 +239,29 @@ def test_a_device_outside_the_fleet_is_refused():
             world().fleet.streams(devices)
 
 
-def test_generated_devices_have_the_classes_they_were_given():
-    keys = {"generator": GeneratorConfig(past_rows=30, future_rows=10, separation=4.0), "label_alpha": 0.2}
-    fleet = build_world(WorldConfig(fleet=generated(500, **keys)), seed=3).fleet
-    streams = fleet.streams(np.arange(500))
-    assert all((~s.future).sum() == 30 and s.future.sum() == 10 for s in streams)
-    top = [np.bincount(s.y, minlength=6).max() / len(s) for s in streams]
-    assert np.mean(top) > 0.6
-    x, y = np.concatenate([s.x for s in streams]), np.concatenate([s.y for s in streams])
-    centres = np.array([x[y == c].mean(axis=0) for c in range(6)])
-    nearest = ((x[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
-    assert (nearest == y).mean() > 0.9
-    assert all((s.event_at[s.future] >= 7 * DAY_S).all() for s in streams)
+def test_generated_devices_are_the_recipes():
+    config = GeneratorConfig(num_samples=40, num_features=5, label_skew=0.9)
+    fleet = build_world(WorldConfig(fleet=generated(1_000_000, generator=config)), seed=3).fleet
+    asked = np.array([999_999, 5])
+    recipe = SyntheticFleet(1_000_000, 40, 5, seed=3, label_skew=0.9, scored_fraction=0.25)
+    x, y = recipe.generate(asked)
+    for k, stream in enumerate(fleet.streams(asked)):
+        np.testing.assert_array_equal(stream.y, y[k])
+        np.testing.assert_array_equal(stream.x, recipe.pipeline.fit(x[0], recipe.schema).apply(x[k]))
+        assert stream.future.sum() == 10
+        assert (stream.event_at[stream.future] >= 7 * DAY_S).all()
+    assert fleet.name(5) == "generated 5"
+    assert fleet.num_devices == 1_000_000
 
 
 def test_generated_quantities_are_skewed():
-    fleet = build_world(WorldConfig(fleet=generated(2_000, quantity_sigma=0.7)), seed=3).fleet
-    sizes = np.array([(~s.future).sum() for s in fleet.streams(np.arange(2_000))])
-    assert sizes.mean() == pytest.approx(24, rel=0.06)
+    fleet = build_world(WorldConfig(fleet=generated(1_000, quantity_sigma=0.7)), seed=3).fleet
+    streams = fleet.streams(np.arange(1_000))
+    sizes = np.array([(~s.future).sum() for s in streams])
     assert sizes.min() >= 1
-    assert sizes.max() > 60
+    assert sizes.max() == 24  # no more than the recipe makes
+    assert 0.1 < (sizes < 12).mean() < 0.5
+    assert all(s.future.sum() == 8 for s in streams)
 
 
 def test_a_fleet_and_its_data_must_fit():

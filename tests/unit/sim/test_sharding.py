@@ -144,6 +144,7 @@ def test_a_generated_fleet_needs_no_sharding():
         ({"remount": True}, "fleet.remount"),
         ({"rows_fraction": 1.5}, "fleet.rows_fraction"),
         ({"min_rows": 0}, "fleet.min_rows"),
+        ({"kind": FleetKind.GENERATED, "num_devices": 5, "label_alpha": 0.5}, "fleet.label_alpha"),
     ],
 )
 def test_an_impossible_value_names_its_key(keys, key):
