@@ -99,6 +99,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
             name,
             [r for r in run_a.rounds if r.arm == arm_a and r.seed in seeds],
             [r for r in run_b.rounds if r.arm == arm_b and r.seed in seeds],
+            _epsilon_label(_claim(run_a, arm_a), _claim(run_b, arm_b)),
         )
     if not any(line.num_pairs for line in lines):
         raise _unpaired("they scored no device in common", "compare runs of the same fleet")
@@ -195,10 +196,12 @@ def _score_lines(
     return lines
 
 
-def _run_lines(arm: str, a: Sequence[RoundRecord], b: Sequence[RoundRecord]) -> list[Difference]:
-    """Differences of what a whole run cost, paired by seed."""
+def _run_lines(
+    arm: str, a: Sequence[RoundRecord], b: Sequence[RoundRecord], epsilon: str
+) -> list[Difference]:
+    """Differences of what a whole run cost, paired by seed; of epsilon where it has a label."""
     kinds: list[tuple[str, Callable[[list[RoundRecord]], float | None], bool | None]] = [
-        ("epsilon", _last_epsilon, False),
+        *([(epsilon, _last_epsilon, False)] if epsilon else []),
         ("dropouts per round", lambda rs: sum(sum(r.failures.values()) for r in rs) / len(rs), False),
         ("bytes up", lambda rs: float(sum(r.bytes_up for r in rs)), False),
         ("bytes down", lambda rs: float(sum(r.bytes_down for r in rs)), False),
@@ -215,6 +218,17 @@ def _run_lines(arm: str, a: Sequence[RoundRecord], b: Sequence[RoundRecord]) -> 
             difference = over_seeds(both[:, 1] - both[:, 0])
             lines.append(Difference(arm, name, float(means[0]), float(means[1]), difference, higher, 0))
     return lines
+
+
+def _claim(run: Run, arm: str) -> tuple[str, float, str] | None:
+    """What an arm's epsilon claims: (unit, delta, relation)."""
+    p = next((a.privacy for a in run.summary.arms if a.arm == arm), None)
+    return None if p is None else (p.unit, p.delta, p.relation)
+
+
+def _epsilon_label(a: tuple[str, float, str] | None, b: tuple[str, float, str] | None) -> str:
+    """Two epsilons compare only where they claim the same; empty otherwise."""
+    return f"epsilon per {a[0]} at delta {a[1]:g}" if a is not None and a == b else ""
 
 
 def _rounds_by_seed(records: Iterable[RoundRecord]) -> dict[int, list[RoundRecord]]:
@@ -255,6 +269,12 @@ def _notes(run_a: Run, run_b: Run, seeds: tuple[int, ...]) -> tuple[str, ...]:
     left = len({k[1] for k in a.keys() ^ b.keys() if k[0] in seeds})
     if left:
         notes.append(f"{left} devices are in one run only and were left out.")
+    for arm_a, arm_b in _paired_arms(run_a, run_b):
+        a_claim, b_claim = _claim(run_a, arm_a), _claim(run_b, arm_b)
+        if a_claim != b_claim:
+            notes.append(
+                f"{arm_b}: the epsilons claim different things ({a_claim} and {b_claim}) and are not compared."
+            )
     if run_a.summary.environment.code_version != run_b.summary.environment.code_version:
         notes.append("The runs were made by different versions of the code.")
     if run_a.summary.environment.cores != run_b.summary.environment.cores:

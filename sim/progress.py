@@ -35,30 +35,35 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def progress(total_rounds: int, metric: Metric, stream: TextIO | None = None) -> Iterator[Progress]:
+def progress(
+    total_rounds: int, metric: Metric, unit: str = "", stream: TextIO | None = None
+) -> Iterator[Progress]:
     """Show progress over all rounds of all arms and seeds.
 
     Args:
         total_rounds: Rounds of all arms and seeds together.
         metric: The run's main metric.
+        unit: Whom an epsilon protects: a unit finer than the person is said wherever an epsilon is printed.
         stream: Where to write; standard error if not given.
     """
     out = stream or sys.stderr
     if not out.isatty():
-        yield PlainProgress(total_rounds, metric, out)
+        yield PlainProgress(total_rounds, metric, out, unit)
         return
     with _bar(out) as bar:
-        yield _RichProgress(bar, bar.add_task("", total=total_rounds, status=""), metric)
+        yield _RichProgress(bar, bar.add_task("", total=total_rounds, status=""), metric, unit)
 
 
-def status_line(record: RoundRecord, num_rounds: int, score: float | None, metric: Metric) -> str:
-    """One round in a few words: ``round 12/60  accuracy 91.2 %  epsilon 3.20``."""
+def status_line(
+    record: RoundRecord, num_rounds: int, score: float | None, metric: Metric, unit: str = ""
+) -> str:
+    """One round in a few words: ``round 12/60  accuracy 91.2 %  epsilon 3.20 per device``."""
     parts = [f"round {record.round + 1}/{num_rounds}"]
     if score is not None:
         shown = f"{100 * score:.1f} %" if metric is Metric.ACCURACY else f"{score:.4g}"
         parts.append(f"{metric.value} {shown}")
     if record.epsilon is not None:
-        parts.append(f"epsilon {record.epsilon:.2f}")
+        parts.append(f"epsilon {record.epsilon:.2f}" + (f" per {unit}" if unit else ""))
     return "  ".join(parts)
 
 
@@ -72,9 +77,15 @@ class PlainProgress:
     """Plain lines, few enough for a log file."""
 
     def __init__(
-        self, total_rounds: int, metric: Metric, out: TextIO, now: Callable[[], float] = time.monotonic
+        self,
+        total_rounds: int,
+        metric: Metric,
+        out: TextIO,
+        unit: str = "",
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._total, self._metric, self._out, self._now = total_rounds, metric, out, now
+        self._total, self._metric, self._unit = total_rounds, metric, unit
+        self._out, self._now = out, now
         self._title, self._num_rounds, self._done = "", 0, 0
         self._score: float | None = None
         self._began_at = self._spoke_at = now()
@@ -92,15 +103,15 @@ class PlainProgress:
             return
         self._spoke_at = at
         left_s = (at - self._began_at) / self._done * max(0, self._total - self._done)
-        line = status_line(record, self._num_rounds, self._score, self._metric)
+        line = status_line(record, self._num_rounds, self._score, self._metric, self._unit)
         print(f"{self._title}: {line}  left {duration(left_s)}", file=self._out, flush=True)
 
 
 class _RichProgress:
     """One moving line on a terminal."""
 
-    def __init__(self, bar: Any, task: Any, metric: Metric) -> None:
-        self._bar, self._task, self._metric = bar, task, metric
+    def __init__(self, bar: Any, task: Any, metric: Metric, unit: str) -> None:
+        self._bar, self._task, self._metric, self._unit = bar, task, metric, unit
         self._num_rounds = 0
         self._score: float | None = None
 
@@ -110,7 +121,7 @@ class _RichProgress:
 
     def update(self, record: RoundRecord) -> None:
         self._score = served_mean(record) if served_mean(record) is not None else self._score
-        status = status_line(record, self._num_rounds, self._score, self._metric)
+        status = status_line(record, self._num_rounds, self._score, self._metric, self._unit)
         self._bar.update(self._task, advance=1, status=status)
 
 

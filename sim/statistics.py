@@ -70,7 +70,7 @@ def over_devices(values: ArrayLike, statistic: Statistic | None = None, seed: in
         seed: Of the resampling.
 
     Returns:
-        The statistic; without an interval from fewer than three devices, NaN if a value is not finite.
+        The statistic; without an interval from fewer than five devices, NaN if a value is not finite.
 
     Source: Hesterberg 2015, "What teachers should know about the bootstrap", section 4,
         https://doi.org/10.1080/00031305.2015.1089789
@@ -80,7 +80,7 @@ def over_devices(values: ArrayLike, statistic: Statistic | None = None, seed: in
     if not np.isfinite(v).all() or not v.size:
         return Estimate(math.nan, num=v.size)
     value = float(stat(v[None])[0])
-    if v.size < 3:
+    if v.size < 5:
         return Estimate(value, num=v.size)
     low, high = np.quantile(_resample(v, stat, seed), _expanded_percentiles(v.size))
     return Estimate(value, float(low), float(high), v.size, Over.DEVICES)

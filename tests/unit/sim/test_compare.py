@@ -130,6 +130,14 @@ def test_the_table_is_aligned_and_complete(run):
     assert "3 seeds" in text
 
 
+def test_epsilons_that_claim_different_things_are_not_compared(run):
+    arms = tuple(replace(a, privacy=a.privacy and replace(a.privacy, delta=1e-6)) for a in run.summary.arms)
+    alike, unlike = compare(run, run), compare(run, with_summary(run, arms=arms))
+    assert any(d.metric == "epsilon per device at delta 1e-05" for d in alike.differences)
+    assert not any(d.metric.startswith("epsilon") for d in unlike.differences)
+    assert any("claim different things" in note for note in unlike.notes)
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.12345, "0.1235"), (12345.6, "12,346"), (3.14159, "3.142"), (float("nan"), "n/a")]
 )
