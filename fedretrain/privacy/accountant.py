@@ -198,8 +198,15 @@ def rdp_epsilon(orders: Iterable[float], divergences: NDArray[np.float64], delta
 
 
 def _coin(event: PrivacyEvent) -> Coin:
-    mu = math.sqrt(event.mu_squared) * event.max_devices_per_unit
-    return event.sampling_fraction, 1 / mu
+    """The sampled Gaussian that a round costs every unit.
+
+    A person with k devices, each with a coin of its own, moves the sum by Binomial(k, q) devices. That is at most k with
+    probability 1 - (1 - q)^k and else 0, and sampled Gaussians are monotone in their random shift (first-order
+    dominance; arXiv:2310.15526, section 4): so this also covers one coin for the whole person.
+    """
+    devices = event.max_devices_per_unit
+    q = event.sampling_fraction if devices == 1 else 1 - (1 - event.sampling_fraction) ** devices
+    return q, 1 / (math.sqrt(event.mu_squared) * devices)
 
 
 def _rdp(

@@ -89,7 +89,8 @@ class PrivacyEvent:
         amplified: Whether amplification by Poisson sampling is claimed (then `units` is `EVERYBODY`: the
             coin was tossed for each).
         attempt: From 0; a repeated round is another event.
-        max_devices_per_unit: How many devices of one unit may be in one round, each with its own C.
+        max_devices_per_unit: How many devices of one unit may be in one round, each with its own C (and, under Poisson
+            sampling, its own coin).
         bit_noise_stddev: Noise standard deviation on adaptive clipping's centred bit sum; 0 without.
         bit_quantile: Its target quantile gamma.
         denominator: The public constant by which the noisy sum was divided; for audit.

@@ -206,6 +206,25 @@ class TestUnits:
         shared = cohort_event([7, 8], unit=Unit.PERSON)
         assert Spending.of([shared]).most_charged == pytest.approx(1.0)
 
+    def test_a_person_whose_devices_toss_coins_of_their_own(self, poisson_event):
+        """Monte-Carlo of the sampled loss with Binomial(2, q) devices in the sum: the claim covers it."""
+        z, q, delta, k = 1.0, 0.2, 1e-2, 2
+        claimed = epsilon([poisson_event(z, q, unit=Unit.PERSON, max_devices_per_unit=k)], delta)
+        rng = np.random.default_rng(0)
+        present = rng.binomial(k, q, 400_000)
+        x = rng.normal(0, z, present.size) + present
+        weights = np.array([math.comb(k, s) * q**s * (1 - q) ** (k - s) for s in range(k + 1)])
+        shifts = np.arange(k + 1)
+        ratio = np.exp((2 * x[:, None] * shifts - shifts**2) / (2 * z * z)) @ weights
+        share = np.maximum(0, 1 - np.exp(claimed) / ratio)
+        assert share.mean() + 5 * share.std() / np.sqrt(share.size) < delta
+        wrong = epsilon([poisson_event(z, q)], delta)  # as if a person were one device
+        assert np.maximum(0, 1 - np.exp(wrong) / ratio).mean() > delta
+
+    def test_with_a_coin_of_one_there_is_nothing_to_amplify(self, poisson_event):
+        full = epsilon([poisson_event(2.0, 1.0, unit=Unit.PERSON, max_devices_per_unit=2)], DELTA)
+        assert full == pytest.approx(gaussian_epsilon(1.0, DELTA), rel=1e-3)
+
     def test_a_recording_costs_twice_the_shift_of_a_device(self, cohort_event):
         assert epsilon([cohort_event([1], 2.0, unit=Unit.RECORDING)], DELTA) == pytest.approx(
             epsilon([cohort_event([1], 1.0)], DELTA)
