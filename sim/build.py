@@ -51,9 +51,11 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
 
 
 def _join(where: str, key: str) -> str:
-    if not where or key.startswith(where):
-        return key
-    return f"{where}.{key}" if key else where
+    """``a.b`` and ``b.c`` make ``a.b.c``: a dataclass names its own group, or only the field."""
+    if not where or not key or key.startswith(where):
+        return key or where
+    last = where.rsplit(".", 1)[-1]
+    return f"{where}.{key.removeprefix(last + '.')}"
 
 
 def _near(key: str, known: typing.Iterable[str]) -> str:

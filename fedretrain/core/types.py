@@ -84,3 +84,13 @@ class UpdateBlock:
 
     def __len__(self) -> int:
         return len(self.clients)
+
+    def take(self, keep: NDArray[np.bool_]) -> UpdateBlock:
+        """The block of the clients where `keep` (``[K]``) holds."""
+        return UpdateBlock(
+            self.clients[keep],
+            self.delta_KP[keep],
+            self.num_examples[keep],
+            self.loss[keep],
+            self.personal_KQ[keep],
+        )

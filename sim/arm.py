@@ -1,0 +1,160 @@
+"""One arm with one seed, put together: the world, the model, the method and the executor that runs it.
+
+Rules of this file:
+    * The same configuration and seed give the same arm in any process: a worker builds its own from a `Config`.
+    * World and model depend on the seed and on their own sections alone, so arms of one seed differ in nothing but
+      what their overrides say, and share one world per process (`Arms`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedretrain.core.errors import ConfigError
+from fedretrain.core.rng import seed_for
+from fedretrain.training import models
+from fedretrain.training.config import LossKind
+from fedretrain.training.executor import executor_for
+from fedretrain.training.methods.make import make_task
+from sim.datasets.base import Timeline
+from sim.fleet import FleetKind
+from sim.schema import ModelKind
+from sim.world import WorldConfig, build_world
+
+if TYPE_CHECKING:
+    from fedretrain.core.params import Params
+    from fedretrain.training.executor import Executor
+    from fedretrain.training.models import ModelBundle
+    from fedretrain.training.task import LocalTask
+    from sim.datasets.base import SensorDataset
+    from sim.schema import Config
+    from sim.world import World
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the arms of one seed have in common.
+
+    Attributes:
+        dataset: The data; None for a generated fleet.
+        world: The fleet and what surrounds it.
+    """
+
+    dataset: SensorDataset | None
+    world: World
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Everything that one arm with one seed computes with.
+
+    Attributes:
+        config: The arm's resolved configuration.
+        seed: The repetition's seed.
+        setting: Data and world.
+    """
+
+    config: Config
+    seed: int
+    setting: Setting
+
+    @property
+    def world(self) -> World:
+        """The fleet and what surrounds it."""
+        return self.setting.world
+
+    @cached_property
+    def model(self) -> ModelBundle:
+        """The model with its first parameters."""
+        fleet, wanted = self.world.fleet, self.config.model
+        seed = seed_for(self.seed, -1, 0, "model")
+        shape, outputs = fleet.input_shape, fleet.num_outputs
+        if wanted.kind is ModelKind.CUSTOM:
+            return models.from_path(wanted.path, shape, outputs, seed, **wanted.options)
+        factory = {ModelKind.MLP: models.mlp, ModelKind.CNN1D: models.cnn1d, ModelKind.GRU: models.gru}
+        try:
+            return factory[wanted.kind](shape, outputs, seed, **wanted.options)
+        except TypeError as error:
+            raise ConfigError(f"the model refused its options: {error}", where="model.options") from error
+
+    @cached_property
+    def task(self) -> LocalTask:
+        """The personalization method."""
+        loss, objective = self.config.training.loss, self.world.fleet.objective
+        if (loss is LossKind.CROSS_ENTROPY) != (objective == "classification"):
+            raise ConfigError(
+                f"the loss {loss} does not fit a {objective}",
+                where="training.loss",
+                fix="use cross_entropy for classes, mse or huber for values",
+            )
+        return make_task(self.config.personalization, self.config.training, self.model)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """What trains clients."""
+        return executor_for(self.config.runner.executor, self.task, self.model, self.config.training)
+
+    def first_shared(self) -> Params:
+        """The global model before the first round: the shared parameters alone."""
+        first = self.model.first_params()
+        return {name: first[name] for name in self.task.shared.names}
+
+
+class Arms:
+    """Builds arms in one process; arms that differ in training alone share their data and world."""
+
+    def __init__(self) -> None:
+        self._settings: dict[str, Setting] = {}
+        self._arms: dict[str, Arm] = {}
+
+    def get(self, config: Config, seed: int) -> Arm:
+        """The arm of a configuration and seed, built at the first call."""
+        key = f"{seed}|{config!r}"
+        if key not in self._arms:
+            self._arms[key] = Arm(config, seed, self._setting(config, seed))
+        return self._arms[key]
+
+    def _setting(self, config: Config, seed: int) -> Setting:
+        c, when = config, timeline(config)
+        world = WorldConfig(c.fleet, c.drift, c.availability, c.network, c.labels)
+        key = repr((world, c.dataset, c.table, c.data_dir, when, seed))
+        if key not in self._settings:
+            generated = c.fleet.kind is FleetKind.GENERATED
+            dataset = None if generated else load_dataset(c, when, seed)
+            built = build_world(
+                world, seed=seed, dataset=dataset, timeline=when, cache_bytes=c.runner.cache_bytes
+            )
+            self._settings = {key: Setting(dataset, built)}  # one at a time: seeds come one after the other
+            self._arms = {}
+        return self._settings[key]
+
+
+def timeline(config: Config) -> Timeline:
+    """When the campaign is, in virtual time."""
+    return Timeline(
+        history_s=config.dataset.history_s,
+        campaign_s=config.campaign.num_rounds * config.campaign.round_interval_s,
+        future_s=config.dataset.future_s,
+        live_fraction=config.dataset.live_fraction,
+    )
+
+
+def load_dataset(config: Config, when: Timeline, seed: int) -> SensorDataset:
+    """The configured data set.
+
+    Raises:
+        ConfigError: If there is no such data set, or its loader refuses its options.
+        DataError: If its files are absent or damaged.
+    """
+    from sim.datasets.columns import TableSpec
+    from sim.datasets.registry import load
+
+    data = config.dataset
+    options = dict(data.options)
+    if data.name == "table":
+        options["spec"] = TableSpec(**{f.name: getattr(config.table, f.name) for f in fields(config.table)})
+    folder = Path(config.data_dir) if config.data_dir else None
+    return load(data.name, folder, timeline=when, split=data.split, seed=seed, **options)

@@ -1,0 +1,228 @@
+"""A whole run: every arm with every seed on one pool of workers, then its folder, report and MLflow entry.
+
+Rules of this file:
+    * Everything that can be refused is refused before anything trains: configuration, output folder, data, privacy.
+    * The run's folder is unfinished until its summary is written, last. Ctrl-C and errors leave a checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedretrain.core import params
+from sim import checkpoint
+from sim.arm import Arms
+from sim.campaign import Campaign, metric_of
+from sim.outputs import RunFolder
+from sim.plan import PLAN, plan_run, resumed_plan
+from sim.results import Run
+from sim.schema import RunnerKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from fedretrain.core.params import Params
+    from sim.local_runner import SimulatedRunner
+    from sim.plan import Plan, PlannedArm
+    from sim.progress import Progress as Shown
+    from sim.ray_runner import RayPool
+    from sim.results import DeviceScore, RoundRecord
+    from sim.schema import Config
+
+_CHECKPOINT_S = 20.0  # a checkpoint at most this often: it holds every personal state
+
+
+@dataclass
+class Gathered:
+    """What the arms of a run have produced so far."""
+
+    campaigns: dict[str, Campaign] = field(default_factory=dict)
+    rounds: list[RoundRecord] = field(default_factory=list)
+    scores: list[DeviceScore] = field(default_factory=list)
+    weights: dict[str, Params] = field(default_factory=dict)
+    digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+
+def run_overrides(overrides: Sequence[str], *, folder: str = "", quiet: bool = False) -> int:
+    """Run, or resume, what command-line words ask for; print where the results are.
+
+    Returns:
+        The exit status, 0.
+    """
+    resume = [word.split("=", 1)[1] for word in overrides if word.startswith("resume=")]
+    if resume and resume[0]:
+        plan, path = resumed_plan(resume[0], overrides)
+        run_folder = RunFolder(path.absolute().parent.parent, path.absolute())
+    else:
+        plan = plan_run(overrides, folder=folder)
+        run_folder = RunFolder.create(Path(plan.config.output_dir), plan.config.name, datetime.now(UTC))
+    run = execute(plan, run_folder, quiet=quiet)
+    if not quiet:
+        from sim.console import announce
+
+        announce(run, run_folder)
+    return 0
+
+
+def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False) -> Run:
+    """Run every arm with every seed and write the folder.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, with the command that resumes the run.
+        UserError: For whatever a person can mend.
+    """
+    from sim.describe import describe
+    from sim.report.page import render_report
+
+    started, begun = datetime.now(UTC), time.perf_counter()
+    folder.write(PLAN, plan.to_yaml().encode())
+    gathered, arms = Gathered(), Arms()
+    try:
+        with _shown(plan, arms, quiet=quiet) as shown, _pool(plan) as pool:
+            for seed in plan.seeds:
+                for planned in plan.arms:
+                    _run_arm(planned, seed, arms, pool, folder, gathered, shown)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"continue with: python -m sim resume={folder.path}") from None
+    summary = describe(plan, gathered, started, time.perf_counter() - begun)
+    run = Run(summary, tuple(gathered.rounds), tuple(gathered.scores), plan.to_yaml())
+    run = folder.finish(run, gathered.weights, render_report(run))
+    checkpoint.remove(folder)
+    if plan.config.tracking_uri != "off":
+        from sim.tracking import log_run
+
+        log_run(run, folder.path, folder.root, plan.config.tracking_uri)
+    return run
+
+
+def _run_arm(
+    planned: PlannedArm,
+    seed: int,
+    arms: Arms,
+    pool: RayPool | None,
+    folder: RunFolder,
+    gathered: Gathered,
+    shown: Shown,
+) -> None:
+    """One arm with one seed, from where its checkpoint stands."""
+    arm = arms.get(planned.config, seed)
+    found = checkpoint.restore(folder.path, planned.name, arm)
+    progress, scores = found or (None, [])
+    campaign = Campaign(planned.name, arm, progress)
+    runner = make_runner(campaign, pool)
+    shown.begin(f"{planned.title}, seed {seed}", arm.config.campaign.num_rounds)
+    for record in campaign.progress.records:
+        shown.update(record)
+    try:
+        if not scores:
+            campaign.run(runner, _teller(campaign, folder, shown))
+            scores = campaign.finish(runner)
+            checkpoint.save(folder, planned.name, arm, campaign.progress, scores)
+    except KeyboardInterrupt:
+        checkpoint.save(folder, planned.name, arm, campaign.progress)
+        raise
+    finally:
+        runner.close()
+    _gather(gathered, planned.name, campaign, scores, pool)
+
+
+def _teller(campaign: Campaign, folder: RunFolder, shown: Shown) -> Callable[[RoundRecord], None]:
+    """Show each round, and write a checkpoint now and then."""
+    last = time.monotonic()
+
+    def tell(record: RoundRecord) -> None:
+        nonlocal last
+        shown.update(record)
+        if time.monotonic() - last > _CHECKPOINT_S:
+            checkpoint.save(folder, campaign.name, campaign.arm, campaign.progress)
+            last = time.monotonic()
+
+    return tell
+
+
+def _gather(
+    gathered: Gathered, name: str, campaign: Campaign, scores: list[DeviceScore], pool: RayPool | None
+) -> None:
+    from sim.describe import peak_memory_bytes
+
+    tree = campaign.progress.state.tree
+    gathered.campaigns[name] = campaign
+    gathered.rounds += campaign.progress.records
+    gathered.scores += scores
+    gathered.weights[f"{name}-{campaign.arm.seed}"] = tree
+    gathered.digests.setdefault(name, {})[str(campaign.arm.seed)] = params.digest(tree)
+    gathered.peak_bytes = max(gathered.peak_bytes, peak_memory_bytes(pool))
+
+
+def make_runner(campaign: Campaign, pool: RayPool | None) -> SimulatedRunner:
+    """The configured runner of one campaign."""
+    kind = campaign.arm.config.runner.kind
+    if kind is RunnerKind.FLOWER:
+        from sim.flower_runner import FlowerRunner
+
+        return FlowerRunner(campaign.arm, campaign.progress.store)
+    if pool is not None:
+        from sim.ray_runner import RayRunner
+
+        return RayRunner(campaign.arm, campaign.progress.store, pool)
+    from sim.local_runner import LocalRunner
+
+    return LocalRunner(campaign.arm, campaign.progress.store)
+
+
+@contextmanager
+def _pool(plan: Plan) -> Iterator[RayPool | None]:
+    """Ray's actors if the run uses them, ended with the run."""
+    if plan.config.runner.kind is not RunnerKind.RAY:
+        import torch
+
+        torch.set_num_threads(1)
+        yield None
+        return
+    from sim.ray_runner import RayPool
+
+    pool = RayPool.start(plan.config.runner)
+    try:
+        yield pool
+    finally:
+        pool.stop()
+
+
+@contextmanager
+def _shown(plan: Plan, arms: Arms, *, quiet: bool) -> Iterator[Shown]:
+    """The progress bar, or silence."""
+    import io
+
+    from sim.progress import progress
+
+    total = sum(arm.config.campaign.num_rounds for arm in plan.arms) * len(plan.seeds)
+    metric = metric_of(arms.get(plan.arms[0].config, plan.seeds[0]))
+    with progress(total, metric, io.StringIO() if quiet else None) as shown:
+        yield shown
+
+
+def multirun(overrides: Sequence[str], *, folder: str = "") -> int:
+    """One run for each combination of a sweep, in parallel on one shared Ray.
+
+    Returns:
+        The exit status: 0 if every job succeeded, 2 otherwise.
+    """
+    from sim.multirun import multirun as run_sweep
+
+    return run_sweep(overrides, folder=folder)
+
+
+def local(plan: Plan) -> Plan:
+    """The same plan with its cohorts in this process: what a job of a sweep runs."""
+
+    def here(config: Config) -> Config:
+        return replace(config, runner=replace(config.runner, kind=RunnerKind.LOCAL))
+
+    arms = tuple(replace(arm, config=here(arm.config)) for arm in plan.arms)
+    return replace(plan, config=here(plan.config), arms=arms)

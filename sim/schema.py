@@ -1,0 +1,341 @@
+"""The schema of a simulated experiment: one tree of frozen dataclasses.
+
+Rules of this file:
+    * Every key that Hydra composes is a field here, with its meaning, unit and default; `sim.build` checks it.
+    * Parts that a package of `fedretrain` reads (local training, personalization) are that package's own
+      dataclasses; parts of the world (fleet, drift, availability, network, labels) are their module's.
+    * What needs more than one section to judge is judged in `check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from fedretrain.core.clock import DAY_S, HOUR_S
+from fedretrain.privacy.event import Sampling
+from fedretrain.privacy.mechanism import Relation, Unit
+from fedretrain.training.blend import BlendConfig
+from fedretrain.training.config import LocalTraining, MethodConfig
+from sim import checks
+from sim.availability import AvailabilityConfig
+from sim.datasets.base import Split
+from sim.fleet import FleetConfig
+from sim.labels import LabelsConfig
+from sim.network import NetworkConfig
+from sim.sensors.config import DriftConfig
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Where raw samples come from.
+
+    Attributes:
+        name: A shipped data set, ``table``, or ``package.module:function`` of the user's own.
+        split: `temporal` (train on the past, score the future) or, if asked for, `random`.
+        options: Keyword arguments of the data set's loader, for example ``{past_fraction: 0.5}``.
+        history_s: How long before the campaign the first samples were taken, where the data have no clock.
+        future_s: How long after it scored samples are taken, where the data have no clock.
+        live_fraction: Share of the training samples that are taken during the campaign, where the data have no clock.
+    """
+
+    name: str = "watch"
+    split: Split = Split.TEMPORAL
+    options: dict[str, Any] = field(default_factory=dict)
+    history_s: float = 14 * DAY_S
+    future_s: float = 7 * DAY_S
+    live_fraction: float = 0.25
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Anybody's table: see `sim.datasets.columns.TableSpec` for what each key means."""
+
+    path: str = ""
+    device: str = ""
+    label: str = ""
+    time: str = ""
+    features: tuple[str, ...] = ()
+    task: str = "classification"
+    missing: str = "refuse"
+    scaler: str = "standard"
+    one_class: bool = False
+    min_rows: int = 2
+
+
+class ModelKind(StrEnum):
+    """The shipped models, or a user's."""
+
+    MLP = "mlp"
+    CNN1D = "cnn1d"
+    GRU = "gru"
+    CUSTOM = "custom"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model that the fleet trains.
+
+    Attributes:
+        kind: A shipped model, or `custom`.
+        path: Import path of a user's factory, ``package.module:factory`` (kind `custom`).
+        options: Keyword arguments of the factory, for example ``{hidden: [64]}``.
+    """
+
+    kind: ModelKind = ModelKind.MLP
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        custom = self.kind is ModelKind.CUSTOM
+        checks.require(
+            custom == bool(self.path), "a path goes with kind=custom and no other", key="model.path"
+        )
+
+
+@dataclass(frozen=True)
+class CampaignConfig:
+    """When rounds happen and whom they ask.
+
+    Attributes:
+        num_rounds: Rounds of the campaign.
+        round_interval_s: Virtual seconds between the starts of rounds.
+        sampling: How a cohort is drawn.
+        cohort_size: Clients that a round needs (fixed size, minimum separation), or expects (Poisson: q times the
+            fleet). The fixed denominator of the mean.
+        over_selection: How many more clients are asked than needed, as a factor of at least 1.
+        quorum_fraction: Below this share of `cohort_size` a round is abandoned.
+        deadline_s: Replies later than this are timeouts.
+        separation: Rounds between two participations of a client (minimum separation).
+        max_participations: The most rounds a client takes part in; 0: no bound.
+        evaluate_every: Rounds between two evaluations on the sampled devices; the last round always counts.
+        evaluate_devices: How many devices these evaluations score, natural ones first.
+        score_devices: How many devices are scored at the end, natural ones first; 0: all.
+    """
+
+    num_rounds: int = 30
+    round_interval_s: float = HOUR_S
+    sampling: Sampling = Sampling.FIXED_SIZE
+    cohort_size: int = 20
+    over_selection: float = 1.0
+    quorum_fraction: float = 0.5
+    deadline_s: float = 600.0
+    separation: int = 1
+    max_participations: int = 0
+    evaluate_every: int = 3
+    evaluate_devices: int = 200
+    score_devices: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("num_rounds", "cohort_size", "separation", "evaluate_every", "evaluate_devices"):
+            checks.require(getattr(self, name) >= 1, "must be at least 1", key=f"campaign.{name}")
+        for name in ("round_interval_s", "deadline_s"):
+            checks.positive(f"campaign.{name}", getattr(self, name))
+        checks.fraction("campaign.quorum_fraction", self.quorum_fraction)
+        checks.require(self.over_selection >= 1, "must be at least 1", key="campaign.over_selection")
+        checks.require(self.max_participations >= 0, "must be 0 or more", key="campaign.max_participations")
+        checks.require(
+            self.sampling is not Sampling.EVERYBODY,
+            "ask everybody with sampling=fixed_size and cohort_size = the fleet",
+            key="campaign.sampling",
+        )
+
+
+class AggregatorKind(StrEnum):
+    """How client updates are combined."""
+
+    MEAN = "mean"
+    EXAMPLE_WEIGHTED = "example_weighted"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed_mean"
+    CUSTOM = "custom"
+
+
+class ServerOptimizerKind(StrEnum):
+    """What the server does with the aggregate."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    YOGI = "yogi"
+
+
+@dataclass(frozen=True)
+class ServerOptimizerConfig:
+    """The server's step.
+
+    Attributes:
+        kind: `sgd` (with `lr` 1 and no momentum: plain averaging), `adam` or `yogi`.
+        lr: Server learning rate; 0: the kind's own default.
+        momentum: Of `sgd`.
+    """
+
+    kind: ServerOptimizerKind = ServerOptimizerKind.SGD
+    lr: float = 0.0
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True)
+class AggregationConfig:
+    """How client updates become a new global model.
+
+    Attributes:
+        kind: The aggregator; only `mean` goes with DP.
+        trim_fraction: Share cut from each end (`trimmed_mean`).
+        path: Import path of a user's aggregator (kind `custom`).
+        options: Its keyword arguments.
+        server: The server optimizer.
+    """
+
+    kind: AggregatorKind = AggregatorKind.MEAN
+    trim_fraction: float = 0.1
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    server: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
+
+
+class PrivacyKind(StrEnum):
+    """Whether the fleet's releases are differentially private."""
+
+    NONE = "none"
+    CENTRAL = "central"
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """Central DP over client updates. DESIGN section 6 says what is claimed.
+
+    Attributes:
+        kind: `none` or `central`.
+        clip_norm: C, the largest norm of a client update. 0 without DP: no clipping.
+        noise_multiplier: Noise standard deviation on the sum, in clip norms; 0: solved from `target_epsilon`.
+        target_epsilon: The budget; rounds stop before it would be exceeded. 0: no budget, the noise as given.
+        delta: 0: a tenth of one over the number of units, at most 1e-5.
+        relation: Neighbouring relation of the claim.
+        unit: Whom it protects.
+        devices_per_person: With unit `person`: how many devices of a person share C.
+        amplified: Claim Poisson amplification (needs Poisson sampling and its conditions, checked).
+        adaptive_clip: Move the clip norm to a quantile of the update norms (arXiv 1905.03871), charged.
+        clip_quantile: That quantile.
+        clip_lr: Step of the geometric update.
+        max_noise_ratio: A fleet is called too small for useful DP when the noise on a round's average exceeds
+            this many clip norms (L2).
+    """
+
+    kind: PrivacyKind = PrivacyKind.NONE
+    clip_norm: float = 0.0
+    noise_multiplier: float = 0.0
+    target_epsilon: float = 0.0
+    delta: float = 0.0
+    relation: Relation = Relation.ZERO_OUT
+    unit: Unit = Unit.DEVICE
+    devices_per_person: int = 1
+    amplified: bool = False
+    adaptive_clip: bool = False
+    clip_quantile: float = 0.5
+    clip_lr: float = 0.2
+    max_noise_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("clip_norm", "noise_multiplier", "target_epsilon", "clip_lr"):
+            checks.not_negative(f"privacy.{name}", getattr(self, name))
+        checks.fraction("privacy.delta", self.delta)
+        checks.require(self.devices_per_person >= 1, "must be at least 1", key="privacy.devices_per_person")
+        if self.kind is PrivacyKind.CENTRAL:
+            checks.positive("privacy.clip_norm", self.clip_norm)
+            checks.require(
+                self.noise_multiplier > 0 or self.target_epsilon > 0,
+                "DP needs noise",
+                key="privacy.noise_multiplier",
+                fix="set privacy.target_epsilon, or privacy.noise_multiplier",
+            )
+
+
+class RunnerKind(StrEnum):
+    """Where a cohort trains."""
+
+    LOCAL = "local"
+    RAY = "ray"
+    FLOWER = "flower"
+
+
+class ExecutorKind(StrEnum):
+    """How a worker trains its clients."""
+
+    BATCHED = "batched"
+    EACH = "each"
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """Where and how simulated clients train.
+
+    Attributes:
+        kind: `local` (this process), `ray` (sharded over actors) or `flower` (Flower's own simulation: slow).
+        num_workers: Ray actors; 0: one for each core, or for each CPU of the cluster.
+        address: Ray cluster to join; empty: this machine.
+        executor: `batched`, or `each` for models that cannot be batched.
+        cache_bytes: Memory for materialised device streams, per worker.
+    """
+
+    kind: RunnerKind = RunnerKind.RAY
+    num_workers: int = 0
+    address: str = ""
+    executor: ExecutorKind = ExecutorKind.BATCHED
+    cache_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """One way to train, beside others on the same fleet and seeds.
+
+    Attributes:
+        title: Name for people.
+        overrides: What it changes, as ``key=value`` words.
+    """
+
+    title: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment.
+
+    Attributes:
+        name: Name of the experiment and of its output folder.
+        seed: Of everything random.
+        seeds: Repetitions, with seeds `seed`, `seed` + 1, ...; several give intervals.
+        data_dir: Folder of data sets that no package ships; empty: the environment's FEDRETRAIN_DATA.
+        output_dir: Where runs are written.
+        tracking_uri: MLflow's tracking server; empty: a SQLite file in `output_dir`; ``off``: none.
+        resume: A checkpoint folder to continue; everything else then comes from there.
+    """
+
+    name: str = "watch"
+    seed: int = 0
+    seeds: int = 1
+    data_dir: str = ""
+    output_dir: str = "outputs"
+    tracking_uri: str = ""
+    resume: str = ""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    table: TableConfig = field(default_factory=TableConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: LocalTraining = field(default_factory=LocalTraining)
+    personalization: MethodConfig = field(default_factory=MethodConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    campaign: CampaignConfig = field(default_factory=CampaignConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+    availability: AvailabilityConfig = field(default_factory=AvailabilityConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    runner: RunnerConfig = field(default_factory=RunnerConfig)
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.require(self.seeds >= 1, "must be at least 1", key="seeds")
+        checks.require(bool(self.name) and "/" not in self.name, "must be a file name", key="name")

@@ -1,0 +1,165 @@
+"""What the devices of one shard do in a round: answer or not, train, reply. Every runner plays devices through it.
+
+Rules of this file:
+    * The order is a device's own: asked, offline or online, has labelled data or not, trains, keeps its personal
+      state, replies in time or too late. A device that went away in mid-round keeps nothing.
+    * A failure is a value. An exception means that the run itself cannot go on.
+    * Training and reduction are `fedretrain`'s: nothing of either is written here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.coordinator.reduce import Reducer
+from fedretrain.core.ids import ClientId
+from fedretrain.core.rng import seeds_for
+from fedretrain.core.types import ClientFailure, FailureKind
+from fedretrain.training.data import num_steps
+from fedretrain.training.executor import ClientWork
+from sim.fleet import trainable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from fedretrain.coordinator.ports import RoundSpec, ShardResult
+    from fedretrain.core.types import ClientData
+    from sim.arm import Arm
+    from sim.personal_store import Rows
+
+    Ids = NDArray[np.int64]
+
+BYTES_PER_PARAMETER = 4  # float32, uncompressed: what the simulated wire carries
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A shard's result and the personal state its devices now hold.
+
+    Attributes:
+        shard: What goes to the coordinator.
+        devices: ``[K]`` devices that finished training, replied or not.
+        personal_KQ: ``[K, Q]`` their personal state: back to the store, never to the coordinator.
+    """
+
+    shard: ShardResult
+    devices: Ids
+    personal_KQ: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How each asked device will fare; arrays ``[K]``."""
+
+    data: list[ClientData | None]
+    begins: NDArray[np.bool_]
+    reply_after_s: NDArray[np.float64]
+    away_at: NDArray[np.float64]
+
+
+class Worker:
+    """Plays the devices of one shard.
+
+    Args:
+        arm: The world, the model and the method.
+    """
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm = arm
+
+    def reply_times(self, spec: RoundSpec, devices: Ids) -> NDArray[np.float64]:
+        """Seconds after the round's start at which each device's reply arrives: ``[K]``; inf if it never does."""
+        plan = self._plan(spec, devices)
+        lost = ~plan.begins | (plan.away_at <= spec.at + plan.reply_after_s)
+        return np.where(lost, np.inf, plan.reply_after_s)
+
+    def train(self, spec: RoundSpec, devices: Ids, personal: Rows) -> Trained:
+        """One round of the devices ``[K]``.
+
+        Args:
+            spec: The round; replies after `deadline_s` are TIMEOUT.
+            devices: Who is asked.
+            personal: Their personal states, where they have one.
+        """
+        begun = time.process_time()
+        plan = self._plan(spec, devices)
+        away = plan.away_at <= spec.at + plan.reply_after_s
+        late = plan.reply_after_s > spec.deadline_s
+        trains = plan.begins & ~away
+        reducer = Reducer(spec, devices)
+        reducer.fail(self._failures(plan, devices, away, late))
+        seeds = seeds_for(spec.seed, spec.round, devices, "training")
+        work = [
+            ClientWork(ClientId(int(devices[k])), data, personal.get(int(devices[k])), int(seeds[k]))
+            for k, data in enumerate(plan.data)
+            if trains[k] and data is not None
+        ]
+        counted = set(devices[trains & ~late].tolist())
+        kept, rows = self._train(spec, work, counted, reducer)
+        payload = spec.size * BYTES_PER_PARAMETER
+        shard = reducer.result(
+            bytes_down=payload * int(plan.begins.sum()),
+            bytes_up=payload * int(trains.sum()),
+            busy_s=time.process_time() - begun,
+        )
+        return Trained(shard, kept, rows)
+
+    def _train(
+        self, spec: RoundSpec, work: Sequence[ClientWork], counted: set[int], reducer: Reducer
+    ) -> tuple[Ids, NDArray[np.float32]]:
+        """Train, hand the updates that count to the reducer, and gather personal states."""
+        devices: list[Ids] = []
+        rows: list[NDArray[np.float32]] = []
+        for block in self.arm.executor.train(spec.base, work) if work else ():
+            devices.append(block.clients)
+            rows.append(block.personal_KQ)
+            keep = np.array([client in counted for client in block.clients.tolist()], dtype=bool)
+            reducer.add(block if keep.all() else block.take(keep))
+        if not devices:
+            return np.zeros(0, np.int64), np.zeros((0, self.arm.task.personal.size), np.float32)
+        return np.concatenate(devices), np.concatenate(rows)
+
+    def _plan(self, spec: RoundSpec, devices: Ids) -> _Plan:
+        """Who begins, and when each would reply or go away."""
+        world = self.arm.world
+        availability = world.availability
+        online = availability.online(devices, spec.at) & ~availability.dropped_before(devices, spec.round)
+        data: list[ClientData | None] = [None] * len(devices)
+        for k, stream in zip(np.flatnonzero(online), world.fleet.streams(devices[online]), strict=True):
+            data[int(k)] = trainable(stream, spec.at)
+        sizes = np.array([len(one) if one is not None else 0 for one in data], dtype=np.int64)
+        local = self.arm.config.training
+        steps = sum(
+            num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps)
+            for phase in self.arm.task.phases()
+        )
+        payload = spec.size * BYTES_PER_PARAMETER
+        reply_after_s = world.network.reply_after_s(
+            devices, round_=spec.round, down_bytes=payload, up_bytes=payload, num_steps=steps
+        )
+        away_at = availability.dropped_at(devices, spec.round, spec.at, reply_after_s)
+        return _Plan(data, online & (sizes > 0), reply_after_s, away_at)
+
+    def _failures(
+        self, plan: _Plan, devices: Ids, away: NDArray[np.bool_], late: NDArray[np.bool_]
+    ) -> list[ClientFailure]:
+        found = []
+        for k, device in enumerate(devices.tolist()):
+            if plan.data[k] is None:
+                kind = FailureKind.UNAVAILABLE
+            elif not plan.begins[k]:
+                kind = FailureKind.NO_DATA
+            elif away[k]:
+                kind = FailureKind.DROPPED
+            elif late[k]:
+                kind = FailureKind.TIMEOUT
+            else:
+                continue
+            found.append(ClientFailure(ClientId(device), kind))
+        return found
