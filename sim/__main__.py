@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import ConfigError, UserError
@@ -119,7 +120,7 @@ def _compare(words: list[str]) -> int:
     from sim.outputs import load_run
 
     first, second = _two(words, "python -m sim compare RUN RUN", 2)
-    print(render(compare(load_run(first), load_run(second))))
+    print(render(compare(load_run(Path(first)), load_run(Path(second)))))
     return 0
 
 

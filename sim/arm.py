@@ -25,6 +25,8 @@ from sim.schema import ModelKind
 from sim.world import WorldConfig, build_world
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fedretrain.core.params import Params
     from fedretrain.training.executor import Executor
     from fedretrain.training.models import ModelBundle
@@ -74,9 +76,13 @@ class Arm:
         shape, outputs = fleet.input_shape, fleet.num_outputs
         if wanted.kind is ModelKind.CUSTOM:
             return models.from_path(wanted.path, shape, outputs, seed, **wanted.options)
-        factory = {ModelKind.MLP: models.mlp, ModelKind.CNN1D: models.cnn1d, ModelKind.GRU: models.gru}
+        factories: dict[ModelKind, Callable[..., ModelBundle]] = {
+            ModelKind.MLP: models.mlp,
+            ModelKind.CNN1D: models.cnn1d,
+            ModelKind.GRU: models.gru,
+        }
         try:
-            return factory[wanted.kind](shape, outputs, seed, **wanted.options)
+            return factories[wanted.kind](shape, outputs, seed, **wanted.options)
         except TypeError as error:
             raise ConfigError(f"the model refused its options: {error}", where="model.options") from error
 

@@ -21,7 +21,7 @@ from sim.campaign import Campaign, metric_of
 from sim.outputs import RunFolder
 from sim.plan import PLAN, plan_run, resumed_plan
 from sim.results import Run
-from sim.schema import RunnerKind
+from sim.schema import PrivacyKind, RunnerKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -203,7 +203,9 @@ def _shown(plan: Plan, arms: Arms, *, quiet: bool) -> Iterator[Shown]:
 
     total = sum(arm.config.campaign.num_rounds for arm in plan.arms) * len(plan.seeds)
     metric = metric_of(arms.get(plan.arms[0].config, plan.seeds[0]))
-    with progress(total, metric, io.StringIO() if quiet else None) as shown:
+    private = [arm.config.privacy for arm in plan.arms if arm.config.privacy.kind is PrivacyKind.CENTRAL]
+    unit = str(private[0].unit) if private else ""
+    with progress(total, metric, unit, io.StringIO() if quiet else None) as shown:
         yield shown
 
 
