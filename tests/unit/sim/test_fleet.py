@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.features.steps import Flatten, Impute
 from sim.availability import AvailabilityConfig, AvailabilityKind, Diurnal
+from sim.build import build, plain
 from sim.cache import StreamCache
 from sim.datasets.synthetic import SyntheticFleet
 from sim.fleet import (
@@ -29,7 +30,7 @@ from sim.fleet import (
 from sim.labels import DelayKind, LabelsConfig
 from sim.mounting import Mounting, rotations, three_axis_groups
 from sim.noise import gaussian
-from sim.sensors.config import DriftConfig, DriftKind, DriftSpec
+from sim.sensors.config import DriftConfig, DriftKind, DriftShape, DriftSpec
 from sim.world import WorldConfig, build_world
 from tests.world_cases import SCHEMA, STATS, assert_same_stream, raw_rows, raw_signal, small_dataset
 
@@ -269,6 +270,36 @@ def test_a_fleet_and_its_data_must_fit():
         world(fleet=generated(10))
     with pytest.raises(ConfigError, match="needs a data set"):
         build_world(WorldConfig(), seed=0)
+
+
+def test_a_world_is_built_from_plain_values():
+    values = {
+        "fleet": {"kind": "virtual", "num_devices": 9, "mount": {"rotation_deg": 5}},
+        "drift": {"specs": [{"kind": "gain", "shape": "linear", "channels": ["ax"], "sites": [1]}]},
+        "availability": {"models": ["diurnal", "markov"], "diurnal": {"site_offset_h": [0, 8]}},
+        "labels": {"delay": "lognormal", "loss_fraction": 0.2},
+    }
+    config = build(WorldConfig, values)
+    assert config.drift.specs == (DriftSpec(DriftKind.GAIN, DriftShape.LINEAR, channels=("ax",), sites=(1,)),)
+    assert build(WorldConfig, plain(config)) == config
+    assert hash(config.fleet) == hash(build(FleetConfig, plain(config.fleet)))
+    assert len(world(**{f.name: getattr(config, f.name) for f in fields(config)}).fleet.streams([8])) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"drift": {"specs": [{}, {"kind": "clip", "magnitude": 3.0}]}}, "drift.specs[1].magnitude"),
+        ({"labels": {"loss_fraction": 2.0}}, "labels.loss_fraction"),
+        ({"availability": {"markov": {"slot_s": 0.0}}}, "availability.markov.slot_s"),
+        ({"fleet": {"mount": {"rotation_deg": 200.0}}}, "fleet.mount.rotation_deg"),
+        ({"fleet": {"generator": {"num_classes": 1}}}, "fleet.generator.num_classes"),
+    ],
+)
+def test_an_impossible_value_names_its_whole_key(values, where):
+    with pytest.raises(ConfigError) as caught:
+        build(WorldConfig, values)
+    assert caught.value.where == where
 
 
 def test_the_digest_tells_worlds_apart():

@@ -94,6 +94,22 @@ def test_virtual_quantity_and_label_skew():
     assert np.mean(top) > 0.8
 
 
+def test_a_virtual_device_holds_the_classes_of_its_own_shares():
+    data = small_dataset(num_streams=1, rows=3_000)
+    made = sharding(FleetKind.VIRTUAL, 60, data, rows_fraction=0.05, label_alpha=0.5, keep_natural=False)
+    counts = np.array([np.bincount(data.y[r], minlength=3) for r in rows_by_device(made, np.arange(60))])
+    shares = np.exp(log_label_shares(0, np.arange(60), 3, 0.5))
+    held = counts / counts.sum(axis=1, keepdims=True)
+    assert np.corrcoef(held.ravel(), shares.ravel())[0, 1] > 0.95
+
+
+def test_rounding_favours_no_device():
+    data = small_dataset(num_streams=2, rows=3_000, num_classes=600)
+    sizes = [len(rows) for rows in rows_by_device(sharding(FleetKind.PARTITION, 50, data), np.arange(50))]
+    assert min(sizes) > 60  # 120 on average; ten rows a class, cut alike, would go to the same ten devices
+    assert max(sizes) < 180
+
+
 def test_whole_virtual_devices_hold_all_rows_of_their_source():
     (rows,) = rows_by_device(sharding(FleetKind.VIRTUAL, 50), [12])
     np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(DATA.stream == 2))
