@@ -48,6 +48,8 @@ def optional(hint: Any) -> tuple[Any, bool]:
 
 def to_plain(value: Any) -> Any:
     """A JSON value of dicts, lists, strings, numbers, booleans and None."""
+    if value is None or type(value) in {str, int, bool}:  # most values by far
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):

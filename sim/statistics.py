@@ -31,6 +31,8 @@ LEVEL = 0.95
 """Coverage of every interval."""
 
 _MAX_DRAWS = 2_000_000  # indices drawn at once: 16 MB
+_MANY = 10_000  # devices from which on batches stand in for resamples: 100 times less work, the same interval
+_BATCHES = 50
 Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 FRACTION: Bounds = (0.0, 1.0)
@@ -59,7 +61,7 @@ def over_seeds(values: ArrayLike, bounds: Bounds = UNBOUNDED) -> Estimate:
 
 
 def over_devices(values: ArrayLike, statistic: Statistic | None = None, seed: int = 0) -> Estimate:
-    """A statistic over devices with its expanded percentile bootstrap interval.
+    """A statistic over devices with its expanded percentile bootstrap interval; from 10,000 devices on, of batches.
 
     The plain percentile interval of a mean is too short by sqrt((n-1)/n) and by t against normal; the expanded one
     takes wider percentiles that mend both.
@@ -82,6 +84,9 @@ def over_devices(values: ArrayLike, statistic: Statistic | None = None, seed: in
     value = float(stat(v[None])[0])
     if v.size < 5:
         return Estimate(value, num=v.size)
+    if v.size >= _MANY:
+        half = _batch_half_width(v, stat, seed)
+        return Estimate(value, value - half, value + half, v.size, Over.DEVICES)
     low, high = np.quantile(_resample(v, stat, seed), _expanded_percentiles(v.size))
     return Estimate(value, float(low), float(high), v.size, Over.DEVICES)
 
@@ -144,10 +149,19 @@ def _expanded_percentiles(size: int) -> tuple[float, float]:
     return tail, 1.0 - tail
 
 
+def _batch_half_width(values: NDArray[np.float64], statistic: Statistic, seed: int) -> float:
+    """Half the t interval of a statistic from its values in random batches of the devices.
+
+    Source: the method of batch means, Schmeiser 1982, https://doi.org/10.1287/opre.30.3.556
+    """
+    order = np.argsort(rng.words(rng.seeds_for(seed, -1, np.zeros(1), "batches"), len(values))[0])
+    kept = values[order[: len(values) // _BATCHES * _BATCHES]].reshape(_BATCHES, -1)
+    return _t_quantile(_BATCHES - 1) * float(statistic(kept).std(ddof=1)) / math.sqrt(_BATCHES)
+
+
 def _resample(values: NDArray[np.float64], statistic: Statistic, seed: int) -> NDArray[np.float64]:
-    """The statistic of resamples with replacement: 2,000 of them, fewer for very many devices."""
-    size = len(values)
-    num = int(np.clip(20 * _MAX_DRAWS // size, 200, 2_000))
+    """The statistic of 2,000 resamples with replacement."""
+    size, num = len(values), 2_000
     step = max(1, _MAX_DRAWS // size)
     drawn = []
     for first in range(0, num, step):

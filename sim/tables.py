@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sim.plain import from_plain, hints, is_record, optional, to_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 R = TypeVar("R")
@@ -28,8 +29,7 @@ def table_bytes(cls: type[R], records: Sequence[R]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [_flatten(cls, to_plain(record)) for record in records]
-    columns = {name: [row[name] for row in rows] for name in _columns(cls)}
+    columns = dict(_column_values(cls, records))
     table = pa.table(columns, schema=pa.schema([(n, _arrow(h)) for n, h in _columns(cls).items()]))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -67,16 +67,18 @@ def _arrow(hint: Any) -> Any:
     return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[hint]
 
 
-def _flatten(cls: type, plain: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
+def _column_values(cls: type, records: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Each column with its values: a column at a time, since a fleet's scores may be a million rows."""
     for name, hint in hints(cls).items():
         bare, _ = optional(hint)
-        value = plain[name]
+        values = [getattr(record, name) for record in records]
         if is_record(bare):
-            row.update({f"{name}_{part}": value and value[part] for part in hints(bare)})
+            for part in hints(bare):
+                yield f"{name}_{part}", [None if v is None else to_plain(getattr(v, part)) for v in values]
+        elif typing.get_origin(bare) is Mapping:
+            yield name, [json.dumps(to_plain(v), sort_keys=True) for v in values]
         else:
-            row[name] = json.dumps(value, sort_keys=True) if typing.get_origin(bare) is Mapping else value
-    return row
+            yield name, [to_plain(v) for v in values]
 
 
 def _nest(cls: type, row: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def learning(run: Run, say: Words) -> Figure | None:
     return Figure(
         name="learning",
         title="Learning curves: what devices would serve, on rows after the campaign",
-        says=f"After the last evaluated round the mean device stands with {ends}; whoever was scored counts. {band}",
+        says=f"After the last evaluated round the mean device stands with {ends}, over every device that was scored. {band}",
         plot=lambda: plots.learning(mean, p10, say.scale, say.axis),
         header=("Round", *(f"{line.name}, {part}" for line in mean for part in ("mean", "10th pct."))),
         rows=_curve_rows([c for a, b in zip(mean, p10, strict=True) for c in (a.curve, b.curve)], say.score),

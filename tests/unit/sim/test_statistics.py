@@ -65,6 +65,14 @@ def test_bootstrap_of_many_devices_is_close_to_the_normal_interval():
     assert found.high - found.low == pytest.approx(2 * 1.96 / math.sqrt(50_000), rel=0.1)
 
 
+def test_batches_of_very_many_devices_agree_with_the_bootstrap_of_fewer():
+    generator = np.random.default_rng(6)
+    few, many = generator.gamma(4.0, size=9_999), generator.gamma(4.0, size=40_000)
+    for statistic in (mean_rows, p10_rows(True)):
+        wide, narrow = over_devices(few, statistic), over_devices(many, statistic)
+        assert narrow.high - narrow.low == pytest.approx((wide.high - wide.low) / 2, rel=0.35)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_too_few_devices_have_no_interval(size):
     assert over_devices(np.ones(size)).low is None

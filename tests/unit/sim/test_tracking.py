@@ -63,9 +63,9 @@ def test_the_folder_is_the_artifacts(logged):
 
 def test_logging_again_is_quick_quiet_and_writes_beside_the_first(logged, capfd):
     client, found, run, folder = logged
-    began = time.perf_counter()
+    began = time.process_time()
     log_run(run, folder.path, folder.root)
-    assert time.perf_counter() - began < 5.0  # about 0.5 s; room for a loaded machine
+    assert time.process_time() - began < 2.0  # about 0.3 s; processor time, whatever else the machine does
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert len(client.search_runs([found.info.experiment_id])) >= 2
