@@ -129,7 +129,7 @@ def choose_future(
         future[shuffled] = choose_future(groups[shuffled], past_fraction)
         return future
     sizes = np.bincount(groups - groups.min())[groups - groups.min()] if len(groups) else groups
-    rank = rank_fraction(groups) * sizes - 0.5
+    rank = np.round(rank_fraction(groups) * sizes - 0.5)  # whole numbers again
     return rank >= np.maximum(np.round(past_fraction * sizes), 1)
 
 
@@ -264,8 +264,6 @@ class SensorDataset:
             )
         if not np.isfinite(self.event_at).all():
             raise DataError("event_at has NaN or infinity", where=self.name, fix="give every row its instant")
-        late = np.full(self.num_streams, -np.inf)
-        np.maximum.at(late, self.stream, self.event_at)
         same = self.stream[1:] == self.stream[:-1]
         back = same & (np.diff(self.event_at) < 0.0)
         if back.any():

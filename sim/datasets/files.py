@@ -84,7 +84,7 @@ def read_npz(path: Path, required: Sequence[str] = ()) -> dict[str, NDArray[Any]
         DataError: If the file is missing, damaged, holds Python objects, or lacks an array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError("this is not an npz file", where=str(path), fix="write it with numpy.savez")
             missing = [name for name in required if name not in file.files]

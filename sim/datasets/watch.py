@@ -164,6 +164,8 @@ def load(
         path: Another copy of the file.
     """
     del data_dir
+    if not 0.0 < past_fraction < 1.0:
+        raise ConfigError(f"past_fraction is {past_fraction}", where="watch", fix="give a share such as 0.5")
     if not 0 < train_stride <= WINDOW:
         raise ConfigError(f"train_stride is {train_stride}", where="watch", fix=f"give 1 to {WINDOW} samples")
     if split == Split.RANDOM and train_stride != WINDOW:
