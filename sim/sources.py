@@ -163,7 +163,8 @@ class GeneratedSource:
         owner, index = np.nonzero(np.arange(recipe.num_samples) >= first[:, None])
         at = recipe.event_at(devices, self._timeline)
         rows = RawRows(owner, index, at[owner, index])
-        return RawGroup(x[owner, index][:, None, :], y[owner, index], rows, recipe.future[index])
+        flat = x[owner, index] if first.any() else x.reshape(-1, recipe.num_features)  # whole: no copy
+        return RawGroup(flat[:, None, :], y[owner, index], rows, recipe.future[index])
 
     def name(self, device: int) -> str:
         """A number."""
