@@ -1,14 +1,11 @@
 """What a run leaves behind, as values.
 
 Rules of this file:
-    * Every record is a frozen dataclass whose field documentation *is* the schema of `summary.json`,
-      `rounds.parquet` and `devices.parquet`: `schema()` writes it as JSON Schema. A change of a field's name or
-      meaning raises `SCHEMA_VERSION`.
-    * A *score* is a device's main metric: accuracy (a fraction, higher is better) or RMSE (the target's unit,
-      lower is better), as `Summary.metric` says. Devices count alike, however many samples they hold.
-    * None means "does not apply" or "not measured"; a number that is not finite is written as null.
-    * Everything here is the simulator's oracle: it is outside the epsilon that a run prints.
-    * What these records become (means, intervals) is `sim.summarise`; how they reach the disk is `sim.outputs`.
+    * Field documentation *is* the schema of `summary.json` and of the tables (`schema()`); a change of a field's
+      name or meaning raises `SCHEMA_VERSION`.
+    * A *score* is a device's main metric, as `Summary.metric` says: accuracy (a fraction) or RMSE (the target's
+      unit). Devices count alike, however many samples they hold.
+    * None means "does not apply" or "not measured". All is the simulator's oracle, outside any epsilon.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ from typing import Any
 from sim.plain import json_schema
 
 SCHEMA_VERSION = 1
-"""Version of every record in this file."""
 
 
 class Metric(StrEnum):
@@ -68,7 +64,7 @@ class RoundRecord:
         seed: Seed of the repetition.
         round: Number of the round, from 0.
         at: Virtual instant at which the round ended, in seconds since the campaign began.
-        outcome: How the round ended.
+        outcome: How it ended.
         cohort: Clients that were asked.
         replied: Clients whose update was used.
         failures: Clients that contributed nothing, by `FailureKind`; kinds with none may be left out.
@@ -76,13 +72,13 @@ class RoundRecord:
         epsilon: Epsilon spent after this round, at the arm's delta; None without DP.
         clip_norm: Clip norm of this round (L2); None without clipping.
         update_norm: L2 norm of the released aggregate, before the server optimizer.
-        bytes_up: Bytes sent by devices in this round.
-        bytes_down: Bytes sent to devices in this round.
+        bytes_up: Bytes sent by devices.
+        bytes_down: Bytes sent to devices.
         seconds: Wall-clock seconds of the round, evaluation included.
-        global_score: Score of the global model, where it was evaluated after this round.
-        personalized_score: Score of the personalized models, where they were evaluated after this round.
-        global_macro_f1: Mean over devices of the global model's macro-F1 (classification).
-        personalized_macro_f1: Mean over devices of the personalized models' macro-F1 (classification).
+        global_score: Score of the global model over the scored devices, where evaluated after this round.
+        personalized_score: Score of the personalized models over the same devices, likewise.
+        global_macro_f1: Mean over devices of its macro-F1 (classification).
+        personalized_macro_f1: Mean over devices of their macro-F1 (classification).
         drift_fraction: Share of the fleet's devices with an injected drift active at `at`.
         labels_fraction: Share of the training rows whose event lies before `at` that are labelled by `at`.
         available_fraction: Share of the fleet that could have been asked at `at`.
@@ -156,8 +152,7 @@ class DeviceScore:
         """How much better the personalized model is than the global one: positive is better, in the score's unit."""
         if self.global_score is None or self.personalized_score is None:
             return None
-        sign = 1.0 if metric.higher_is_better else -1.0
-        return sign * (self.personalized_score - self.global_score)
+        return (1.0 if metric.higher_is_better else -1.0) * (self.personalized_score - self.global_score)
 
 
 class Over(StrEnum):
@@ -175,9 +170,9 @@ class Estimate:
     Attributes:
         value: The estimate: a mean over seeds where there are several.
         low: Lower end of the 95 % interval; None where there is none.
-        high: Upper end of the 95 % interval; None where there is none.
+        high: Upper end, likewise.
         num: How many values the interval rests on.
-        over: What these values are: repetitions, devices or nothing.
+        over: What these values are.
     """
 
     value: float
@@ -220,7 +215,7 @@ class ModelScores:
 
 
 class Population(StrEnum):
-    """Which devices a figure is about. Cold-start devices are never mixed with those that trained."""
+    """Which devices a figure is about: cold-start devices are never mixed with those that trained."""
 
     REAL = "real"  # natural clients that took part
     VIRTUAL = "virtual"  # made devices that took part
@@ -262,7 +257,7 @@ class PrivacySummary:
         clip_norm: The (first) clip norm, L2.
         scope: What the figure covers and what it does not, in a sentence.
         target_epsilon: The budget, if one was given.
-        advice: What to do about a fleet that is too small; empty if there is nothing to say.
+        advice: What to do about a fleet that is too small; may be empty.
     """
 
     epsilon: float
@@ -318,7 +313,7 @@ class ArmSummary:
 
     @property
     def headline(self) -> PopulationScores | None:
-        """The population whose figures head a table: real devices that trained, else the next in order."""
+        """The population that heads a table: real devices that trained, else the next in order."""
         return next(iter(self.populations), None)
 
 
@@ -388,8 +383,8 @@ class Run:
 
     Attributes:
         summary: The page that heads it.
-        rounds: Every round of every arm and seed.
-        devices: Every device's final scores, of every arm and seed.
+        rounds: Rounds of every arm and seed.
+        devices: Final scores of every device, arm and seed.
         config: The resolved configuration, as YAML text.
     """
 
@@ -401,5 +396,5 @@ class Run:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of `summary.json`, and under ``x-tables`` that of a row of each table."""
-    tables = {"rounds.parquet": RoundRecord, "devices.parquet": DeviceScore}
-    return {**json_schema(Summary), "x-tables": {name: json_schema(row) for name, row in tables.items()}}
+    tables = {"rounds.parquet": json_schema(RoundRecord), "devices.parquet": json_schema(DeviceScore)}
+    return {**json_schema(Summary), "x-tables": tables}
