@@ -10,13 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import PrivacyError
-from fedretrain.privacy.event import PrivacyEvent, Sampling
+from fedretrain.privacy.event import (
+    PrivacyEvent,
+    Rule,
+    Sampling,
+    amplification_rules,
+    displacement_rule,
+)
 from fedretrain.privacy.mechanism import Relation, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_Rule = tuple[bool, str, str]
 
 
 def check_claims(
@@ -62,13 +66,8 @@ def check_claims(
             "the privacy unit is a person, but nothing says which devices are one person's",
             "give each device's person, or declare the unit device",
         ),
-        *_amplification_rules(
-            relation,
-            unit,
-            sampling,
-            abandon_uncharged=abandon_uncharged,
-            published=cohorts_published or counts_published,
-        )
+        *amplification_rules(relation, unit, sampling) * amplified,
+        *_secrecy_rules(abandon_uncharged=abandon_uncharged, published=cohorts_published or counts_published)
         * amplified,
     ]
     for broken, what, fix in rules:
@@ -76,7 +75,7 @@ def check_claims(
             raise PrivacyError(what, where="privacy", fix=fix)
 
 
-def _mechanism_rules(aggregator: str, weights: str, denominator: str) -> list[_Rule]:
+def _mechanism_rules(aggregator: str, weights: str, denominator: str) -> list[Rule]:
     return [
         (
             aggregator != "mean",
@@ -96,41 +95,19 @@ def _mechanism_rules(aggregator: str, weights: str, denominator: str) -> list[_R
     ]
 
 
-def _relation_rules(relation: Relation, sampling: Sampling, *, stop_at_quorum: bool) -> list[_Rule]:
-    add_remove = relation is Relation.ADD_REMOVE
+def _relation_rules(relation: Relation, sampling: Sampling, *, stop_at_quorum: bool) -> list[Rule]:
     return [
         (
-            add_remove and stop_at_quorum,
+            relation is Relation.ADD_REMOVE and stop_at_quorum,
             "stopping at a quorum under add/remove: one reply more displaces another, which moves the sum by 2C",
             "wait for every reply before the deadline, or claim zero_out without amplification",
         ),
-        (
-            add_remove and sampling in (Sampling.FIXED_SIZE, Sampling.MIN_SEPARATION),
-            f"{sampling} cohorts under add/remove: one unit more displaces another, which moves the sum by 2C",
-            "declare the relation zero_out, or draw Poisson cohorts",
-        ),
+        displacement_rule(relation, sampling),
     ]
 
 
-def _amplification_rules(
-    relation: Relation, unit: Unit, sampling: Sampling, *, abandon_uncharged: bool, published: bool
-) -> list[_Rule]:
+def _secrecy_rules(*, abandon_uncharged: bool, published: bool) -> list[Rule]:
     return [
-        (
-            sampling is not Sampling.POISSON,
-            f"amplification claimed for {sampling} cohorts",
-            "only a coin for each unit in each round amplifies: set sampling=poisson, or amplified=false",
-        ),
-        (
-            relation is not Relation.ADD_REMOVE,
-            f"Poisson amplification claimed under the relation {relation}",
-            "claim it under add_remove, or set amplified=false",
-        ),
-        (
-            unit is Unit.RECORDING,
-            "Poisson sampling of devices claimed to amplify for a single recording",
-            "set amplified=false, or declare the unit device or person",
-        ),
         (
             published,
             "amplification claimed while cohorts or counts are published: who knows the coin gains nothing by it",

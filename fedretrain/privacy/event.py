@@ -70,6 +70,40 @@ def decode_units(record: str) -> NDArray[np.int64]:
     return np.cumsum(steps, dtype=np.int64)
 
 
+Rule = tuple[bool, str, str]
+"""Whether it is broken, what is wrong, how to mend it."""
+
+
+def displacement_rule(relation: Relation, sampling: Sampling) -> Rule:
+    """Cohorts in which one unit more means another one less."""
+    return (
+        relation is Relation.ADD_REMOVE and sampling in (Sampling.FIXED_SIZE, Sampling.MIN_SEPARATION),
+        f"{sampling} cohorts under add/remove: one unit more displaces another, which moves the sum by 2C",
+        "declare the relation zero_out (or replace_one), or draw Poisson cohorts",
+    )
+
+
+def amplification_rules(relation: Relation, unit: Unit, sampling: Sampling) -> list[Rule]:
+    """What amplification by sampling needs of relation, unit and sampling."""
+    return [
+        (
+            sampling is not Sampling.POISSON,
+            f"amplification claimed for {sampling} cohorts",
+            "only a coin for each unit in each round amplifies: set sampling=poisson, or amplified=false",
+        ),
+        (
+            relation is not Relation.ADD_REMOVE,
+            f"Poisson amplification claimed under the relation {relation}",
+            "claim it under add_remove, or set amplified=false",
+        ),
+        (
+            unit is Unit.RECORDING,
+            "Poisson sampling of devices claimed to amplify for a single recording",
+            "set amplified=false, or declare the unit device or person",
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class PrivacyEvent:
     """One noisy release, charged before it is made.
@@ -122,44 +156,21 @@ class PrivacyEvent:
             if wrong:
                 raise PrivacyError(what, where=f"round {self.round} of campaign {self.campaign}", fix=fix)
 
-    def _faults(self) -> list[tuple[bool, str, str]]:
+    def _faults(self) -> list[Rule]:
         positive = all(np.isfinite(v) and v > 0 for v in (self.noise_multiplier, self.clip_norm))
-        poisson = self.sampling is Sampling.POISSON
+        no_coin = self.sampling is Sampling.POISSON and not 0 < self.sampling_fraction <= 1
         return [
             (not positive, "noise multiplier and clip norm must be positive and finite", "set both"),
             (not 0 <= self.bit_noise_stddev < np.inf, "the bit's noise is negative or infinite", "set it"),
             (not 0 < self.bit_quantile < 1, "the target quantile lies outside (0, 1)", "take 0.5"),
             (self.max_devices_per_unit < 1, "max_devices_per_unit is below 1", "take 1"),
-            (
-                poisson and not 0 < self.sampling_fraction <= 1,
-                "Poisson sampling needs its q in (0, 1]",
-                "set it",
-            ),
-            (
-                self.amplified and not poisson,
-                f"amplification claimed for {self.sampling} cohorts",
-                "only Poisson sampling is amplified: set sampling=poisson or amplified=False",
-            ),
-            (
-                self.amplified and self.relation is not Relation.ADD_REMOVE,
-                f"Poisson amplification claimed under the relation {self.relation}",
-                "claim it under add_remove, or set amplified=False",
-            ),
-            (
-                self.amplified and self.unit is Unit.RECORDING,
-                "Poisson sampling of devices claimed to amplify for a single recording",
-                "set amplified=False, or protect devices or persons",
-            ),
+            (no_coin, "Poisson sampling needs its q in (0, 1]", "set it"),
+            *amplification_rules(self.relation, self.unit, self.sampling) * self.amplified,
+            displacement_rule(self.relation, self.sampling),
             (
                 self.amplified and self.units != EVERYBODY,
                 "an amplified event names its cohort, which must stay secret",
                 "set units=EVERYBODY",
-            ),
-            (
-                self.relation is Relation.ADD_REMOVE
-                and self.sampling in (Sampling.FIXED_SIZE, Sampling.MIN_SEPARATION),
-                f"{self.sampling} cohorts under add/remove: one unit more displaces another, which moves the sum by 2C",
-                "declare the relation zero_out (or replace_one)",
             ),
             (self.units == "", "nobody is charged", "give units=encode_units(...) or EVERYBODY"),
             (self.most_devices > self.max_devices_per_unit, *self._crowded()),

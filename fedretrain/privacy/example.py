@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.core.errors import PrivacyError
-from fedretrain.privacy.accountant import AccountantKind, Spending
+from fedretrain.privacy.accountant import (
+    WHOLE_ORDERS,
+    AccountantKind,
+    Spending,
+    rdp_epsilon,
+    sampled_rdp,
+)
 from fedretrain.privacy.event import EVERYBODY, PrivacyEvent, Sampling
 from fedretrain.privacy.mechanism import Relation
 
@@ -64,7 +70,7 @@ class ExampleDp:
         Args:
             num_examples: ``[D]`` training examples.
             num_steps: ``[D]`` steps taken so far; 0 for a device that never trained.
-            kind: Accountant.
+            kind: Accountant; RDP takes whole orders only, loose where epsilon is in the tens.
 
         Returns:
             float64 ``[D]``.
@@ -86,6 +92,11 @@ class ExampleDp:
     def _epsilon(self, num_examples: int, num_steps: int, kind: AccountantKind) -> float:
         if num_steps == 0:
             return 0.0
+        if kind is AccountantKind.RDP:
+            divergences = num_steps * sampled_rdp(
+                float(self.sampling_rate(num_examples)), self.noise_multiplier
+            )
+            return rdp_epsilon(WHOLE_ORDERS, divergences, self.delta)
         event = PrivacyEvent(
             population="device",
             campaign="",

@@ -18,23 +18,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARGIN = 1.0 - 2.0**-22
-_TILE_ROWS, _TILE_COLUMNS = 32, 4096  # 1 MiB of float64: fits a level-2 cache
+_TILE_COLUMNS, _TILE_ELEMENTS = 16_384, 262_144  # 2 MiB of float64; measured best of 0.1 to 4 MiB
 
 
 def row_norms(delta_KP: NDArray[Any]) -> NDArray[np.float64]:
     """Euclidean norms ``[K]`` of rows ``[K, P]``; NaN or infinite where a row is not finite."""
     rows, size = delta_KP.shape
     squares = np.zeros(rows)
-    buffer = np.zeros((min(rows, _TILE_ROWS), _TILE_COLUMNS))
+    columns = min(_TILE_COLUMNS, -(-size // 64) * 64)
+    tile_rows = max(1, min(rows, _TILE_ELEMENTS // max(columns, 1)))
+    buffer = np.zeros((tile_rows, columns))
     with np.errstate(over="ignore", invalid="ignore"):
         for left in range(0, size, _TILE_COLUMNS):
             width = min(_TILE_COLUMNS, size - left)
             padded = -(-width // 64) * 64  # the same length and alignment for every row
             buffer[:, width:padded] = 0.0
-            for top in range(0, rows, _TILE_ROWS):
-                tile = buffer[: min(_TILE_ROWS, rows - top), :padded]
-                tile[:, :width] = delta_KP[top : top + _TILE_ROWS, left : left + width]
-                squares[top : top + _TILE_ROWS] += np.vecdot(tile, tile)
+            for top in range(0, rows, tile_rows):
+                tile = buffer[: min(tile_rows, rows - top), :padded]
+                tile[:, :width] = delta_KP[top : top + tile_rows, left : left + width]
+                squares[top : top + tile_rows] += np.vecdot(tile, tile)
         return np.sqrt(squares)
 
 

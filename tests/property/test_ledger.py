@@ -39,7 +39,7 @@ def events(draw):
 histories = st.lists(events(), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(histories, max_size=3))
 def test_a_ledger_opened_again_and_again_is_one_ledger(parts):
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def test_a_ledger_opened_again_and_again_is_one_ledger(parts):
             assert ledger.head() == MemoryLedger(whole).head() == witness.load()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(events(), min_size=1, max_size=3), st.data())
 def test_no_single_changed_byte_goes_unnoticed(history, data):
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def test_no_single_changed_byte_goes_unnoticed(history, data):
         assert found == history  # a byte that means the same (an escaped letter's case): nothing was changed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(events(), min_size=1, max_size=5), st.data())
 def test_no_forgotten_event_goes_unnoticed_by_the_witness(history, data):
     with tempfile.TemporaryDirectory() as folder:

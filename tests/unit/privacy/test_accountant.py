@@ -11,11 +11,13 @@ from scipy import integrate, stats
 from fedretrain.core.errors import PrivacyError
 from fedretrain.privacy.accountant import (
     ORDERS,
+    WHOLE_ORDERS,
     AccountantKind,
     Spending,
     epsilon,
     gaussian_epsilon,
     poisson_rdp,
+    sampled_rdp,
 )
 from fedretrain.privacy.event import EVERYBODY, Sampling
 from fedretrain.privacy.mechanism import Relation, Unit
@@ -111,6 +113,11 @@ def test_sampled_renyi_divergence_by_numerical_integration(q, z, order, slack):
     value, _ = integrate.quad(integrand, -40 * z, 40 * z + order, limit=500, epsabs=0, epsrel=1e-10)
     exact = math.log(value) / (order - 1)
     assert exact * (1 - 1e-7) <= poisson_rdp(q, z)[ORDERS.index(order)] <= exact * (1 + slack)
+
+
+@pytest.mark.parametrize(("q", "z"), [(0.1, 1.0), (0.001, 0.5), (0.5, 30.0), (1.0, 3.0), (0.9, 0.3)])
+def test_the_fast_divergences_are_those_of_dp_accounting(q, z):
+    np.testing.assert_allclose(sampled_rdp(q, z), poisson_rdp(q, z, WHOLE_ORDERS), rtol=1e-8, atol=1e-14)
 
 
 @pytest.mark.parametrize(("q", "z", "steps"), [(0.1, 1.0, 100), (0.01, 0.8, 1000), (1.0, 5.0, 30)])
