@@ -1,0 +1,1 @@
+"""The peers that our executors are measured against, each an ordinary program of its own library."""
