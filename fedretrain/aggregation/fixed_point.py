@@ -36,7 +36,7 @@ _WEIGHT_BITS = 12  # of a clipped sum's scale, given up to make room for weights
 _LARGEST = 2**62  # leaves a bit of room below int64's 2**63
 _EXACT = 2**53  # float64 holds every integer up to here
 _SLACK = 1.0 + 2.0**-30  # covers the rounding of norms and products
-_TILE_ROWS, _TILE_COLUMNS = 32, 4096  # 1 MiB of float64: fits a level-2 cache
+_TILE_COLUMNS, _TILE_ELEMENTS = 16_384, 262_144  # 2 MiB of float64; measured best of 0.1 to 4 MiB
 
 
 def bits_for(clip_norm: float | None, *, weighted: bool = False) -> int:
@@ -96,8 +96,11 @@ class FixedPointSum:
                 where="aggregation",
                 fix="lower the cap on examples per client or the largest update norm, or use smaller cohorts",
             )
-        for rows in _row_tiles(bounds):
-            _add_rows(self.total, delta_KP[rows], scale_K[rows])
+        columns = min(_TILE_COLUMNS, self.total.size)
+        most = max(1, _TILE_ELEMENTS // max(columns, 1))
+        buffer = np.empty((min(most, len(bounds)), columns))
+        for rows in _row_tiles(bounds, most):
+            _add_rows(self.total, delta_KP[rows], scale_K[rows], buffer)
         weight = len(delta_KP) if weight_K is None else int(weight_K.sum())
         return replace(self, bound=bound, weight=self.weight + weight)
 
@@ -124,12 +127,12 @@ class FixedPointSum:
         return np.ldexp(self.total.astype(np.float64), -self.bits)
 
 
-def _row_tiles(bounds: list[int]) -> list[slice]:
-    """Runs of rows whose float64 sum is exact: at most `_TILE_ROWS`, bounds summing to at most 2**53."""
+def _row_tiles(bounds: list[int], most: int) -> list[slice]:
+    """Runs of at most `most` rows whose float64 sum is exact: bounds summing to at most 2**53."""
     tiles: list[slice] = []
     start = bound = 0
     for row, own in enumerate(bounds):
-        if row > start and (bound + own > _EXACT or row - start == _TILE_ROWS):
+        if row > start and (bound + own > _EXACT or row - start == most):
             tiles.append(slice(start, row))
             start, bound = row, 0
         bound += own
@@ -139,16 +142,18 @@ def _row_tiles(bounds: list[int]) -> list[slice]:
 
 
 def _add_rows(
-    total: NDArray[np.int64], delta_KP: NDArray[np.floating[Any]], scale_K: NDArray[np.float64]
+    total: NDArray[np.int64],
+    delta_KP: NDArray[np.floating[Any]],
+    scale_K: NDArray[np.float64],
+    buffer: NDArray[np.float64],
 ) -> None:
-    """Add one tile of rows, some thousand columns at a time so that the work stays in the cache."""
+    """Add one tile of rows, as many columns at a time as the buffer has, so that the work stays in the cache."""
     rows, size = delta_KP.shape
-    columns = max(_TILE_COLUMNS, _TILE_ROWS * _TILE_COLUMNS // rows // 8)
-    buffer = np.empty((rows, min(columns, size)), dtype=np.float64)
+    columns = buffer.shape[1]
     ones = np.ones(rows)
     for left in range(0, size, columns):
         right = min(left + columns, size)
-        tile = buffer[:, : right - left]
+        tile = buffer[:rows, : right - left]
         np.copyto(tile, delta_KP[:, left:right])
         tile *= scale_K[:, None]
         np.trunc(tile, out=tile)

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_NORM = 2.0**14
 """Without a clip norm, an update longer than this is refused as diverged: its client is reported, nobody else suffers."""
+_CHUNK_BYTES = 2**22  # rows taken through clip and sum at once
 
 
 class Reducer:
@@ -61,20 +63,23 @@ class Reducer:
         delta_KP = self._readable(block)
         if delta_KP is None:
             return
+        # Norms and sum of some rows before the next: they are still in the cache when read again.
+        step = max(1, _CHUNK_BYTES // max(delta_KP[:1].nbytes, 1))
+        for first in range(0, len(delta_KP), step):
+            self._add_rows(block, delta_KP, slice(first, first + step))
+
+    def _add_rows(self, block: UpdateBlock, delta_KP: NDArray[Any], rows: slice) -> None:
+        """Refuse or admit, clip and sum some rows of a block."""
+        clients, examples, delta_KP = block.clients[rows], block.num_examples[rows], delta_KP[rows]
         norm_K = row_norms(delta_KP)
-        keep = np.array(
-            [
-                self._admit(*row)
-                for row in zip(block.clients.tolist(), block.num_examples.tolist(), norm_K, strict=True)
-            ],
-            dtype=bool,
-        )
-        if not keep.any():
-            return
+        admitted = map(self._admit, clients.tolist(), examples.tolist(), norm_K.tolist())
+        keep = np.fromiter(admitted, dtype=bool, count=len(clients))
         if keep.all():
-            self._accumulate(block, delta_KP, norm_K, slice(None))
-        else:
-            self._accumulate(block, delta_KP[keep], norm_K, keep)
+            self._accumulate(clients, delta_KP, norm_K, examples, block.loss[rows])
+        elif keep.any():
+            self._accumulate(
+                clients[keep], delta_KP[keep], norm_K[keep], examples[keep], block.loss[rows][keep]
+            )
 
     def fail(self, failures: Iterable[ClientFailure]) -> None:
         """Record clients that contributed nothing."""
@@ -111,7 +116,7 @@ class Reducer:
             self._num_duplicates += 1
         elif self._asked is not None and client not in self._asked:
             self._refuse(client, FailureKind.MALFORMED, "not in the cohort")
-        elif not np.isfinite(norm):
+        elif not math.isfinite(norm):
             self._refuse(client, FailureKind.NONFINITE, "NaN or infinity in the update")
         elif self._spec.clip_norm is None and norm > MAX_NORM:
             self._refuse(
@@ -129,24 +134,20 @@ class Reducer:
 
     def _accumulate(
         self,
-        block: UpdateBlock,
+        clients: NDArray[np.int64],
         delta_KP: NDArray[Any],
         norm_K: NDArray[np.float64],
-        keep: NDArray[np.bool_] | slice,
+        examples: NDArray[np.int64],
+        loss: NDArray[np.float32],
     ) -> None:
-        """Clip the kept rows and hand them to the aggregator."""
-        norm_K = norm_K[keep]
+        """Clip admitted rows and hand them to the aggregator."""
         if self._spec.clip_norm is None:
             factor_K, unclipped = np.ones(len(norm_K)), np.ones(len(norm_K), dtype=bool)
         else:
             factor_K, unclipped = clip_factors(norm_K, self._spec.clip_norm)
-        updates = Updates(delta_KP, factor_K, norm_K, block.num_examples[keep])
+        updates = Updates(delta_KP, factor_K, norm_K, examples)
         self._state = self._spec.aggregator.accumulate(self._state, updates)
         self._num_unclipped += int(unclipped.sum())
-        self._clients.append(block.clients[keep])
+        self._clients.append(clients)
         if self._keep_oracle:
-            self._oracle.append(
-                Oracle(
-                    block.clients[keep], block.num_examples[keep], block.loss[keep], norm_K.astype(np.float32)
-                )
-            )
+            self._oracle.append(Oracle(clients, examples, loss, norm_K.astype(np.float32)))

@@ -87,6 +87,6 @@ def test_sums_of_unlike_form_do_not_merge() -> None:
 def test_tiles_do_not_change_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     delta = np.random.default_rng(2).normal(size=(37, 533)).astype(np.float32)
     whole = add(FixedPointSum.zero(533, None), delta).total.tobytes()
-    monkeypatch.setattr(fixed_point, "_TILE_ROWS", 5)
+    monkeypatch.setattr(fixed_point, "_TILE_ELEMENTS", 320)
     monkeypatch.setattr(fixed_point, "_TILE_COLUMNS", 64)
     assert add(FixedPointSum.zero(533, None), delta).total.tobytes() == whole
