@@ -64,6 +64,7 @@ class Scaler(Step):
         clip: Bound of the absolute result; 0 for none. Keeps one wild value from blowing up a model.
         prior: For ``local``: how many pseudo-samples of the identity (center 0, scale 1) the device's own numbers
             are mixed with, so that a device with three samples does not divide by noise.
+        floor: The least scale that is divided by, in the channels' unit; a spread of nothing counts as 1.
     """
 
     how: str = "standard"
@@ -71,6 +72,7 @@ class Scaler(Step):
     scale: Numbers = ()
     clip: float = 0.0
     prior: float = 0.0
+    floor: float = 0.0
     kind: ClassVar[str] = "scaler"
 
     def __post_init__(self) -> None:
@@ -100,13 +102,13 @@ class Scaler(Step):
         if not len(x):
             raise DataError(f"a {self.how} scaler was given no rows", fix="fit it on a device that has data")
         center, scale = _spread(self.how, x)
-        if self.local and self.prior:
+        if self.prior and self.local:
             weight = len(x) / (len(x) + self.prior)
             center, scale = weight * center, weight * scale + (1.0 - weight)
         return self._frozen(center, scale)
 
     def _frozen(self, center: NDArray[Any], scale: NDArray[Any]) -> Scaler:
-        safe = np.where(np.isfinite(scale) & (scale > _LEAST), scale, 1.0)
+        safe = np.where(np.isfinite(scale) & (scale > _LEAST), np.maximum(scale, self.floor), 1.0)
         return replace(self, center=_numbers(np.nan_to_num(center)), scale=_numbers(safe))
 
     def apply(self, x: Array) -> Array:

@@ -58,16 +58,20 @@ CAVEATS = (
 
 
 def default_pipeline() -> Pipeline:
-    """Statistics of range-scaled windows: nothing in it is fitted on pooled data, so it may be used under DP."""
+    """Statistics of each window, scaled by what is usual for the person and arm (personal state, under 2 KB).
+
+    Nothing is fitted on pooled data, so it may be used under differential privacy. How a watch is worn moves every
+    statistic; the wearer's own scale takes that out.
+    """
     functions = ("mean", "std", "quantiles", "min", "max", "jerk", "zero_crossings", "bands", "correlations")
     return Pipeline(
         (
             Clip(),
             Impute("forward"),
-            Scaler("fixed", (0.0,) * 6, (1.0, 1.0, 1.0, 2.0, 2.0, 2.0)),
+            Scaler("fixed", (0.0,) * 6, (0.5, 0.5, 0.5, 1.0, 1.0, 1.0)),
             Magnitude((_ACCELERATION, _ROTATION)),
             Statistics(functions),
-            Scaler("fixed", (0.0,), (0.5,), clip=8.0),
+            Scaler("local", clip=8.0, prior=1.0, floor=0.02),
         )
     )
 
