@@ -134,3 +134,11 @@ def test_an_unknown_executor_is_refused():
     task = make_task(MethodConfig(), LOCAL, case.model)
     with pytest.raises(ConfigError, match="no executor 'fast'"):
         executor_for("fast", task, case.model, LOCAL)
+
+
+def test_counters_of_the_model_do_not_carry_over_between_clients():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 4))
+    executor, _, model = executor_of(module)  # without a momentum the counter weighs the statistics
+    work, shared = clients((6,), (8,)), model.first_params()
+    np.testing.assert_array_equal(deltas(executor, shared, work), deltas(executor, shared, work))
