@@ -168,6 +168,10 @@ class Spending:
         """Epsilon if `event` happened `count` times more."""
         return self.charge(event, count).epsilon(delta, kind)
 
+    def quick_bound(self, delta: float) -> float:
+        """An upper bound on epsilon in about a millisecond: RDP at whole orders."""
+        return _quick_bound(self.coins, self.most_charged, delta)
+
     def rdp(self, orders: Iterable[float] = ORDERS) -> NDArray[np.float64]:
         """Renyi divergence of the most charged unit at each order."""
         return _rdp(self.coins, self.most_charged, tuple(orders))
@@ -229,8 +233,19 @@ def _epsilon(
         raise ValueError(f"delta is {delta}, not in (0, 1)")
     if kind is AccountantKind.PLD and not coins:
         return gaussian_epsilon(mu_squared, delta)
-    from_rdp = rdp_epsilon(ORDERS, _rdp(coins, mu_squared, ORDERS), delta)
-    return from_rdp if kind is AccountantKind.RDP else _pld_epsilon(coins, mu_squared, delta, from_rdp)
+    if kind is AccountantKind.RDP:
+        return rdp_epsilon(ORDERS, _rdp(coins, mu_squared, ORDERS), delta)
+    bound = _quick_bound(coins, mu_squared, delta)
+    return _pld_epsilon(
+        coins, mu_squared, delta, 2.0 ** math.floor(math.log2(min(max(bound * 1e-4, 2e-5), 1e-2)))
+    )
+
+
+def _quick_bound(coins: tuple[tuple[Coin, int], ...], mu_squared: float, delta: float) -> float:
+    total = np.asarray(WHOLE_ORDERS) * mu_squared / 2
+    for (q, z), count in coins:
+        total = total + count * sampled_rdp(q, z)
+    return rdp_epsilon(WHOLE_ORDERS, total, delta)
 
 
 @lru_cache(maxsize=256)
@@ -279,14 +294,13 @@ def _log_binomials() -> NDArray[np.float64]:
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(
-    coins: tuple[tuple[Coin, int], ...], mu_squared: float, delta: float, from_rdp: float
+    coins: tuple[tuple[Coin, int], ...], mu_squared: float, delta: float, interval: float
 ) -> float:
     """Epsilon by privacy loss distributions, rounded up (pessimistic connect-the-dots, arXiv:2207.04380).
 
-    The loss is discretised at 1e-4 of the epsilon that RDP gives: relative error about 1e-5, upwards, at a cost that does
-    not grow with epsilon.
+    The loss is discretised at about 1e-4 of the epsilon that RDP gives: relative error about 1e-5, upwards, at a cost that
+    does not grow with epsilon.
     """
-    interval = 2.0 ** math.floor(math.log2(min(max(from_rdp * 1e-4, 2e-5), 1e-2)))
     total: Any = None
     for (q, z), count in coins:
         part = _one_round(q, z, interval).self_compose(count)

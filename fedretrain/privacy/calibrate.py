@@ -106,8 +106,7 @@ def solve_noise_multiplier(
 ) -> float:
     """The least noise multiplier (within `tolerance`, relative) with which a schedule keeps its target.
 
-    Epsilon falls with noise, so bisection serves: first by RDP, which is cheap and an upper bound, then, for PLD,
-    below that answer.
+    Epsilon falls with noise, so bisection serves: first by a cheap upper bound, then below that answer by the accountant.
 
     Returns:
         Noise standard deviation on the sum in clip norms; its epsilon was computed and is at most the target.
@@ -122,21 +121,27 @@ def solve_noise_multiplier(
             fix="give a positive number",
         )
 
-    def fits(z: float, by: AccountantKind) -> bool:
-        return schedule.epsilon(z, delta, by, spent) <= target_epsilon
+    def fits(z: float) -> bool:
+        return schedule.epsilon(z, delta, kind, spent) <= target_epsilon
 
-    if not fits(_MOST_NOISE, kind):
+    if not fits(_MOST_NOISE):
         raise PrivacyError(
             f"epsilon {target_epsilon:g} at delta {delta:g} cannot be had over {schedule.num_rounds} rounds",
             where="privacy.target_epsilon",
             fix="the budget is spent, or the clipping bit alone exceeds it: raise bit_noise_stddev or epsilon",
         )
+    start = spent or Spending()
     high = 1.0
-    while not fits(high, AccountantKind.RDP) and high < _MOST_NOISE:
+    while _bound(start, schedule, high, delta) > target_epsilon and high < _MOST_NOISE:
         high *= 2
-    rough = tolerance if kind is AccountantKind.RDP else max(tolerance, 0.05)
-    high = _bisect(high, rough, lambda z: fits(z, AccountantKind.RDP))
-    return high if kind is AccountantKind.RDP else _bisect(high, tolerance, lambda z: fits(z, kind))
+    high = _bisect(high, 0.05, lambda z: _bound(start, schedule, z, delta) <= target_epsilon)
+    while not fits(high):  # the bound is one up to discretisation: a hair more noise, if at all
+        high *= 1 + tolerance
+    return _bisect(high, tolerance, fits)
+
+
+def _bound(start: Spending, schedule: Schedule, z: float, delta: float) -> float:
+    return start.charge(schedule.event(z), schedule.charges).quick_bound(delta)
 
 
 def _bisect(high: float, tolerance: float, fits: Callable[[float], bool]) -> float:
