@@ -34,7 +34,7 @@ def train_client(model: nn.Module, x: NDArray[np.float32], y: NDArray[np.int64],
         optimizer.zero_grad()
         rows = slice(start, start + job.batch_size)
         loss = nn.functional.cross_entropy(model(inputs[rows]), targets[rows])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total, steps = total + loss.item(), steps + 1
     return total / max(steps, 1)

@@ -57,8 +57,8 @@ def refusal(subject: str, reason: str) -> UnsupportedModelError:
 
 def stack(module: nn.Module) -> Chain | None:
     """Hand-batched rules of a model, or None if it has a layer or a shape of code without any."""
-    names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
-    if len({id(p) for p in module.parameters()}) != len(names) or _has_hooks(module):
+    everything = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    if len(list(module.parameters())) != len(everything) or _has_hooks(module):  # tied, or a layer used twice
         return None
     rules: list[Rule] = []
     for prefix, leaf in _leaves("", module):
@@ -68,10 +68,7 @@ def stack(module: nn.Module) -> Chain | None:
         if rule is None:
             return None
         rules.append(rule)
-    used = [name for rule in rules for name in rule.names]
-    everything = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    if len(used) != len(set(used)) or set(used) != everything:  # tied parameters, or a layer used twice
-        return None
+    assert sorted(name for rule in rules for name in rule.names) == sorted(everything)
     return stacked.Chain(tuple(rules))
 
 

@@ -110,6 +110,7 @@ class BatchedExecutor:
         base = _tensors(shared)
         self._check(work)
         outputs: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(work)
+        personalized = personalized and self._task.personal.size > 0
         own = [row for row, one in enumerate(work) if personalized and one.personal is not None]
         own_set = set(own)
         rest = [row for row in range(len(work)) if row not in own_set]

@@ -164,7 +164,7 @@ def packed_difference(a: Tree, b: Tree, layout: Layout) -> PackedTree:
     tree.packed = torch.empty(*lead, layout.size)
     parts = torch.split(tree.packed, list(layout.sizes), dim=-1)
     for name, shape, part in zip(layout.names, layout.shapes, parts, strict=True):
-        tree[name] = part.view(*lead, *shape)
+        tree[name] = part.view((*lead, *shape))
         torch.sub(a[name], b[name], out=tree[name])
     return tree
 
