@@ -25,7 +25,7 @@ from fedretrain.privacy.budget import Budget, check_promise
 from fedretrain.privacy.calibrate import Schedule, participations_at_most, solve_noise_multiplier
 from fedretrain.privacy.claims import check_claims
 from fedretrain.privacy.event import Sampling
-from fedretrain.privacy.mechanism import Unit
+from fedretrain.privacy.mechanism import Relation, Unit
 from sim.plugins import load
 from sim.schema import AggregatorKind, PrivacyKind, ServerOptimizerKind
 
@@ -129,7 +129,13 @@ def _private_rules(
         fleet=num_devices,
         num_rounds=campaign.num_rounds,
     )
-    rules = RoundRules(aggregator, optimizer, 0 if privacy.amplified else quorum, campaign.deadline_s, dp)
+    rules = RoundRules(
+        aggregator,
+        optimizer,
+        0 if privacy.relation is Relation.ADD_REMOVE else quorum,
+        campaign.deadline_s,
+        dp,
+    )
     return CampaignRules(sampler, rules, privacy.clip_norm, budget, delta, advice)
 
 

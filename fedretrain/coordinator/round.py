@@ -26,7 +26,7 @@ from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.core.ids import ClientId
 from fedretrain.core.types import ClientFailure, FailureKind
 from fedretrain.privacy.event import EVERYBODY, decode_units
-from fedretrain.privacy.mechanism import lattice_gaussian, noise_stddev
+from fedretrain.privacy.mechanism import Relation, lattice_gaussian, noise_stddev
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +48,8 @@ class RoundRules:
     Attributes:
         aggregator: How updates combine.
         server_optimizer: What is done with the aggregated update.
-        quorum: The fewest updates that make a release; 0 under Poisson amplification.
+        quorum: The fewest updates that make a release; 0 under the relation add/remove (Poisson amplification), where
+            one unit's presence would decide whether there is one.
         deadline_s: How long a round waits for replies.
         dp: Central differential privacy; None without.
     """
@@ -65,11 +66,11 @@ class RoundRules:
         if self.dp is None:
             return
         require_private(self.aggregator)
-        if self.dp.amplified and self.quorum:
+        if self.dp.relation is Relation.ADD_REMOVE and self.quorum:
             raise PrivacyError(
-                f"a quorum of {self.quorum} under Poisson amplification: abandoning a small round reveals its size",
+                f"a quorum of {self.quorum} under add/remove: abandoning a small round reveals its size",
                 where="campaign.quorum",
-                fix="set the quorum to 0, or do not claim amplification",
+                fix="set the quorum to 0, or claim zero_out",
             )
 
 

@@ -3,6 +3,8 @@
 Rules of this file:
     * Values only; a round makes a new state or hands back the very same one.
     * `ServerState.to_arrays` is all that a checkpoint needs: a flat dictionary of arrays, ready for safetensors.
+    * Under Poisson amplification the sizes of cohorts and of what answered are secret: a `RoundResult` is for the
+      coordinator's operator and is not published.
     * Whatever a result says of single clients or of un-noised counts is the simulator's oracle and named so.
 """
 

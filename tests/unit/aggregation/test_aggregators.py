@@ -92,6 +92,14 @@ def test_with_dp_only_the_fixed_mean_is_taken() -> None:
             require_private(robust)
 
 
+def test_a_subclass_that_could_weigh_as_it_likes_is_no_fixed_mean() -> None:
+    class Heavier(FixedDenominatorMean):
+        pass
+
+    with pytest.raises(PrivacyError, match="Heavier"):
+        require_private(Heavier(3))
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -299,9 +299,10 @@ def test_poisson_amplification_charges_every_round_that_was_started() -> None:
     }
 
 
-def test_a_quorum_under_poisson_amplification_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="abandoning a small round reveals its size"):
-        rules_of(dp_of(relation=Relation.ADD_REMOVE, amplified=True), quorum=3)
+def test_a_quorum_under_add_remove_is_refused() -> None:
+    for amplified in (True, False):
+        with pytest.raises(PrivacyError, match="abandoning a small round reveals its size"):
+            rules_of(dp_of(relation=Relation.ADD_REMOVE, amplified=amplified), quorum=3)
 
 
 def test_too_large_a_cohort_for_a_bounded_list_is_refused_before_anybody_is_asked() -> None:
