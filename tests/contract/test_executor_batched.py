@@ -1,0 +1,10 @@
+"""The batched executor keeps the executors' contract; a client's company may move it by rounding alone."""
+
+from __future__ import annotations
+
+from tests.contract.executor_contract import ExecutorContract
+
+
+class TestBatched(ExecutorContract):
+    name = "batched"
+    atol = 2e-6
