@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from sim.campaign import Campaign
     from sim.experiment import Gathered
+    from sim.local_runner import Pool
     from sim.plan import Plan
-    from sim.ray_runner import RayPool
 
 _PACKAGES = ("torch", "numpy", "flwr", "ray", "opacus", "dp-accounting", "hydra-core", "mlflow")
 
@@ -142,10 +142,9 @@ def code_version() -> str:
     return f"{installed}+{found.stdout.strip()}" if found.returncode == 0 else installed
 
 
-def peak_memory_bytes(pool: RayPool | None) -> int:
+def peak_memory_bytes(pool: Pool) -> int:
     """Peak resident memory of this process and of its workers."""
-    own = own_peak_bytes()
-    return own if pool is None else own + sum(pool.peak_memory_bytes())
+    return own_peak_bytes() + sum(pool.peak_memory_bytes())
 
 
 def own_peak_bytes() -> int:

@@ -26,11 +26,12 @@ from sim.schema import PrivacyKind, RunnerKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from flwr.serverapp import Grid
+
     from fedretrain.core.params import Params
-    from sim.local_runner import SimulatedRunner
+    from sim.local_runner import Pool
     from sim.plan import Plan, PlannedArm
     from sim.progress import Progress as Shown
-    from sim.ray_runner import RayPool
     from sim.results import DeviceScore, RoundRecord
     from sim.schema import Config
 
@@ -49,8 +50,16 @@ class Gathered:
     peak_bytes: int = 0
 
 
-def run_overrides(overrides: Sequence[str], *, folder: str = "", quiet: bool = False) -> int:
+def run_overrides(
+    overrides: Sequence[str], *, folder: str = "", quiet: bool = False, grid: Grid | None = None
+) -> int:
     """Run, or resume, what command-line words ask for; print where the results are.
+
+    Args:
+        overrides: Hydra overrides.
+        folder: A folder of the user's own configuration groups.
+        quiet: Print nothing.
+        grid: Of the Flower run that this is the ServerApp of.
 
     Returns:
         The exit status, 0.
@@ -62,7 +71,7 @@ def run_overrides(overrides: Sequence[str], *, folder: str = "", quiet: bool = F
     else:
         plan = plan_run(overrides, folder=folder)
         run_folder = RunFolder.create(Path(plan.config.output_dir), plan.config.name, datetime.now(UTC))
-    run = execute(plan, run_folder, quiet=quiet)
+    run = execute(plan, run_folder, quiet=quiet, grid=grid)
     if not quiet:
         from sim.console import announce
 
@@ -70,8 +79,8 @@ def run_overrides(overrides: Sequence[str], *, folder: str = "", quiet: bool = F
     return 0
 
 
-def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False) -> Run:
-    """Run every arm with every seed and write the folder.
+def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False, grid: Grid | None = None) -> Run:
+    """Run every arm with every seed and write the folder. See `run_overrides`.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, with the command that resumes the run.
@@ -84,7 +93,7 @@ def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False) -> Run:
     folder.write(PLAN, plan.to_yaml().encode())
     gathered, arms = Gathered(), Arms()
     try:
-        with _shown(plan, arms, quiet=quiet) as shown, _pool(plan) as pool:
+        with _shown(plan, arms, quiet=quiet) as shown, _pool(plan, grid) as pool:
             for seed in plan.seeds:
                 for planned in plan.arms:
                     _run_arm(planned, seed, arms, pool, folder, gathered, shown)
@@ -105,7 +114,7 @@ def _run_arm(
     planned: PlannedArm,
     seed: int,
     arms: Arms,
-    pool: RayPool | None,
+    pool: Pool,
     folder: RunFolder,
     gathered: Gathered,
     shown: Shown,
@@ -115,7 +124,7 @@ def _run_arm(
     found = checkpoint.restore(folder.path, planned.name, arm)
     progress, scores = found or (None, [])
     campaign = Campaign(planned.name, arm, progress)
-    runner = make_runner(campaign, pool)
+    runner = pool.runner(arm, campaign.progress.store)
     shown.begin(f"{planned.title}, seed {seed}", arm.config.campaign.num_rounds)
     for record in campaign.progress.records:
         shown.update(record)
@@ -146,9 +155,7 @@ def _teller(campaign: Campaign, folder: RunFolder, shown: Shown) -> Callable[[Ro
     return tell
 
 
-def _gather(
-    gathered: Gathered, name: str, campaign: Campaign, scores: list[DeviceScore], pool: RayPool | None
-) -> None:
+def _gather(gathered: Gathered, name: str, campaign: Campaign, scores: list[DeviceScore], pool: Pool) -> None:
     from sim.describe import peak_memory_bytes
 
     tree = campaign.progress.state.tree
@@ -160,38 +167,35 @@ def _gather(
     gathered.peak_bytes = max(gathered.peak_bytes, peak_memory_bytes(pool))
 
 
-def make_runner(campaign: Campaign, pool: RayPool | None) -> SimulatedRunner:
-    """The configured runner of one campaign."""
-    kind = campaign.arm.config.runner.kind
-    if kind is RunnerKind.FLOWER:
-        from sim.flower_runner import FlowerRunner
-
-        return FlowerRunner(campaign.arm, campaign.progress.store)
-    if pool is not None:
-        from sim.ray_runner import RayRunner
-
-        return RayRunner(campaign.arm, campaign.progress.store, pool)
-    from sim.local_runner import LocalRunner
-
-    return LocalRunner(campaign.arm, campaign.progress.store)
-
-
 @contextmanager
-def _pool(plan: Plan) -> Iterator[RayPool | None]:
-    """Ray's actors if the run uses them, ended with the run."""
-    if plan.config.runner.kind is not RunnerKind.RAY:
-        import torch
-
-        torch.set_num_threads(1)
-        yield None
-        return
-    from sim.ray_runner import RayPool
-
-    pool = RayPool.start(plan.config.runner)
+def _pool(plan: Plan, grid: Grid | None) -> Iterator[Pool]:
+    """Where cohorts train, ended with the run."""
+    pool = _start_pool(plan, grid)
     try:
         yield pool
     finally:
         pool.stop()
+
+
+def _start_pool(plan: Plan, grid: Grid | None) -> Pool:
+    kind = plan.config.runner.kind
+    if kind is RunnerKind.RAY:
+        from sim.ray_runner import RayPool
+
+        return RayPool.start(plan.config.runner)
+    import torch
+
+    torch.set_num_threads(1)  # clients are small, and this process is one of several
+    if kind is RunnerKind.FLOWER:
+        from sim.flower_runner import FlowerSimulation, GridPool
+
+        if grid is not None:
+            return GridPool(grid)
+        largest = max(arm.config.campaign.cohort_size for arm in plan.arms)
+        return FlowerSimulation.start(plan.config.runner, largest)
+    from sim.local_runner import LocalPool
+
+    return LocalPool()
 
 
 @contextmanager

@@ -44,6 +44,37 @@ class SimulatedRunner(CohortRunner, Protocol):
         ...
 
 
+class Pool(Protocol):
+    """Where the cohorts of a whole run train: every arm gets its runner here."""
+
+    def runner(self, arm: Arm, store: PersonalStore) -> SimulatedRunner:
+        """A runner for one arm and its devices' personal states."""
+        ...
+
+    def peak_memory_bytes(self) -> list[int]:
+        """Peak resident memory of each worker process, as far as it is known."""
+        ...
+
+    def stop(self) -> None:
+        """End what was started."""
+        ...
+
+
+class LocalPool:
+    """This process."""
+
+    def runner(self, arm: Arm, store: PersonalStore) -> LocalRunner:
+        """A runner here."""
+        return LocalRunner(arm, store)
+
+    def peak_memory_bytes(self) -> list[int]:
+        """There are no other processes."""
+        return []
+
+    def stop(self) -> None:
+        """Nothing was started."""
+
+
 class LocalRunner:
     """Trains cohorts here; see `SimulatedRunner`.
 

@@ -104,6 +104,10 @@ class RayPool:
         actor = ray.remote(ShardActor).options(num_cpus=0.5, max_restarts=-1, max_task_retries=_RETRIES)
         return cls(tuple(actor.remote() for _ in range(count)))
 
+    def runner(self, arm: Arm, store: PersonalStore) -> RayRunner:
+        """A runner on these actors."""
+        return RayRunner(arm, store, self)
+
     def peak_memory_bytes(self) -> list[int]:
         """Peak resident memory of each worker."""
         import ray

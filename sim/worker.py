@@ -4,14 +4,15 @@ Rules of this file:
     * The order is a device's own: asked, offline or online, has labelled data or not, trains, keeps its personal
       state, replies in time or too late. A device that went away in mid-round keeps nothing.
     * A failure is a value. An exception means that the run itself cannot go on.
-    * Training and reduction are `fedretrain`'s: nothing of either is written here.
+    * Training and reduction are `fedretrain`'s: nothing of either is written here. A `Sink` takes what devices send:
+      the reducer of a shard, or one device's reply.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -24,18 +25,77 @@ from fedretrain.training.executor import ClientWork
 from sim.fleet import trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from fedretrain.coordinator.ports import RoundSpec, ShardResult
-    from fedretrain.core.types import ClientData
+    from fedretrain.core.params import Params
+    from fedretrain.core.types import ClientData, UpdateBlock
     from sim.arm import Arm
     from sim.personal_store import Rows
 
     Ids = NDArray[np.int64]
 
 BYTES_PER_PARAMETER = 4  # float32, uncompressed: what the simulated wire carries
+
+
+class Asked(Protocol):
+    """What a device needs to know of a round: a `RoundSpec`, or a `TrainOrder` off the wire."""
+
+    @property
+    def round(self) -> int:
+        """Index of the round."""
+        ...
+
+    @property
+    def base(self) -> Params:
+        """The shared parameters to train from."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+    @property
+    def at(self) -> float:
+        """The instant at which the round begins."""
+        ...
+
+    @property
+    def deadline_s(self) -> float:
+        """Replies later than this are not used."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes what devices send: a `Reducer`, or the reply of one device."""
+
+    def add(self, block: UpdateBlock) -> None:
+        """The updates of clients that replied in time."""
+        ...
+
+    def fail(self, failures: Iterable[ClientFailure]) -> None:
+        """Clients that contribute nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a shard's devices are left with after a round, and what their radios carried.
+
+    Attributes:
+        devices: ``[K]`` devices that finished training, replied or not.
+        personal_KQ: ``[K, Q]`` their personal state.
+        bytes_down: Sent to devices.
+        bytes_up: Sent by devices.
+    """
+
+    devices: Ids
+    personal_KQ: NDArray[np.float32]
+    bytes_down: int
+    bytes_up: int
 
 
 @dataclass(frozen=True)
@@ -88,44 +148,59 @@ class Worker:
             personal: Their personal states, where they have one.
         """
         begun = time.process_time()
-        plan = self._plan(spec, devices)
-        away = plan.away_at <= spec.at + plan.reply_after_s
-        late = plan.reply_after_s > spec.deadline_s
-        trains = plan.begins & ~away
         reducer = Reducer(spec, devices)
-        reducer.fail(self._failures(plan, devices, away, late))
-        seeds = seeds_for(spec.seed, spec.round, devices, "training")
+        played = self.play(spec, devices, personal, reducer)
+        shard = reducer.result(
+            bytes_down=played.bytes_down, bytes_up=played.bytes_up, busy_s=time.process_time() - begun
+        )
+        return Trained(shard, played.devices, played.personal_KQ)
+
+    def play(self, asked: Asked, devices: Ids, personal: Rows, sink: Sink) -> Played:
+        """One round of the devices ``[K]``, with what they send going to `sink`.
+
+        Args:
+            asked: What they are asked to do.
+            devices: Who is asked.
+            personal: Their personal states, where they have one.
+            sink: Hears of each device once, in an update or in a failure.
+        """
+        plan = self._plan(asked, devices)
+        away = plan.away_at <= asked.at + plan.reply_after_s
+        late = plan.reply_after_s > asked.deadline_s
+        trains = plan.begins & ~away
+        sink.fail(self._failures(plan, devices, away, late))
+        seeds = seeds_for(asked.seed, asked.round, devices, "training")
         work = [
             ClientWork(ClientId(int(devices[k])), data, personal.get(int(devices[k])), int(seeds[k]))
             for k, data in enumerate(plan.data)
             if trains[k] and data is not None
         ]
         counted = set(devices[trains & ~late].tolist())
-        kept, rows = self._train(spec, work, counted, reducer)
-        payload = spec.size * BYTES_PER_PARAMETER
-        shard = reducer.result(
-            bytes_down=payload * int(plan.begins.sum()),
-            bytes_up=payload * int(trains.sum()),
-            busy_s=time.process_time() - begun,
-        )
-        return Trained(shard, kept, rows)
+        kept, rows = self._train(asked.base, work, counted, sink)
+        payload = self._payload_bytes
+        return Played(kept, rows, payload * int(plan.begins.sum()), payload * int(trains.sum()))
 
     def _train(
-        self, spec: RoundSpec, work: Sequence[ClientWork], counted: set[int], reducer: Reducer
+        self, base: Params, work: Sequence[ClientWork], counted: set[int], sink: Sink
     ) -> tuple[Ids, NDArray[np.float32]]:
-        """Train, hand the updates that count to the reducer, and gather personal states."""
+        """Train, hand on the updates that count, and gather personal states."""
         devices: list[Ids] = []
         rows: list[NDArray[np.float32]] = []
-        for block in self.arm.executor.train(spec.base, work) if work else ():
+        for block in self.arm.executor.train(base, work) if work else ():
             devices.append(block.clients)
             rows.append(block.personal_KQ)
             keep = np.array([client in counted for client in block.clients.tolist()], dtype=bool)
-            reducer.add(block if keep.all() else block.take(keep))
+            sink.add(block if keep.all() else block.take(keep))
         if not devices:
             return np.zeros(0, np.int64), np.zeros((0, self.arm.task.personal.size), np.float32)
         return np.concatenate(devices), np.concatenate(rows)
 
-    def _plan(self, spec: RoundSpec, devices: Ids) -> _Plan:
+    @property
+    def _payload_bytes(self) -> int:
+        """One way: the shared parameters."""
+        return self.arm.task.shared.size * BYTES_PER_PARAMETER
+
+    def _plan(self, spec: Asked, devices: Ids) -> _Plan:
         """Who begins, and when each would reply or go away."""
         world = self.arm.world
         availability = world.availability
@@ -139,7 +214,7 @@ class Worker:
             num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps)
             for phase in self.arm.task.phases()
         )
-        payload = spec.size * BYTES_PER_PARAMETER
+        payload = self._payload_bytes
         reply_after_s = world.network.reply_after_s(
             devices, round_=spec.round, down_bytes=payload, up_bytes=payload, num_steps=steps
         )
