@@ -47,7 +47,10 @@ class Conv1d:
         num_clients, num_samples = x.shape[:2]
         # Not -1: the number of steps is ambiguous for a client without samples.
         num_steps = (x.shape[3] + 2 * self.padding - params[self.weight].shape[-1]) // self.stride + 1
-        return y.view(num_clients, num_samples, num_steps, weight.shape[1]).transpose(2, 3), (columns, x.shape)
+        return y.view(num_clients, num_samples, num_steps, weight.shape[1]).transpose(2, 3), (
+            columns,
+            x.shape,
+        )
 
     def backward(self, params: Tree, saved: Any, grad: Tensor, sink: Sink, *, inputs: bool) -> Tensor | None:
         """See `Rule`."""
