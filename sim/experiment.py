@@ -8,13 +8,14 @@ Rules of this file:
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.core import params
+from fedretrain.core.errors import UserError
 from sim import checkpoint
 from sim.arm import Arms
 from sim.campaign import Campaign, metric_of
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from sim.progress import Progress as Shown
     from sim.results import DeviceScore, RoundRecord
     from sim.schema import Config
-
-_CHECKPOINT_S = 20.0  # a checkpoint at most this often: it holds every personal state
 
 
 @dataclass
@@ -90,24 +89,54 @@ def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False, grid: Grid | 
     from sim.report.page import render_report
 
     started, begun = datetime.now(UTC), time.perf_counter()
-    folder.write(PLAN, plan.to_yaml().encode())
     gathered, arms = Gathered(), Arms()
-    try:
-        with _shown(plan, arms, quiet=quiet) as shown, _pool(plan, grid) as pool:
+    _check(plan, arms, folder)
+    with _resumable(folder):
+        with _pool(plan, grid) as pool, _shown(plan, arms, quiet=quiet) as shown:
             for seed in plan.seeds:
                 for planned in plan.arms:
                     _run_arm(planned, seed, arms, pool, folder, gathered, shown)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"continue with: python -m sim resume={folder.path}") from None
-    summary = describe(plan, gathered, started, time.perf_counter() - begun)
-    run = Run(summary, tuple(gathered.rounds), tuple(gathered.scores), plan.to_yaml())
-    run = folder.finish(run, gathered.weights, render_report(run))
+        summary = describe(plan, gathered, started, time.perf_counter() - begun)
+        run = Run(summary, tuple(gathered.rounds), tuple(gathered.scores), plan.to_yaml())
+        run = folder.finish(run, gathered.weights, render_report(run))
     checkpoint.remove(folder)
     if plan.config.tracking_uri != "off":
         from sim.tracking import log_run
 
         log_run(run, folder.path, folder.root, plan.config.tracking_uri)
     return run
+
+
+def _check(plan: Plan, arms: Arms, folder: RunFolder) -> None:
+    """Refuse now what some arm would be refused for later; a run that never began leaves no folder.
+
+    Raises:
+        UserError: For the first thing that is wrong.
+    """
+    try:
+        folder.write(PLAN, plan.to_yaml().encode())
+        for planned in plan.arms:
+            arm = arms.get(planned.config, plan.seeds[0])
+            _ = arm.rules, arm.executor  # made here for the first time
+    except BaseException:
+        if not checkpoint.begun(folder.path):
+            folder.discard()
+        raise
+
+
+@contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Whatever stops a run that has a checkpoint says how to continue it."""
+    how = f"continue with: python -m sim resume={folder.path}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("" if folder.finished else how) from None
+    except UserError as error:
+        if folder.finished or not checkpoint.begun(folder.path):
+            raise
+        fix = f"{error.fix}; then {how}" if error.fix else how
+        raise type(error)(error.what, where=error.where, fix=fix) from error
 
 
 def _run_arm(
@@ -133,8 +162,9 @@ def _run_arm(
             campaign.run(runner, _teller(campaign, folder, shown))
             scores = campaign.finish(runner)
             checkpoint.save(folder, planned.name, arm, campaign.progress, scores)
-    except KeyboardInterrupt:
-        checkpoint.save(folder, planned.name, arm, campaign.progress)
+    except BaseException:
+        with suppress(UserError):  # a full disk: the last checkpoint stands, and the first error counts
+            checkpoint.save(folder, planned.name, arm, campaign.progress)
         raise
     finally:
         runner.close()
@@ -143,12 +173,12 @@ def _run_arm(
 
 def _teller(campaign: Campaign, folder: RunFolder, shown: Shown) -> Callable[[RoundRecord], None]:
     """Show each round, and write a checkpoint now and then."""
-    last = time.monotonic()
+    last, every_s = time.monotonic(), campaign.arm.config.runner.checkpoint_s
 
     def tell(record: RoundRecord) -> None:
         nonlocal last
         shown.update(record)
-        if time.monotonic() - last > _CHECKPOINT_S:
+        if time.monotonic() - last >= every_s:
             checkpoint.save(folder, campaign.name, campaign.arm, campaign.progress)
             last = time.monotonic()
 
@@ -159,7 +189,9 @@ def _gather(gathered: Gathered, name: str, campaign: Campaign, scores: list[Devi
     from sim.describe import peak_memory_bytes
 
     tree = campaign.progress.state.tree
-    gathered.campaigns[name] = campaign
+    charged = gathered.campaigns.get(name)
+    if charged is None or (campaign.epsilon() or 0.0) > (charged.epsilon() or 0.0):
+        gathered.campaigns[name] = campaign  # of several seeds, the one whose privacy cost most
     gathered.rounds += campaign.progress.records
     gathered.scores += scores
     gathered.weights[f"{name}-{campaign.arm.seed}"] = tree
@@ -182,7 +214,7 @@ def _start_pool(plan: Plan, grid: Grid | None) -> Pool:
     if kind is RunnerKind.RAY:
         from sim.ray_runner import RayPool
 
-        return RayPool.start(plan.config.runner)
+        return RayPool(plan.config.runner)
     import torch
 
     torch.set_num_threads(1)  # clients are small, and this process is one of several

@@ -7,6 +7,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from flwr.app import Message
@@ -16,6 +17,10 @@ from flwr.serverapp import ServerApp
 if TYPE_CHECKING:
     from flwr.app import Context
     from flwr.serverapp import Grid
+
+os.environ.setdefault(
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+)  # or Ray, which Flower starts next, talks about it
 
 client_app = ClientApp()
 server_app = ServerApp()

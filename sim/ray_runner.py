@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,29 +80,25 @@ class ShardActor:
         return evaluate(self._arms.get(config, seed), shared, devices, personal, round_=round_, at=at)
 
 
-@dataclass(frozen=True)
 class RayPool:
-    """The actors that every arm of a run shares.
+    """The actors that every arm of a run shares. Ray starts in the background, while the run builds its world.
 
-    Attributes:
-        actors: Handles.
+    Args:
+        config: How many, and where.
     """
 
-    actors: tuple[Any, ...]
+    def __init__(self, config: RunnerConfig) -> None:
+        self._starter = ThreadPoolExecutor(1)
+        self._actors = self._starter.submit(_start_actors, config)
 
-    @classmethod
-    def start(cls, config: RunnerConfig) -> RayPool:
-        """Join or start Ray, and start the actors.
+    @property
+    def actors(self) -> tuple[Any, ...]:
+        """Handles, once they are there.
 
         Raises:
             ConfigError: If the cluster cannot be joined.
         """
-        import ray
-
-        start_ray(config)
-        count = config.num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actor = ray.remote(ShardActor).options(num_cpus=0.5, max_restarts=-1, max_task_retries=_RETRIES)
-        return cls(tuple(actor.remote() for _ in range(count)))
+        return self._actors.result()
 
     def runner(self, arm: Arm, store: PersonalStore) -> RayRunner:
         """A runner on these actors."""
@@ -119,28 +115,43 @@ class RayPool:
         """End the actors; Ray itself stays for others of this process."""
         import ray
 
-        for actor in self.actors:
-            ray.kill(actor)
+        self._starter.shutdown(wait=True)
+        if self._actors.exception() is None:
+            for actor in self.actors:
+                ray.kill(actor)
+
+
+def _start_actors(config: RunnerConfig) -> tuple[Any, ...]:
+    import ray
+
+    start_ray(config)
+    cpus = float(ray.cluster_resources().get("CPU", 1))
+    count = config.num_workers or max(1, int(cpus))
+    # Any number of actors fits on any machine: each claims a share of the CPUs, at most half a one.
+    share = int(1000 * min(0.5, cpus / count)) / 1000
+    actor = ray.remote(ShardActor).options(num_cpus=share, max_restarts=-1, max_task_retries=_RETRIES)
+    return tuple(actor.remote() for _ in range(count))
 
 
 def start_ray(config: RunnerConfig) -> None:
-    """Join the configured cluster, or start Ray here; once for each process.
+    """Join the configured cluster, or start Ray here; once for each process. Quiet, and without telemetry.
 
     Raises:
         ConfigError: If the cluster cannot be joined.
     """
+    # Ray reads these when it is imported or starts its processes; its workers run one thread each by themselves.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(
             address=config.address or None,
             include_dashboard=None if config.address else False,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         )
     except (ConnectionError, ValueError) as error:
         raise ConfigError(
@@ -160,7 +171,10 @@ class RayRunner:
     def __init__(self, arm: Arm, store: PersonalStore, pool: RayPool) -> None:
         import ray
 
-        self._store, self._pool = store, pool
+        self._store, self._actors = (
+            store,
+            pool.actors,
+        )  # waits for Ray, which ray.put would else start its own way
         self._config, self._seed = ray.put(arm.config), arm.seed
 
     def run(self, spec: RoundSpec, cohort: Ids) -> Iterator[ShardResult]:
@@ -214,7 +228,7 @@ class RayRunner:
         return self._config, self._seed
 
     def _shards(self, devices: Ids) -> list[Ids]:
-        count = len(self._pool.actors)
+        count = len(self._actors)
         return [devices[devices % count == index] for index in range(count)]
 
     def _call(self, call: Callable[[Any, Ids], Any], devices: Ids) -> Iterator[tuple[int, Any]]:
@@ -224,7 +238,7 @@ class RayRunner:
         shards = self._shards(devices)
         waiting = {
             call(actor, shard): index
-            for index, (actor, shard) in enumerate(zip(self._pool.actors, shards, strict=True))
+            for index, (actor, shard) in enumerate(zip(self._actors, shards, strict=True))
             if len(shard)
         }
         while waiting:
