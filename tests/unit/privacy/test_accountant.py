@@ -228,6 +228,15 @@ class TestUnits:
         wrong = epsilon([poisson_event(z, q)], delta)  # as if a person were one device
         assert np.maximum(0, 1 - np.exp(wrong) / ratio).mean() > delta
 
+    def test_what_a_person_with_several_devices_is_charged(self, poisson_event, cohort_event):
+        """k devices: at most k times the shift, with the probability that any of the k coins shows heads."""
+        three = poisson_event(3.0, 0.1, unit=Unit.PERSON, max_devices_per_unit=3)
+        assert epsilon([three], DELTA) == pytest.approx(epsilon([poisson_event(1.0, 1 - 0.9**3)], DELTA))
+        everybody = cohort_event(
+            EVERYBODY, sampling=Sampling.EVERYBODY, unit=Unit.PERSON, max_devices_per_unit=3
+        )
+        assert Spending.of([everybody]).most_charged == pytest.approx(9.0)
+
     def test_with_a_coin_of_one_there_is_nothing_to_amplify(self, poisson_event):
         full = epsilon([poisson_event(2.0, 1.0, unit=Unit.PERSON, max_devices_per_unit=2)], DELTA)
         assert full == pytest.approx(gaussian_epsilon(1.0, DELTA), rel=1e-3)
