@@ -75,7 +75,7 @@ class BatchedExecutor:
 
     def train(self, shared: Params, work: Sequence[ClientWork]) -> Iterator[UpdateBlock]:
         """Blocks of clients of like size, those with most samples first."""
-        base = _tensors(shared)
+        base = self._engine.arranged(_tensors(shared))
         self._check(work)
         for rows in self._blocks(work):
             block = [work[row] for row in rows]
@@ -93,7 +93,7 @@ class BatchedExecutor:
 
     def refit(self, shared: Params, work: Sequence[ClientWork]) -> NDArray[np.float32]:
         """Personal state alone, block by block."""
-        base = _tensors(shared)
+        base = self._engine.arranged(_tensors(shared))
         self._check(work)
         fitted = np.empty((len(work), self._task.personal.size), dtype=np.float32)
         for rows in self._blocks(work):

@@ -44,6 +44,10 @@ class StackedEngine(Protocol):
         """Outputs of stacked models: ``[K, B, outputs]``."""
         ...
 
+    def arranged(self, params: Tree) -> Tree:
+        """One client's parameters in the memory order that suits the engine; the shapes stay."""
+        ...
+
     def grads(
         self, params: Tree, batch: Batch, trainable: Collection[str], *, personal: bool = False
     ) -> tuple[Tree, Tensor]:
@@ -118,6 +122,10 @@ class ChainEngine(_Stacked):
         """See `StackedEngine`."""
         return self._chain.outputs(params, x)
 
+    def arranged(self, params: Tree) -> Tree:
+        """See `StackedEngine`."""
+        return self._chain.arranged(params)
+
     def grads(
         self, params: Tree, batch: Batch, trainable: Collection[str], *, personal: bool = False
     ) -> tuple[Tree, Tensor]:
@@ -158,6 +166,10 @@ class VmapEngine(_Stacked):
     def outputs(self, params: Tree, x: Tensor) -> Tensor:
         """See `StackedEngine`."""
         return self._call(params, x)
+
+    def arranged(self, params: Tree) -> Tree:
+        """See `StackedEngine`."""
+        return params
 
     def grads(
         self, params: Tree, batch: Batch, trainable: Collection[str], *, personal: bool = False

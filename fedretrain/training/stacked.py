@@ -37,8 +37,11 @@ class Sink(Protocol):
         """True if the parameter is differentiated."""
         ...
 
-    def product(self, name: str, left: Tensor, right: Tensor) -> None:
-        """The gradient is ``left @ right``: ``[K, H, R] @ [K, R, F]``, in the parameter's shape."""
+    def product(self, name: str, left: Tensor, right: Tensor, *, taps_first: bool = False) -> None:
+        """The gradient is ``left @ right``: ``[K, H, R] @ [K, R, F]``, in the parameter's shape.
+
+        With `taps_first` F is ``W * C`` for a parameter ``[K, H, C, W]``.
+        """
         ...
 
     def dense(self, name: str, grad: Tensor) -> None:
@@ -64,9 +67,10 @@ class Collect:
         """See `Sink`."""
         return name in self.names
 
-    def product(self, name: str, left: Tensor, right: Tensor) -> None:
+    def product(self, name: str, left: Tensor, right: Tensor, *, taps_first: bool = False) -> None:
         """See `Sink`."""
-        self.grads[name] = torch.bmm(left, right).view(self.params[name].shape)
+        product, shape = torch.bmm(left, right), self.params[name].shape
+        self.grads[name] = _from_taps_first(product, shape) if taps_first else product.view(shape)
 
     def dense(self, name: str, grad: Tensor) -> None:
         """See `Sink`."""
@@ -91,15 +95,25 @@ class Descend:
         """See `Sink`."""
         return name in self.names
 
-    def product(self, name: str, left: Tensor, right: Tensor) -> None:
+    def product(self, name: str, left: Tensor, right: Tensor, *, taps_first: bool = False) -> None:
         """See `Sink`."""
         target = self.params[name]
+        if taps_first:
+            held = target.transpose(2, 3)
+            if not held.is_contiguous():
+                self.dense(name, _from_taps_first(torch.bmm(left, right), target.shape))
+                return
+            target = held
         target.view(len(target), left.shape[1], right.shape[2]).baddbmm_(left, right, alpha=-self.lr)
 
     def dense(self, name: str, grad: Tensor) -> None:
         """See `Sink`."""
         target = self.params[name]
         target.add_(grad.view(target.shape), alpha=-self.lr)
+
+
+def _from_taps_first(product: Tensor, shape: torch.Size) -> Tensor:
+    return product.view(*shape[:2], shape[3], shape[2]).transpose(2, 3)
 
 
 class Rule(Protocol):
@@ -132,6 +146,11 @@ class Rule(Protocol):
         """The parameters of the rule."""
         ...
 
+    @property
+    def taps_first(self) -> tuple[str, ...]:
+        """Convolution weights ``[H, C, W]`` that are better held as ``[H, W, C]`` in memory."""
+        ...
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -140,6 +159,7 @@ class Linear:
     weight: str
     bias: str | None
     keeps_output = False
+    taps_first = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -174,6 +194,7 @@ class ReLU:
     """`nn.ReLU`."""
 
     keeps_output = True
+    taps_first = ()
     names: tuple[str, ...] = ()
 
     def forward(self, params: Tree, x: Tensor, *, scratch: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
@@ -183,7 +204,11 @@ class ReLU:
 
     def backward(self, params: Tree, saved: Any, grad: Tensor, sink: Sink, *, inputs: bool) -> Tensor | None:  # noqa: ARG002
         """See `Rule`."""
-        return torch.ops.aten.threshold_backward(grad, saved, 0) if inputs else None
+        if not inputs:
+            return None
+        if grad.stride() == saved.stride():
+            return torch.ops.aten.threshold_backward.grad_input(grad, saved, 0, grad_input=grad)
+        return torch.ops.aten.threshold_backward(grad, saved, 0)
 
 
 @dataclass(frozen=True)
@@ -191,6 +216,7 @@ class Flatten:
     """`nn.Flatten` of everything behind the batch axis."""
 
     keeps_output = False
+    taps_first = ()
     names: tuple[str, ...] = ()
 
     def forward(self, params: Tree, x: Tensor, *, scratch: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
@@ -207,6 +233,7 @@ class MeanOverTime:
     """The mean over the last axis."""
 
     keeps_output = False
+    taps_first = ()
     names: tuple[str, ...] = ()
 
     def forward(self, params: Tree, x: Tensor, *, scratch: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
@@ -224,6 +251,7 @@ class Local:
 
     module: nn.Module
     keeps_output = True
+    taps_first = ()
     names: tuple[str, ...] = ()
 
     def forward(self, params: Tree, x: Tensor, *, scratch: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
@@ -255,6 +283,15 @@ class Chain:
     def outputs(self, params: Tree, x: Tensor) -> Tensor:
         """The model's outputs ``[K, B, outputs]``."""
         return self.forward(params, x)[0]
+
+    def arranged(self, params: Tree) -> Tree:
+        """One client's parameters, each in the memory order that its rule likes best (the shapes stay)."""
+        found = dict(params)
+        for rule in self.rules:
+            for name in rule.taps_first:
+                if name in found:
+                    found[name] = found[name].transpose(1, 2).contiguous().transpose(1, 2)
+        return found
 
     def forward(self, params: Tree, x: Tensor) -> tuple[Tensor, list[Any]]:
         """Outputs, and what every rule saved."""

@@ -33,6 +33,7 @@ class LinearGru:
     _: KW_ONLY
     sequence: bool
     keeps_output = True
+    taps_first = ()
 
     @classmethod
     def of(cls, prefix: str, *, sequence: bool) -> LinearGru:

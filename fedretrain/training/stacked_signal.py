@@ -33,6 +33,11 @@ class Conv1d:
     keeps_output = False
 
     @property
+    def taps_first(self) -> tuple[str, ...]:
+        """See `Rule`: held so, a weight needs no copy at any step."""
+        return (self.weight,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """See `Rule`."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
@@ -58,8 +63,7 @@ class Conv1d:
         flat = grad.transpose(2, 3).reshape(len(columns), columns.shape[1], -1)  # [K, B * T', H]
         before = self._fold(torch.bmm(flat, _taps_first(weight)), shape, weight.shape[-1]) if inputs else None
         if sink.wants(self.weight):
-            product = torch.bmm(flat.mT, columns)
-            sink.dense(self.weight, product.view(*weight.shape[:2], weight.shape[3], -1).transpose(2, 3))
+            sink.product(self.weight, flat.mT, columns, taps_first=True)
         if self.bias is not None and sink.wants(self.bias):
             sink.dense(self.bias, flat.sum(1))
         return before
@@ -102,6 +106,7 @@ class GroupNorm:
     bias: str | None
     groups: int
     eps: float
+    taps_first = ()
 
     @property
     def keeps_output(self) -> bool:
@@ -166,6 +171,7 @@ class LayerNorm:
     bias: str | None
     shape: tuple[int, ...]
     eps: float
+    taps_first = ()
 
     @property
     def keeps_output(self) -> bool:

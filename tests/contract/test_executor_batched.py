@@ -1,4 +1,4 @@
-"""The batched executor keeps the executors' contract; a client's company may move it by rounding alone."""
+"""The batched executor keeps the executors' contract, to rounding."""
 
 from __future__ import annotations
 
