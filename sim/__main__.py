@@ -111,7 +111,7 @@ def _option(words: list[str], name: str) -> tuple[str, list[str]]:
 
 def _two(words: list[str], usage: str, count: int) -> list[str]:
     if len(words) != count:
-        raise ConfigError(f"{count} argument{'s' if count > 1 else ''} expected, not {len(words)}", fix=usage)
+        raise ConfigError(f"{count} arguments were expected, not {len(words)}", fix=usage)
     return words
 
 

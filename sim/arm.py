@@ -21,6 +21,7 @@ from fedretrain.training.executor import executor_for
 from fedretrain.training.methods.make import make_task
 from sim.datasets.base import Timeline
 from sim.fleet import FleetKind
+from sim.rules import campaign_rules
 from sim.schema import ModelKind
 from sim.world import WorldConfig, build_world
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fedretrain.training.models import ModelBundle
     from fedretrain.training.task import LocalTask
     from sim.datasets.base import SensorDataset
+    from sim.rules import CampaignRules
     from sim.schema import Config
     from sim.world import World
 
@@ -96,12 +98,26 @@ class Arm:
                 where="training.loss",
                 fix="use cross_entropy for classes, mse or huber for values",
             )
+        weights, classes = self.config.training.class_weights, self.world.fleet.num_outputs
+        if weights is not None and len(weights) != classes:
+            raise ConfigError(
+                f"{len(weights)} class weights were given for {classes} classes",
+                where="training.class_weights",
+                fix="give one for each class, in the order of their names",
+            )
         return make_task(self.config.personalization, self.config.training, self.model)
 
     @cached_property
     def executor(self) -> Executor:
         """What trains clients."""
         return executor_for(self.config.runner.executor, self.task, self.model, self.config.training)
+
+    @cached_property
+    def rules(self) -> CampaignRules:
+        """What the coordinator goes by; raises whatever is wrong with the privacy claim."""
+        return campaign_rules(
+            self.config, num_devices=self.world.fleet.num_devices, num_params=self.task.shared.size
+        )
 
     def first_shared(self) -> Params:
         """The global model before the first round: the shared parameters alone."""

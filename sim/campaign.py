@@ -23,8 +23,8 @@ from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.ledger import MemoryLedger
 from sim import results
 from sim.example_privacy import example_epsilons
+from sim.interrupts import held
 from sim.personal_store import PersonalStore
-from sim.rules import campaign_rules
 from sim.summarise import spread
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Campaign:
     def __init__(self, name: str, arm: Arm, progress: Progress | None = None) -> None:
         self.name, self.arm = name, arm
         fleet, layout = arm.world.fleet, arm.task.shared
-        self.rules = campaign_rules(arm.config, num_devices=fleet.num_devices, num_params=layout.size)
+        self.rules = arm.rules
         self.progress = progress or Progress(
             ServerState.first(
                 layout,
@@ -140,20 +140,32 @@ class Campaign:
             at=at,
             purse=self.purse,
         )
-        last = round_ + 1 == campaign.num_rounds
+        last = result.outcome is Outcome.BUDGET_SPENT or round_ + 1 == campaign.num_rounds
         due = last or (round_ + 1) % campaign.evaluate_every == 0
-        progress.store.commit()
-        found = self._evaluate(runner, state, round_, at) if due else None
+        try:
+            progress.store.commit()
+            found = self._evaluate(runner, state, round_, at) if due else None
+            seconds = time.perf_counter() - begun
+            record = self._record(result, found, at, float(online.mean()), seconds)
+            with held():
+                self._advance(state, result, record)
+        except BaseException:
+            if progress.next_round == round_:  # Ctrl-C during the evaluation: the round never was
+                progress.store.undo()
+            raise
+
+    def _advance(self, state: ServerState, result: RoundResult, record: RoundRecord) -> None:
+        """The round is over."""
+        progress = self.progress
         progress.state = state
         if result.outcome is Outcome.RELEASED:
-            clients, held = result.oracle.clients, result.oracle.num_examples
+            clients, num_examples = result.oracle.clients, result.oracle.num_examples
             progress.contributed[clients] += 1
-            progress.fewest[clients] = np.minimum(progress.fewest[clients], held)
+            progress.fewest[clients] = np.minimum(progress.fewest[clients], num_examples)
         progress.events = list(self._ledger.events())
-        progress.next_round = round_ + 1
         progress.over = result.outcome is Outcome.BUDGET_SPENT
-        record = self._record(result, found, at, float(online.mean()), time.perf_counter() - begun)
         progress.records.append(record)
+        progress.next_round = result.round + 1
 
     def _evaluate(self, runner: SimulatedRunner, state: ServerState, round_: int, at: float) -> Evaluation:
         campaign = self.arm.config.campaign

@@ -64,6 +64,7 @@ def save(
     header = {
         "version": _VERSION,
         "config": config_digest(arm.config),
+        "data": arm.world.fleet.digest,
         "seed": str(arm.seed),
         "next_round": str(progress.next_round),
         "over": json.dumps(progress.over),
@@ -101,6 +102,12 @@ def restore(path: Path, name: str, arm: Arm) -> tuple[Progress, list[DeviceScore
                 where=str(file),
                 fix="resume with the code that wrote it, without other overrides",
             )
+        if header["data"] != arm.world.fleet.digest:
+            raise DataError(
+                "the data are not those that the checkpoint was made with",
+                where=str(file),
+                fix="restore them, or start the run again",
+            )
         return _progress(arm, header, arrays), [
             from_plain(DeviceScore, one) for one in json.loads(header["scores"])
         ]
@@ -124,6 +131,11 @@ def _progress(arm: Arm, header: dict[str, str], arrays: dict[str, NDArray[Any]])
         records=[from_plain(RoundRecord, record) for record in json.loads(header["records"])],
         over=json.loads(header["over"]),
     )
+
+
+def begun(path: Path) -> bool:
+    """Whether a run's folder holds the progress of any arm."""
+    return any((path / FOLDER).glob("*.safetensors"))
 
 
 def remove(folder: RunFolder) -> None:

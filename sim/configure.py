@@ -48,6 +48,8 @@ def compose(overrides: Sequence[str], *, folder: str = "") -> dict[str, Any]:
     ConfigStore.instance().store(name="schema", node=plain(Config()))
     words = [_free(word) for word in overrides]
     if folder:
+        if not Path(folder).is_dir():
+            raise ConfigError("there is no such folder", where=f"--config-dir {folder}")
         words.append(f"hydra.searchpath=[file://{Path(folder).resolve()}]")
     try:
         with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -101,8 +103,28 @@ def _one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(
             f"there is no {group or 'configuration'} {asked!r}", where=_culprit(asked, overrides), fix=fix
         )
+    if word := _unreadable(overrides):
+        return ConfigError(
+            "this word cannot be read",
+            where=word,
+            fix="write KEY=VALUE, and 'KEY=\"VALUE\"' around other signs",
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
     return ConfigError("; ".join(lines[:2]), where=" ".join(overrides), fix="python -m sim --help")
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """The first word that Hydra's grammar does not know; empty if it knows them all."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return word
+    return ""
 
 
 def _free(word: str) -> str:

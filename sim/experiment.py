@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.core import params
-from fedretrain.core.errors import UserError
+from fedretrain.core.errors import ConfigError, PrivacyError, UnsupportedModelError, UserError
 from sim import checkpoint
 from sim.arm import Arms
 from sim.campaign import Campaign, metric_of
@@ -75,6 +75,7 @@ def run_overrides(
         from sim.console import announce
 
         announce(run, run_folder)
+    track(plan, run, run_folder)
     return 0
 
 
@@ -100,11 +101,19 @@ def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False, grid: Grid | 
         run = Run(summary, tuple(gathered.rounds), tuple(gathered.scores), plan.to_yaml())
         run = folder.finish(run, gathered.weights, render_report(run))
     checkpoint.remove(folder)
+    return run
+
+
+def track(plan: Plan, run: Run, folder: RunFolder) -> None:
+    """Log a finished run to MLflow, unless ``tracking_uri=off``.
+
+    Raises:
+        UserError: If MLflow does not take it: the run is whole all the same.
+    """
     if plan.config.tracking_uri != "off":
         from sim.tracking import log_run
 
         log_run(run, folder.path, folder.root, plan.config.tracking_uri)
-    return run
 
 
 def _check(plan: Plan, arms: Arms, folder: RunFolder) -> None:
@@ -133,7 +142,10 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("" if folder.finished else how) from None
     except UserError as error:
-        if folder.finished or not checkpoint.begun(folder.path):
+        asked_wrong = isinstance(
+            error, (ConfigError, PrivacyError, UnsupportedModelError)
+        )  # and always will be
+        if asked_wrong or folder.finished or not checkpoint.begun(folder.path):
             raise
         fix = f"{error.fix}; then {how}" if error.fix else how
         raise type(error)(error.what, where=error.where, fix=fix) from error

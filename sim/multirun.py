@@ -46,6 +46,8 @@ def multirun(overrides: Sequence[str], *, folder: str = "") -> int:
     from sim.plan import plan_run
     from sim.ray_runner import start_ray
 
+    if any(word.startswith("resume=") for word in overrides):
+        raise ConfigError("a sweep cannot be resumed", where="resume", fix="resume its runs one by one")
     combinations = list(sweep(overrides))
     if len(combinations) < 2:
         raise ConfigError("there is nothing to sweep over", where=" ".join(overrides), fix="give KEY=A,B")
@@ -86,15 +88,16 @@ def run_job(words: tuple[str, ...], plan: Plan, folder: str) -> Job:
     import io
 
     from sim.console import announce
-    from sim.experiment import execute
+    from sim.experiment import execute, track
     from sim.outputs import RunFolder
 
     os.chdir(folder)
     try:
         run_folder = RunFolder.create(Path(plan.config.output_dir), plan.config.name, datetime.now(UTC))
         run = execute(plan, run_folder, quiet=True)
+        text = io.StringIO()
+        announce(run, run_folder, text)
+        track(plan, run, run_folder)
     except UserError as error:
         return Job(words, error=str(error))
-    text = io.StringIO()
-    announce(run, run_folder, text)
     return Job(words, str(run_folder.path), lines=text.getvalue())

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ SUMMARY, CONFIG, REPORT = "summary.json", "config.yaml", "report.html"
 ROUNDS, DEVICES, WEIGHTS = "rounds.parquet", "devices.parquet", "weights"
 LATEST = "latest"
 _FIXES = {
-    errno.ENOSPC: "free some space, or choose another folder with output.root=PATH",
-    errno.EDQUOT: "free some space, or choose another folder with output.root=PATH",
+    errno.ENOSPC: "free some space, or choose another folder with output_dir=PATH",
+    errno.EDQUOT: "free some space, or choose another folder with output_dir=PATH",
 }
 
 
@@ -52,7 +53,7 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        fix = _FIXES.get(error.errno or 0, "choose a folder that you may write to with output.root=PATH")
+        fix = _FIXES.get(error.errno or 0, "choose a folder that you may write to with output_dir=PATH")
         raise UserError(f"cannot write the results: {reason}", where=str(where), fix=fix) from error
 
 
@@ -101,6 +102,17 @@ class RunFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             _write_file(target, data)
         return hashlib.sha256(data).hexdigest()
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began, and its experiment's if nothing else is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it holds a whole run."""
+        return (self.path / SUMMARY).is_file()
 
     def finish(self, run: Run, weights: Mapping[str, Params], report: str) -> Run:
         """Write everything, `summary.json` last, then point ``latest`` here.

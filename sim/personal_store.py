@@ -32,6 +32,7 @@ class PersonalStore:
         self.size = size
         self._rows: Rows = {}
         self._staged: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        self._before: dict[int, NDArray[np.float32] | None] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -54,15 +55,26 @@ class PersonalStore:
         self._staged.append((devices, rows_KQ))
 
     def commit(self) -> None:
-        """Keep what was staged."""
+        """Keep what was staged; `undo` takes it back."""
+        staged = (device for devices, _ in self._staged for device in devices.tolist())
+        self._before = {device: self._rows.get(device) for device in staged}
         for devices, rows_KQ in self._staged:
             for device, row in zip(devices.tolist(), rows_KQ, strict=True):
                 self._rows[device] = row.copy()
         self._staged = []
 
     def discard(self) -> None:
-        """Forget what was staged."""
-        self._staged = []
+        """Forget what was staged, and how to undo the last commit."""
+        self._staged, self._before = [], {}
+
+    def undo(self) -> None:
+        """Take the last commit back."""
+        for device, row in self._before.items():
+            if row is None:
+                self._rows.pop(device, None)
+            else:
+                self._rows[device] = row
+        self.discard()
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Two arrays that hold everything: device ids ``[K]`` and rows ``[K, Q]``."""

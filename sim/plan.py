@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PLAN = "checkpoint/plan.yaml"
+# What a run has once, whatever its arms are.
+_WHOLE_RUN = ("name", "seed", "seeds", "output_dir", "tracking_uri", "resume")
+_WHOLE_RUNNER = ("kind", "num_workers", "address", "checkpoint_s")
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,28 @@ def plan_run(overrides: Sequence[str], *, folder: str = "") -> Plan:
         if not name.replace("_", "").isalnum():
             raise ConfigError(f"an arm is called {name!r}", where="arms", fix="use letters, digits and _")
         resolved = build(Config, compose([*overrides, *wanted.overrides], folder=folder))
+        _refuse_run_wide(name, config, resolved)
         arms.append(PlannedArm(name, wanted.title or name, replace(resolved, arms={})))
     if not arms:
         kind = str(config.personalization.kind)
         arms = [PlannedArm(kind, kind, config)]
     return Plan(config, tuple(arms))
+
+
+def _refuse_run_wide(name: str, config: Config, resolved: Config) -> None:
+    """An arm changes what is computed; where and how often is the run's."""
+    changed = [key for key in _WHOLE_RUN if getattr(config, key) != getattr(resolved, key)]
+    changed += [
+        f"runner.{key}"
+        for key in _WHOLE_RUNNER
+        if getattr(config.runner, key) != getattr(resolved.runner, key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"an arm cannot change {changed[0]}",
+            where=f"arms.{name}.overrides",
+            fix="set it for the whole run",
+        )
 
 
 def resumed_plan(path: str, overrides: Sequence[str]) -> tuple[Plan, Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.describe import code_version
-from sim.experiment import execute
+from sim.experiment import execute, track
 from sim.outputs import RunFolder, load_run
 from sim.plan import Plan
 
@@ -43,6 +43,7 @@ def reproduce(path: str) -> int:
         print(
             f"{'same     ' if equal else 'DIFFERENT'}  {what:<24} {was[:16]}{'' if equal else ' -> ' + now[:16]}"
         )
+    track(plan, new, folder)
     print(f"{'reproduced' if same else 'not reproduced'}: {folder.path}")
     return 0 if same else 1
 

@@ -7,7 +7,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,14 @@ from fedretrain.aggregation.server_optimizer import SGD, Adam, Yogi
 from fedretrain.coordinator.charging import CentralDp
 from fedretrain.coordinator.round import RoundRules
 from fedretrain.coordinator.sampling import FixedSize, MinSeparation, Poisson
-from fedretrain.core.errors import ConfigError
+from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.privacy.adaptive import AdaptiveClip, delta_noise_multiplier
 from fedretrain.privacy.advice import advise
 from fedretrain.privacy.budget import Budget, check_promise
 from fedretrain.privacy.calibrate import Schedule, participations_at_most, solve_noise_multiplier
 from fedretrain.privacy.claims import check_claims
 from fedretrain.privacy.event import Sampling
-from fedretrain.privacy.mechanism import Relation, Unit
+from fedretrain.privacy.mechanism import Relation, SeededNoise, Unit, lattice_gaussian, noise_stddev
 from sim.plugins import load
 from sim.schema import AggregatorKind, PrivacyKind, ServerOptimizerKind
 
@@ -105,6 +105,7 @@ def _private_rules(
     unit_of = np.arange(num_devices, dtype=np.int64) // privacy.devices_per_person if person else None
     num_units = -(-num_devices // privacy.devices_per_person) if person else num_devices
     delta = privacy.delta or min(1e-5, 0.1 / num_units)
+    check_promise(privacy.target_epsilon or 1.0, delta, num_units)
     total = _noise_multiplier(config, num_devices, delta)
     adaptive = _adaptive(config, sampler.expected(num_devices))
     dp = CentralDp(
@@ -119,7 +120,7 @@ def _private_rules(
         unit_of=unit_of,
         max_devices_per_unit=privacy.devices_per_person if person else 1,
     )
-    check_promise(privacy.target_epsilon or 1.0, delta, num_units)
+    _check_noise(dp, aggregator)
     budget = Budget(privacy.target_epsilon, delta, num_units) if privacy.target_epsilon else None
     advice = advise(
         num_params=num_params,
@@ -140,15 +141,49 @@ def _private_rules(
 
 
 def _noise_multiplier(config: Config, num_devices: int, delta: float) -> float:
-    """The noise on the whole release (update and clipping bit together), given or solved for the target."""
+    """The noise on the whole release (update and clipping bit together), given or solved for the target.
+
+    Raises:
+        PrivacyError: If no noise keeps the target, or the one given breaks it in the first round.
+    """
+    privacy, schedule = config.privacy, _schedule(config, num_devices)
+    given, target = privacy.noise_multiplier, privacy.target_epsilon
+    if not given:
+        with np.errstate(divide="ignore"):  # dp-accounting meets log(0) where epsilon is next to nothing
+            return solve_noise_multiplier(target, delta, schedule)
+    if (
+        target
+        and (once := replace(schedule, num_rounds=1, max_participations=1).epsilon(given, delta)) > target
+    ):
+        raise PrivacyError(
+            f"one round with this noise costs epsilon {once:.3g}, above the target of {target:g}",
+            where="privacy.noise_multiplier",
+            fix="leave it out (0): it is then solved for the target",
+        )
+    return given
+
+
+def _check_noise(dp: CentralDp, aggregator: Aggregator[Any]) -> None:
+    """Refuse noise that drowns the sum to its last digit: 64-bit fixed point cannot carry it."""
+    try:
+        step = aggregator.init(1, dp.clip_norm).step
+        lattice_gaussian(SeededNoise(0), 1, noise_stddev(dp.clip_norm, dp.noise_multiplier), step)
+    except PrivacyError as error:
+        raise PrivacyError(
+            f"a noise multiplier of {dp.noise_multiplier:.3g} leaves nothing of any update",
+            where="privacy.target_epsilon",
+            fix="ask for a larger epsilon, fewer rounds or fewer participations",
+        ) from error
+
+
+def _schedule(config: Config, num_devices: int) -> Schedule:
+    """What the sampler enforces, whatever happens."""
     privacy, campaign = config.privacy, config.campaign
-    if privacy.noise_multiplier:
-        return privacy.noise_multiplier
     most = campaign.num_rounds
     if campaign.sampling is Sampling.MIN_SEPARATION:
         most = participations_at_most(campaign.num_rounds, campaign.separation)
         most = min(most, campaign.max_participations or most)
-    schedule = Schedule(
+    return Schedule(
         num_rounds=campaign.num_rounds,
         max_participations=most,
         relation=privacy.relation,
@@ -160,7 +195,6 @@ def _noise_multiplier(config: Config, num_devices: int, delta: float) -> float:
         amplified=privacy.amplified,
         max_devices_per_unit=privacy.devices_per_person if privacy.unit is Unit.PERSON else 1,
     )
-    return solve_noise_multiplier(privacy.target_epsilon, delta, schedule)
 
 
 def _adaptive(config: Config, expected: float) -> AdaptiveClip | None:

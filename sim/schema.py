@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -133,8 +134,10 @@ class CampaignConfig:
         for name in ("round_interval_s", "deadline_s"):
             checks.positive(f"campaign.{name}", getattr(self, name))
         checks.fraction("campaign.quorum_fraction", self.quorum_fraction)
-        checks.require(self.over_selection >= 1, "must be at least 1", key="campaign.over_selection")
-        checks.require(self.max_participations >= 0, "must be 0 or more", key="campaign.max_participations")
+        many = math.isfinite(self.over_selection) and self.over_selection >= 1
+        checks.require(many, "must be at least 1", key="campaign.over_selection")
+        for name in ("max_participations", "score_devices"):
+            checks.require(getattr(self, name) >= 0, "must be 0 or more", key=f"campaign.{name}")
         checks.require(
             self.sampling is not Sampling.EVERYBODY,
             "ask everybody with sampling=fixed_size and cohort_size = the fleet",
@@ -173,6 +176,13 @@ class ServerOptimizerConfig:
     kind: ServerOptimizerKind = ServerOptimizerKind.SGD
     lr: float = 0.0
     momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative("aggregation.server.lr", self.lr)
+        plain = self.kind is ServerOptimizerKind.SGD or not self.momentum
+        checks.require(
+            plain, f"{self.kind} takes no momentum", key="aggregation.server.momentum", fix="use kind=sgd"
+        )
 
 
 @dataclass(frozen=True)
@@ -276,6 +286,8 @@ class RunnerConfig:
         address: Ray cluster to join; empty: this machine.
         executor: `batched`, or `each` for models that cannot be batched.
         cache_bytes: Memory for materialised device streams, per worker.
+        checkpoint_s: Seconds between two checkpoints, written after a round; 0: after every round. Ctrl-C and errors
+            leave one in any case.
     """
 
     kind: RunnerKind = RunnerKind.RAY
@@ -283,6 +295,11 @@ class RunnerConfig:
     address: str = ""
     executor: ExecutorKind = ExecutorKind.BATCHED
     cache_bytes: int = 1 << 30
+    checkpoint_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "cache_bytes", "checkpoint_s"):
+            checks.not_negative(f"runner.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -338,4 +355,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checks.require(self.seeds >= 1, "must be at least 1", key="seeds")
-        checks.require(bool(self.name) and "/" not in self.name, "must be a file name", key="name")
+        named = bool(self.name.strip(".")) and "/" not in self.name
+        checks.require(named, "must be a file name", key="name")
+        taken = self.name in {"latest", "mlartifacts"}
+        checks.require(not taken, f"{self.name!r} means something else in the output folder", key="name")

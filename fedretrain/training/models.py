@@ -77,6 +77,7 @@ def mlp(
         seed: Of the first parameters.
         hidden: Width of each hidden layer.
     """
+    _check_widths("hidden", hidden)
     widths = [_product(input_shape), *hidden]
 
     def build() -> nn.Module:
@@ -111,6 +112,8 @@ def cnn1d(
         groups: Of GroupNorm; must divide every width.
     """
     num_channels = _signal_shape(input_shape, "cnn1d")[0]
+    _check_widths("channels", channels)
+    _check_widths("kernel_size, stride, groups", (kernel_size, stride, groups))
     if bad := [width for width in channels if width % groups]:
         raise ConfigError(f"{groups} groups do not divide {bad[0]} channels", where="model.groups")
     widths = [num_channels, *channels]
@@ -142,6 +145,7 @@ def gru(
         num_layers: Recurrent layers.
     """
     num_channels = _signal_shape(input_shape, "gru")[0]
+    _check_widths("hidden, num_layers", (hidden, num_layers))
 
     def build() -> nn.Module:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -204,6 +208,17 @@ def _seeded(build: Callable[[], nn.Module], seed: int) -> ModelBundle:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         return ModelBundle.of(build())
+
+
+def _check_widths(name: str, values: Sequence[int]) -> None:
+    """Refuse sizes that are no whole numbers of at least 1."""
+    whole = not isinstance(values, (str, int)) and all(type(value) is int and value >= 1 for value in values)
+    if not whole:
+        raise ConfigError(
+            f"{values!r} is not possible",
+            where=f"model.options: {name}",
+            fix="give whole numbers of at least 1",
+        )
 
 
 def _product(shape: Sequence[int]) -> int:
