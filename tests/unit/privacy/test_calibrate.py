@@ -84,3 +84,8 @@ def test_an_empty_schedule_is_refused():
 @pytest.mark.parametrize(("rounds", "apart", "most"), [(100, 10, 10), (101, 10, 11), (5, 0, 5), (3, 50, 1)])
 def test_participations(rounds, apart, most):
     assert participations_at_most(rounds, apart) == most
+
+
+def test_nobody_takes_part_more_often_than_there_are_rounds():
+    assert Schedule(3, 50).epsilon(2.0, DELTA) == Schedule(3, 3).epsilon(2.0, DELTA)
+    assert POISSON.charges == 100
