@@ -10,7 +10,7 @@ Rules of this file:
     * Losses of different clients share nothing, so the gradient of their sum is each client's own gradient.
     * Batches come from `data.plan` and methods from `methods`, as in `each`; results equal its to rounding.
     * Nothing here falls back to `each`: what cannot be batched is refused (`batchable`).
-    * float32, in this process, on as many threads as torch is given; one is best.
+    * float32, in this process, on one thread (`memory`): parallelism comes from processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedretrain.core.types import UpdateBlock
 from fedretrain.training import batchable, data
 from fedretrain.training.batched_engine import ChainEngine, StackedEngine, VmapEngine
 from fedretrain.training.blocks import BlockSamples, StepPlan
-from fedretrain.training.memory import keep_freed_memory
+from fedretrain.training.memory import keep_freed_memory, one_thread
 from fedretrain.training.methods.common import PackedTree
 
 if TYPE_CHECKING:
@@ -78,18 +78,22 @@ class BatchedExecutor:
         base = self._engine.arranged(_tensors(shared))
         self._check(work)
         for rows in self._blocks(work):
-            block = [work[row] for row in rows]
-            samples = BlockSamples.of(block)
-            state, loss = self._run(base, block, samples, self._task.phases())
-            with torch.no_grad():
-                delta, personal = self._task.final(state)
-            yield UpdateBlock(
-                clients=np.array([one.client for one in block], dtype=np.int64),
-                delta_KP=_pack(self._task.shared, delta, len(block)),
-                num_examples=samples.sizes,
-                loss=loss,
-                personal_KQ=_pack(self._task.personal, personal, len(block)),
-            )
+            with one_thread():
+                update = self._train_block(base, [work[row] for row in rows])
+            yield update
+
+    def _train_block(self, base: Tree, block: Sequence[ClientWork]) -> UpdateBlock:
+        samples = BlockSamples.of(block)
+        state, loss = self._run(base, block, samples, self._task.phases())
+        with torch.no_grad():
+            delta, personal = self._task.final(state)
+        return UpdateBlock(
+            clients=np.array([one.client for one in block], dtype=np.int64),
+            delta_KP=_pack(self._task.shared, delta, len(block)),
+            num_examples=samples.sizes,
+            loss=loss,
+            personal_KQ=_pack(self._task.personal, personal, len(block)),
+        )
 
     def refit(self, shared: Params, work: Sequence[ClientWork]) -> NDArray[np.float32]:
         """Personal state alone, block by block."""
@@ -98,8 +102,8 @@ class BatchedExecutor:
         fitted = np.empty((len(work), self._task.personal.size), dtype=np.float32)
         for rows in self._blocks(work):
             block = [work[row] for row in rows]
-            state, _ = self._run(base, block, BlockSamples.of(block), self._task.refit_phases())
-            with torch.no_grad():
+            with one_thread(), torch.no_grad():
+                state, _ = self._run(base, block, BlockSamples.of(block), self._task.refit_phases())
                 fitted[rows] = _pack(self._task.personal, self._task.final(state)[1], len(block))
         return fitted
 
@@ -114,7 +118,7 @@ class BatchedExecutor:
         own = [row for row, one in enumerate(work) if personalized and one.personal is not None]
         own_set = set(own)
         rest = [row for row in range(len(work)) if row not in own_set]
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():
             self._predict_global(base, work, rest, outputs)
             for rows in self._blocks([work[row] for row in own]):
                 self._predict_own(base, work, [own[row] for row in rows], outputs)
