@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fedretrain.training.models import ModelBundle
     from fedretrain.training.task import LocalTask, Phase, State, Tree
 
-_BLOCK_BYTES = 2_400_000  # stacked parameters of a block: they and their batch stay in a core's cache
+_BLOCK_BYTES = 3_600_000  # stacked parameters of a block: they and their batch stay in a core's cache
 _LEAST_CLIENTS, _MOST_CLIENTS = 16, 256
 _PREDICT_ROWS = 8192
 
