@@ -118,7 +118,7 @@ def test_missing_weights_are_one_line(folder, run):
 
 def test_a_file_in_place_of_the_folder_is_one_line(tmp_path):
     (tmp_path / "outputs").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the results: .*output\.root=PATH"):
+    with pytest.raises(UserError, match=r"cannot write the results: .*output_dir=PATH"):
         RunFolder.create(tmp_path / "outputs", "watch", STARTED)
 
 
