@@ -262,6 +262,8 @@ class Availability:
 
     def online(self, devices: ArrayLike, at: ArrayLike) -> Bools:
         """Whether devices ``[K]`` are online at `at` (one instant, or one for each): ``[K]`` bool."""
+        if self._always:
+            return np.ones(np.shape(devices), dtype=np.bool_)
         traits, instants = self._asked(devices, at)
         answer = np.ones(len(traits), dtype=np.bool_)
         for model in self._models:
@@ -271,9 +273,9 @@ class Availability:
 
     def next_online(self, devices: ArrayLike, at: ArrayLike) -> Floats:
         """The first instant at or after `at` when each device is online: ``[K]``; inf beyond the horizon."""
-        traits, instants = self._asked(devices, at)
         if self._always:
-            return instants
+            return np.broadcast_to(np.asarray(at, dtype=np.float64), np.shape(devices)).copy()
+        traits, instants = self._asked(devices, at)
         # A conjunction: let each model in turn push the instant ahead until none of them does.
         limit = instants + self.config.horizon_s
         open_ = np.arange(len(instants))
@@ -292,6 +294,8 @@ class Availability:
 
     def first_offline(self, devices: ArrayLike, at: ArrayLike, until: ArrayLike) -> Floats:
         """The first instant in ``[at, until]`` when each device is offline: ``[K]``; inf if it stays online."""
+        if self._always:
+            return np.full(np.shape(devices), np.inf)
         traits, instants = self._asked(devices, at)
         ends = np.broadcast_to(np.asarray(until, dtype=np.float64), instants.shape)
         first = np.full(len(traits), np.inf)

@@ -176,18 +176,6 @@ class DeviceStream:
     def __len__(self) -> int:
         return len(self.y)
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the arrays."""
-        arrays = (self.x, self.y, self.event_at, self.label_at, self.future)
-        return sum(array.nbytes for array in arrays)
-
-    def owned(self) -> DeviceStream:
-        """A copy that holds no view of a larger array alive."""
-        return DeviceStream(
-            self.x.copy(), self.y.copy(), self.event_at.copy(), self.label_at.copy(), self.future.copy()
-        )
-
 
 def trainable_rows(stream: DeviceStream, at: float) -> NDArray[np.bool_]:
     """Rows that may be trained on at the instant `at`: ``[N]`` bool."""
@@ -238,6 +226,10 @@ class Fleet(Protocol):
 
     def streams(self, devices: ArrayLike) -> list[DeviceStream]:
         """The samples of devices ``[K]``, in order."""
+        ...
+
+    def trainable(self, devices: ArrayLike, at: float) -> list[ClientData]:
+        """What each of devices ``[K]`` may train on at the instant `at`: `trainable` of its stream."""
         ...
 
     def truth(self, devices: ArrayLike) -> list[DriftEvent]:

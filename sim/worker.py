@@ -22,7 +22,6 @@ from fedretrain.core.rng import seeds_for
 from fedretrain.core.types import ClientFailure, FailureKind
 from fedretrain.training.data import num_steps
 from fedretrain.training.executor import ClientWork
-from sim.fleet import trainable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -206,9 +205,11 @@ class Worker:
         availability = world.availability
         online = availability.online(devices, spec.at) & ~availability.dropped_before(devices, spec.round)
         data: list[ClientData | None] = [None] * len(devices)
-        for k, stream in zip(np.flatnonzero(online), world.fleet.streams(devices[online]), strict=True):
-            data[int(k)] = trainable(stream, spec.at)
-        sizes = np.array([len(one) if one is not None else 0 for one in data], dtype=np.int64)
+        held = world.fleet.trainable(devices[online], spec.at)
+        for k, one in zip(np.flatnonzero(online).tolist(), held, strict=True):
+            data[k] = one
+        sizes = np.zeros(len(devices), dtype=np.int64)
+        sizes[online] = np.fromiter(map(len, held), dtype=np.int64, count=len(held))
         local = self.arm.config.training
         steps = sum(
             num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps)

@@ -17,7 +17,8 @@ from fedretrain.core.errors import ConfigError, DataError
 from sim.availability import Availability, AvailabilityConfig
 from sim.cache import StreamCache
 from sim.devices import DeviceProfile, Traits
-from sim.fleet import DeviceStream, FleetConfig, FleetKind
+from sim.fleet import FleetConfig, FleetKind
+from sim.groups import StreamGroup
 from sim.labels import Labels, LabelsConfig, class_distance, hardness_ranks
 from sim.network import Network, NetworkConfig
 from sim.sensors.config import DriftConfig
@@ -27,13 +28,14 @@ from sim.sources import DatasetSource, GeneratedSource, RawGroup, Source
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from fedretrain.core.types import Objective
+    from fedretrain.core.types import ClientData, Objective
     from fedretrain.features.pipeline import Pipeline
     from fedretrain.features.schema import Schema
     from sim.datasets.base import SensorDataset, Timeline
+    from sim.fleet import DeviceStream
     from sim.sensors.events import DriftEvent
 
-_GROUP_BYTES = 64 << 20  # raw rows materialised at once; beyond it speed no longer grows, memory does
+_GROUP_BYTES = 16 << 20  # raw rows materialised at once; beyond it speed no longer grows, memory does
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,10 @@ class SimulatedFleet:
         """The samples of devices ``[K]``, in order."""
         return self._cache.get(self._checked(devices))
 
+    def trainable(self, devices: ArrayLike, at: float) -> list[ClientData]:
+        """What each of devices ``[K]`` may train on at the instant `at`."""
+        return self._cache.trainable(self._checked(devices), at)
+
     def truth(self, devices: ArrayLike) -> list[DriftEvent]:
         """The drift injected into devices ``[K]``."""
         return self._drift.truth(self.traits(devices))
@@ -149,14 +155,13 @@ class SimulatedFleet:
             raise DataError(f"devices are 0 to {self.num_devices - 1}", where=f"device {ids.max()}")
         return ids
 
-    def _made(self, devices: NDArray[np.int64]) -> list[DeviceStream]:
+    def _made(self, devices: NDArray[np.int64]) -> list[StreamGroup]:
         """Materialise devices, group by group."""
         row_bytes = 4 * int(np.prod(self.schema.row_shape)) * self._source.mean_rows
         group = max(1, int(_GROUP_BYTES / max(row_bytes, 1.0)))
-        parts = [self._group(devices[i : i + group]) for i in range(0, len(devices), group)]
-        return [stream for part in parts for stream in part]
+        return [self._group(devices[i : i + group]) for i in range(0, len(devices), group)]
 
-    def _group(self, devices: NDArray[np.int64]) -> list[DeviceStream]:
+    def _group(self, devices: NDArray[np.int64]) -> StreamGroup:
         """Materialise one group at once."""
         raw, traits = self._source.raw(devices), self._source.traits(devices)
         drifted = self._drift.apply(raw.x, raw.rows, traits) if len(self._drift) else raw.x
@@ -164,10 +169,7 @@ class SimulatedFleet:
         ends = np.searchsorted(raw.rows.owner, np.arange(len(devices) + 1))
         x = self._inputs(drifted.reshape(len(drifted), *self.schema.row_shape), raw.future, ends)
         label_at = self._label_at(devices, raw, x)
-        return [
-            DeviceStream(x[a:b], raw.y[a:b], event_at[a:b], label_at[a:b], raw.future[a:b])
-            for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-        ]
+        return StreamGroup(x, raw.y, event_at, label_at, raw.future, ends)
 
     def _inputs(
         self, x: NDArray[np.float32], future: NDArray[np.bool_], ends: NDArray[np.int64]

@@ -27,6 +27,7 @@ from sim.fleet import (
     trainable,
     trainable_rows,
 )
+from sim.groups import StreamGroup
 from sim.labels import DelayKind, LabelsConfig
 from sim.mounting import Mounting, rotations, three_axis_groups
 from sim.noise import gaussian
@@ -314,30 +315,53 @@ def test_the_digest_tells_worlds_apart():
     assert world().fleet.digest == world().fleet.digest
 
 
-def test_the_cache_is_bounded_and_keeps_the_latest():
+def test_the_cache_is_bounded_and_lets_the_oldest_group_go():
     calls: list[list[int]] = []
+
+    def group_of(devices):
+        zeros = np.zeros(10)
+        streams = [
+            DeviceStream(np.full((10, 1), d, np.float32), zeros, zeros, zeros, zeros == 1) for d in devices
+        ]
+        return StreamGroup.of(streams)
 
     def make(devices):
         calls.append(devices.tolist())
-        zeros = np.zeros(10)
-        return [
-            DeviceStream(np.full((10, 1), d, np.float32), zeros, zeros, zeros, zeros == 1) for d in devices
-        ]
+        return [group_of(devices)]
 
-    one = make(np.array([0]))[0].num_bytes
-    calls.clear()
-    cache = StreamCache(3 * one, make)
-    assert [int(s.x[0, 0]) for s in cache.get([5, 6, 5])] == [5, 6, 5]
+    two = group_of([0, 1]).num_bytes
+    cache = StreamCache(2 * two, make)
+    assert [int(s.x[0, 0]) for s in cache.get([6, 5, 6])] == [6, 5, 6]
     assert calls == [[5, 6]]
-    cache.get([5, 7])  # 6 is now the oldest
-    assert calls[1:] == [[7]]
-    cache.get([8])
-    assert cache.num_bytes == 3 * one
-    cache.get([5, 7, 8])
+    cache.get([5, 8, 7])  # 7 and 8 are made and held together
+    assert calls[1:] == [[7, 8]]
+    cache.get([6])  # so 7 and 8 are now the oldest
+    cache.get([9])
+    assert cache.num_bytes == two + group_of([9]).num_bytes <= 2 * two
+    assert [int(s.x[0, 0]) for s in cache.get([9, 6, 5])] == [9, 6, 5]
     assert len(calls) == 3
-    cache.get([6])
-    assert calls[3:] == [[6]]
+    cache.get([7, 8])
+    assert calls[3:] == [[7, 8]]
+    cache.get(np.arange(20, 26))  # too large to hold: made, and nothing else lost
+    cache.get([9, 7])
+    assert len(calls) == 5
     assert cache.get([]) == []
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_fleet_tells_for_many_devices_what_each_may_train_on(cache_bytes):
+    delay = LabelsConfig(delay=DelayKind.EXPONENTIAL, delay_s=10.0, loss_fraction=0.2)
+    config = WorldConfig(fleet=FleetConfig(kind=FleetKind.PARTITION, num_devices=40), labels=delay)
+    fleet = build_world(config, seed=1, dataset=DATA, cache_bytes=cache_bytes).fleet
+    fleet.streams([7, 3, 11])
+    asked = np.array([11, 0, 3, 3, 39, 7])
+    for at in (-1e9, 5.0, 1e9):
+        for stream, found in zip(fleet.streams(asked), fleet.trainable(asked, at), strict=True):
+            wanted = trainable(stream, at)
+            np.testing.assert_array_equal(found.x, wanted.x)
+            np.testing.assert_array_equal(found.y, wanted.y)
+    assert sum(map(len, fleet.trainable(np.arange(40), 1e9))) > 0
+    assert fleet.trainable([], 0.0) == []
 
 
 def test_without_a_cache_streams_are_the_same():
