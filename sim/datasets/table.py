@@ -80,9 +80,7 @@ def load(
         seed: For the random split.
         past_fraction: Share of each device's rows that is trained on.
     """
-    path = Path(spec.path).expanduser()
-    if data_dir and not path.is_absolute() and not path.exists():
-        path = Path(data_dir) / path
+    path = _resolved(spec.path, data_dir)
     columns = read_columns(path)
     device, label = (column_of(columns, getattr(spec, role), role, spec.path) for role in ("device", "label"))
     names, stream = devices_of(device, spec)
@@ -123,6 +121,14 @@ def load(
         + (() if split == Split.TEMPORAL else ("random split: neighbours in time are on both sides",)),
         target_name=spec.label,
     )
+
+
+def _resolved(given: str, data_dir: Path | str | None) -> Path:
+    """The file: as given, or below the data folder."""
+    path = Path(given).expanduser()
+    if data_dir and not path.is_absolute() and not path.exists():
+        return Path(data_dir) / path
+    return path
 
 
 def _shifted(

@@ -168,17 +168,7 @@ def load(
         path: Another copy of the file.
     """
     del data_dir
-    if not 0.0 < past_fraction < 1.0:
-        raise ConfigError(f"past_fraction is {past_fraction}", where="watch", fix="give a share such as 0.5")
-    if not 0 < train_stride <= WINDOW:
-        raise ConfigError(f"train_stride is {train_stride}", where="watch", fix=f"give 1 to {WINDOW} samples")
-    if split == Split.RANDOM and train_stride != WINDOW:
-        raise ConfigError(
-            "overlapping windows and a random split would score samples that were trained on",
-            fix="split=temporal",
-        )
-    if pipeline not in PIPELINES:
-        raise ConfigError(f"watch has no pipeline {pipeline!r}", fix=f"choose from {', '.join(PIPELINES)}")
+    _check_options(past_fraction, train_stride, pipeline, split)
     recordings = read(path or locate())
     rows, label, stream = _streams(recordings, past_fraction, train_stride)
     sizes = [len(part.start) for part in rows]
@@ -209,6 +199,21 @@ def load(
         caveats=CAVEATS if split == Split.TEMPORAL else (*CAVEATS, "random split: figures are optimistic"),
         target_name="exercise",
     )
+
+
+def _check_options(past_fraction: float, train_stride: int, pipeline: str, split: str) -> None:
+    """Refuse options that cannot be, or that would score samples that were trained on."""
+    if not 0.0 < past_fraction < 1.0:
+        raise ConfigError(f"past_fraction is {past_fraction}", where="watch", fix="give a share such as 0.5")
+    if not 0 < train_stride <= WINDOW:
+        raise ConfigError(f"train_stride is {train_stride}", where="watch", fix=f"give 1 to {WINDOW} samples")
+    if split == Split.RANDOM and train_stride != WINDOW:
+        raise ConfigError(
+            "overlapping windows and a random split would score samples that were trained on",
+            fix="split=temporal",
+        )
+    if pipeline not in PIPELINES:
+        raise ConfigError(f"watch has no pipeline {pipeline!r}", fix=f"choose from {', '.join(PIPELINES)}")
 
 
 def _streams(
