@@ -77,16 +77,15 @@ class Arm:
         seed = seed_for(self.seed, -1, 0, "model")
         shape, outputs = fleet.input_shape, fleet.num_outputs
         if wanted.kind is ModelKind.CUSTOM:
-            return models.from_path(wanted.path, shape, outputs, seed, **wanted.options)
+            return models.from_path(wanted.custom.path, shape, outputs, seed, **wanted.custom.options)
         factories: dict[ModelKind, Callable[..., ModelBundle]] = {
             ModelKind.MLP: models.mlp,
             ModelKind.CNN1D: models.cnn1d,
             ModelKind.GRU: models.gru,
         }
-        try:
-            return factories[wanted.kind](shape, outputs, seed, **wanted.options)
-        except TypeError as error:
-            raise ConfigError(f"the model refused its options: {error}", where="model.options") from error
+        section = getattr(wanted, wanted.kind)
+        options = {one.name: getattr(section, one.name) for one in fields(section)}
+        return factories[wanted.kind](shape, outputs, seed, **options)
 
     @cached_property
     def task(self) -> LocalTask:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedretrain.coordinator.charging import Purse, SeededNoises
 from fedretrain.coordinator.round import run_round
+from fedretrain.coordinator.sampling import Cohort
 from fedretrain.coordinator.state import Outcome, ServerState
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.ledger import MemoryLedger
@@ -127,7 +128,7 @@ class Campaign:
         at = round_ * campaign.round_interval_s
         online = world.availability.online(np.arange(world.fleet.num_devices), at)
         # Under Poisson sampling the coin is tossed for everybody: who is offline is a failure, not ineligible.
-        eligible = None if campaign.sampling is Sampling.POISSON else online
+        eligible = None if campaign.sampling is Sampling.POISSON else online & self._can_pay()
         cohort = self.rules.sampler.cohort(self.arm.seed, round_, progress.state.history, eligible)
         progress.store.discard()
         state, result = run_round(
@@ -153,6 +154,18 @@ class Campaign:
             if progress.next_round == round_:  # Ctrl-C during the evaluation: the round never was
                 progress.store.undo()
             raise
+
+    def _can_pay(self) -> NDArray[np.bool_]:
+        """``[D]`` or ``[]``: whose unit has budget left for one more round; participations are public."""
+        dp, budget, clip_norm = self.rules.rounds.dp, self.rules.budget, self.progress.state.clip_norm
+        if dp is None or budget is None or self.purse is None or clip_norm is None:
+            return np.ones((), dtype=np.bool_)
+        num_devices = self.arm.world.fleet.num_devices
+        expected = self.rules.sampler.expected(num_devices)
+        everybody = Cohort(np.zeros(0, dtype=np.int64), str(self.arm.config.campaign.sampling), expected, 0)
+        event = dp.event(everybody, round_=0, attempt=0, clip_norm=clip_norm, denominator=expected)
+        units = np.arange(num_devices) if dp.unit_of is None else dp.unit_of
+        return budget.affordable(self.purse.spent, event, units)
 
     def _advance(self, state: ServerState, result: RoundResult, record: RoundRecord) -> None:
         """The round is over."""

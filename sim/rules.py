@@ -16,6 +16,7 @@ from fedretrain.aggregation.aggregator import ExampleWeightedMean, FixedDenomina
 from fedretrain.aggregation.robust import CoordinateMedian, TrimmedMean
 from fedretrain.aggregation.server_optimizer import SGD, Adam, Yogi
 from fedretrain.coordinator.charging import CentralDp
+from fedretrain.coordinator.persons import OnePerPerson
 from fedretrain.coordinator.round import RoundRules
 from fedretrain.coordinator.sampling import FixedSize, MinSeparation, Poisson
 from fedretrain.core.errors import ConfigError, PrivacyError
@@ -30,6 +31,8 @@ from sim.plugins import load
 from sim.schema import AggregatorKind, PrivacyKind, ServerOptimizerKind
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fedretrain.aggregation.aggregator import Aggregator
     from fedretrain.aggregation.server_optimizer import ServerOptimizer
     from fedretrain.coordinator.sampling import Sampler
@@ -101,9 +104,8 @@ def _private_rules(
         weights="examples" if config.aggregation.kind is AggregatorKind.EXAMPLE_WEIGHTED else "uniform",
         stop_at_quorum=campaign.over_selection > 1,
     )
-    person = privacy.unit is Unit.PERSON
-    unit_of = np.arange(num_devices, dtype=np.int64) // privacy.devices_per_person if person else None
-    num_units = -(-num_devices // privacy.devices_per_person) if person else num_devices
+    unit_of = person_of(config, num_devices)
+    num_units = _num_units(config, num_devices)
     delta = privacy.delta or min(1e-5, 0.1 / num_units)
     check_promise(privacy.target_epsilon or 1.0, delta, num_units)
     total = _noise_multiplier(config, num_devices, delta)
@@ -118,7 +120,6 @@ def _private_rules(
         amplified=privacy.amplified,
         adaptive=adaptive,
         unit_of=unit_of,
-        max_devices_per_unit=privacy.devices_per_person if person else 1,
     )
     _check_noise(dp, aggregator)
     budget = Budget(privacy.target_epsilon, delta, num_units) if privacy.target_epsilon else None
@@ -189,12 +190,24 @@ def _schedule(config: Config, num_devices: int) -> Schedule:
         relation=privacy.relation,
         unit=privacy.unit,
         sampling=campaign.sampling,
-        sampling_fraction=campaign.cohort_size / num_devices
+        sampling_fraction=campaign.cohort_size / _num_units(config, num_devices)
         if campaign.sampling is Sampling.POISSON
         else 0.0,
         amplified=privacy.amplified,
-        max_devices_per_unit=privacy.devices_per_person if privacy.unit is Unit.PERSON else 1,
     )
+
+
+def _num_units(config: Config, num_devices: int) -> int:
+    """Whom the campaign's sampler draws: devices, or persons where they are the unit."""
+    person_is_unit = config.privacy.kind is PrivacyKind.CENTRAL and config.privacy.unit is Unit.PERSON
+    return -(-num_devices // config.privacy.devices_per_person) if person_is_unit else num_devices
+
+
+def person_of(config: Config, num_devices: int) -> NDArray[np.int64] | None:
+    """``[N]`` the person of each device, neighbours being one person's; None where a device is the unit."""
+    if config.privacy.kind is PrivacyKind.NONE or config.privacy.unit is not Unit.PERSON:
+        return None
+    return np.arange(num_devices, dtype=np.int64) // config.privacy.devices_per_person
 
 
 def _adaptive(config: Config, expected: float) -> AdaptiveClip | None:
@@ -221,16 +234,24 @@ def _share(config: Config, total: float, adaptive: AdaptiveClip | None) -> float
 
 
 def _sampler(config: Config, num_devices: int) -> Sampler:
+    """Draws devices; or persons, where they are the unit, and one device of each."""
+    persons = person_of(config, num_devices)
+    who = "devices" if persons is None else "persons"
+    drawn = _unit_sampler(config, _num_units(config, num_devices), who)
+    return drawn if persons is None else OnePerPerson(drawn, persons)
+
+
+def _unit_sampler(config: Config, num_units: int, who: str) -> Sampler:
     campaign = config.campaign
     wanted = int(np.ceil(campaign.cohort_size * campaign.over_selection))
-    if wanted > num_devices:
+    if wanted > num_units:
         raise ConfigError(
-            f"a cohort of {wanted} (with over-selection) out of {num_devices} devices",
+            f"a cohort of {wanted} (with over-selection) out of {num_units} {who}",
             where="campaign.cohort_size",
             fix="ask fewer, or make the fleet larger",
         )
     if campaign.sampling is Sampling.POISSON:
-        return Poisson(campaign.cohort_size / num_devices)
+        return Poisson(campaign.cohort_size / num_units)
     if campaign.sampling is Sampling.FIXED_SIZE:
         return FixedSize(campaign.cohort_size, campaign.over_selection)
     return MinSeparation(

@@ -75,23 +75,75 @@ class ModelKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The model that the fleet trains.
+class MlpConfig:
+    """A multi-layer perceptron.
 
     Attributes:
-        kind: A shipped model, or `custom`.
-        path: Import path of a user's factory, ``package.module:factory`` (kind `custom`).
-        options: Keyword arguments of the factory, for example ``{hidden: [64]}``.
+        hidden: Width of each hidden layer.
     """
 
-    kind: ModelKind = ModelKind.MLP
+    hidden: tuple[int, ...] = (64,)
+
+
+@dataclass(frozen=True)
+class Cnn1dConfig:
+    """A 1D-CNN with GroupNorm over signals.
+
+    Attributes:
+        channels: Width of each convolution.
+        kernel_size: Samples that a filter sees.
+        stride: Of every convolution.
+        groups: Of GroupNorm; must divide every width.
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    kernel_size: int = 5
+    stride: int = 1
+    groups: int = 8
+
+
+@dataclass(frozen=True)
+class GruConfig:
+    """A recurrent network over signals.
+
+    Attributes:
+        hidden: Width of the hidden state.
+        num_layers: Recurrent layers.
+    """
+
+    hidden: int = 32
+    num_layers: int = 1
+
+
+@dataclass(frozen=True)
+class CustomConfig:
+    """A user's own, by import path.
+
+    Attributes:
+        path: ``package.module:factory``.
+        options: Its keyword arguments.
+    """
+
     path: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model that the fleet trains: a shipped one, or `custom`; the section of its kind says more."""
+
+    kind: ModelKind = ModelKind.MLP
+    mlp: MlpConfig = field(default_factory=MlpConfig)
+    cnn1d: Cnn1dConfig = field(default_factory=Cnn1dConfig)
+    gru: GruConfig = field(default_factory=GruConfig)
+    custom: CustomConfig = field(default_factory=CustomConfig)
+
     def __post_init__(self) -> None:
+        for widths in (self.mlp.hidden, self.cnn1d.channels):
+            checks.require(all(width >= 1 for width in widths), "a width is below 1", key="model")
         custom = self.kind is ModelKind.CUSTOM
         checks.require(
-            custom == bool(self.path), "a path goes with kind=custom and no other", key="model.path"
+            custom == bool(self.custom.path), "a path goes with kind=custom", key="model.custom.path"
         )
 
 
@@ -223,7 +275,7 @@ class PrivacyConfig:
         delta: 0: a tenth of one over the number of units, at most 1e-5.
         relation: Neighbouring relation of the claim.
         unit: Whom it protects.
-        devices_per_person: With unit `person`: how many devices of a person share C.
+        devices_per_person: With unit `person`: how many neighbouring devices belong to one; a round asks one of them.
         amplified: Claim Poisson amplification (needs Poisson sampling and its conditions, checked).
         adaptive_clip: Move the clip norm to a quantile of the update norms (arXiv 1905.03871), charged.
         clip_quantile: That quantile.

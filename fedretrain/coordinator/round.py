@@ -48,7 +48,7 @@ class RoundRules:
     Attributes:
         aggregator: How updates combine.
         server_optimizer: What is done with the aggregated update.
-        quorum: The fewest updates that make a release; 0 under the relation add/remove (Poisson amplification), where
+        quorum: The fewest updates (with DP: the fewest answers, useful or not) that make a release; 0 under the relation add/remove (Poisson amplification), where
             one unit's presence would decide whether there is one.
         deadline_s: How long a round waits for replies.
         dp: Central differential privacy; None without.
@@ -125,8 +125,10 @@ def run_round(
     spec = _spec(state, rules, cohort, round_=round_, seed=seed, at=at)
     fold = fold_shards(spec, cohort.clients, runner.run(spec, cohort.clients) if len(cohort) else ())
     result = fold.describe(result)
-    if fold.partial.num_clients < rules.quorum:
-        reason = f"{fold.partial.num_clients} of {len(cohort)} contributed, the quorum is {rules.quorum}"
+    counted = _counted(result, private=rules.dp is not None)
+    if counted < rules.quorum:
+        verb = "contributed" if rules.dp is None else "answered"
+        reason = f"{counted} of {len(cohort)} {verb}, the quorum is {rules.quorum}"
         return state, replace(result, outcome=Outcome.ABANDONED, reason=reason, epsilon=None)
     if event is not None and purse is not None:
         purse.charge(event)
@@ -134,6 +136,21 @@ def run_round(
             state, rules, cohort, partial=fold.partial, event=event, purse=purse, result=result
         )
     return _step(state, rules, cohort, rules.aggregator.release(fold.partial.state), result)
+
+
+_SILENT = frozenset({FailureKind.UNAVAILABLE, FailureKind.DROPPED, FailureKind.TIMEOUT, FailureKind.LOST})
+
+
+def _counted(result: RoundResult, *, private: bool) -> int:
+    """What the quorum is compared with.
+
+    Without DP: the updates in the sum. With it: everybody who *answered*, useful or not. An abandoned round charges
+    nothing and is seen, so it must not depend on data: whether an update was finite, or a device had anything
+    labelled, does; who answers at all is public under the relation zero-out.
+    """
+    if not private:
+        return result.num_contributed
+    return result.num_asked - sum(failure.kind in _SILENT for failure in result.failures)
 
 
 def _event(

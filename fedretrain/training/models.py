@@ -216,7 +216,7 @@ def _check_widths(name: str, values: Sequence[int]) -> None:
     if not whole:
         raise ConfigError(
             f"{values!r} is not possible",
-            where=f"model.options: {name}",
+            where=f"model: {name}",
             fix="give whole numbers of at least 1",
         )
 

@@ -94,6 +94,15 @@ def test_error_reply_does_not_drop_the_round() -> None:
     np.testing.assert_allclose(state.params, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [FailureKind.NONFINITE, FailureKind.NO_DATA])
+def test_with_dp_the_quorum_counts_answers_whatever_their_data(kind: FailureKind) -> None:
+    """An abandoned round is seen and charges nothing: it must not tell a useless answer from a useful one."""
+    runner = FakeRunner(fails=dict.fromkeys(clients_of()[:4], kind))
+    private = play(rules_of(dp_of(), quorum=5), runner, purse=purse_of())[1]
+    assert (private.outcome, private.num_contributed) == (Outcome.RELEASED, 4)
+    assert play(rules_of(quorum=5), runner)[1].outcome is Outcome.ABANDONED
+
+
 @pytest.mark.parametrize("dp", [None, dp_of()])
 def test_below_quorum_nothing_happens(dp: object) -> None:
     ledger = MemoryLedger()
@@ -103,7 +112,7 @@ def test_below_quorum_nothing_happens(dp: object) -> None:
     after, result = play(rules, runner, state=state, purse=purse_of(ledger) if dp else None)
     assert after is state
     assert (result.outcome, result.num_contributed, result.epsilon) == (Outcome.ABANDONED, 4, None)
-    assert result.reason == "4 of 8 contributed, the quorum is 5"
+    assert result.reason == f"4 of 8 {'answered' if dp else 'contributed'}, the quorum is 5"
     assert ledger.events() == ()
     assert (
         play(replace(rules, quorum=4), runner, purse=purse_of(ledger) if dp else None)[1].outcome
