@@ -128,7 +128,9 @@ class Campaign:
         at = round_ * campaign.round_interval_s
         online = world.availability.online(np.arange(world.fleet.num_devices), at)
         # Under Poisson sampling the coin is tossed for everybody: who is offline is a failure, not ineligible.
-        eligible = None if campaign.sampling is Sampling.POISSON else online & self._can_pay()
+        # Where nobody can pay any more, the round itself is refused and the campaign is over.
+        payers = self._can_pay()
+        eligible = None if campaign.sampling is Sampling.POISSON else online & (payers | ~payers.any())
         cohort = self.rules.sampler.cohort(self.arm.seed, round_, progress.state.history, eligible)
         progress.store.discard()
         state, result = run_round(
