@@ -2,9 +2,8 @@
 
 Rules of this file:
     * Nothing is kept per device: a million devices cost what the asked-for ones cost.
-    * A device's samples do not depend on which others are generated with it, to the last bit: only counter-based
-      draws, additions, multiplications and divisions of single numbers (no matrix product, whose rounding depends
-      on the shape).
+    * A device's samples do not depend on which others are generated with it, to the last bit: counter-based draws,
+      arithmetic on single numbers, and one matrix product for each device, always of the same shape.
     * The world: each class is a point in a small latent space; samples scatter around it; sensors mix the latent
       numbers (`features`) and saturate. Devices differ in their favourite classes (label skew), in where their
       classes lie (concept shift), and in their sensors' gain and offset (feature skew).
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CAVEATS = ("synthetic: says how fast and how large, nothing about a real sensor",)
-_BLOCK = 2048  # devices drawn at a time: 50 samples of 64 features are 26 MB
+_BLOCK = 2048  # devices drawn at a time: 50 samples of 8 latent numbers are 3 MB
+_TILE = 2**17  # values that a core's cache holds while they are passed over five times
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class SyntheticFleet:
         for start in range(0, len(ids), _BLOCK):
             part = slice(start, start + _BLOCK)
             y[part] = self._labels(ids[part])
-            x[part] = self._samples(ids[part], y[part])
+            self._samples(ids[part], y[part], x[part])
         return x, y
 
     def _draw(self, ids: NDArray[np.int64], purpose: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -147,20 +147,18 @@ class SyntheticFleet:
         preferred = np.where(which < 0.5, favourites[:, :1], favourites[:, 1:])
         return (np.where(coin < self.label_skew, preferred, anyone) * self.num_classes).astype(np.int64)
 
-    def _samples(self, ids: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``[K, N, C]`` of a block of devices."""
+    def _samples(self, ids: NDArray[np.int64], y: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """``[K, N, C]`` of a block of devices, into `out`."""
         centers, mixing = self._world
         shift = self._draw(ids, "concept", (self.num_classes, self.latent)) * np.float32(self.concept_shift)
         latent = self._draw(ids, "scatter", (self.num_samples, self.latent))
         latent += centers[y] + np.take_along_axis(shift, y[:, :, None], axis=1)
-        x = latent[:, :, :1] * mixing[0]
-        for dimension in range(1, self.latent):
-            x += latent[:, :, dimension : dimension + 1] * mixing[dimension]
-        x /= 1.0 + np.abs(x)  # a sensor that saturates at 1
         skew = self._draw(ids, "sensors", (2, 1, self.num_features)) * np.float32(self.feature_skew)
-        x *= 1.0 + skew[:, 0]
-        x += skew[:, 1]
-        return x
+        skew[:, 0] += np.float32(1.0)
+        step = max(1, _TILE // (self.num_samples * self.num_features))
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            _sensed(latent[part], mixing, skew[part], out[part])
 
     def event_at(
         self, devices: NDArray[np.integer[Any]], timeline: Timeline | None = None
@@ -173,6 +171,21 @@ class SyntheticFleet:
     def class_names(self) -> tuple[str, ...]:
         """``class 0`` and on."""
         return tuple(f"class {c}" for c in range(self.num_classes))
+
+
+def _sensed(
+    latent: NDArray[np.float32],
+    mixing: NDArray[np.float32],
+    skew: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """What saturating, skewed sensors make of latent numbers: ``[K, N, C]`` into `out`."""
+    np.matmul(latent, mixing, out=out)
+    size = np.abs(out)
+    size += np.float32(1.0)
+    out /= size  # a sensor that saturates at 1
+    out *= skew[:, 0]
+    out += skew[:, 1]
 
 
 def load(

@@ -80,8 +80,7 @@ def load(
         seed: For the random split.
         past_fraction: Share of each device's rows that is trained on.
     """
-    path = _resolved(spec.path, data_dir)
-    columns = read_columns(path)
+    columns = read_columns(_resolved(spec.path, data_dir))
     device, label = (column_of(columns, getattr(spec, role), role, spec.path) for role in ("device", "label"))
     names, stream = devices_of(device, spec)
     if len(label) != len(stream):
@@ -98,7 +97,7 @@ def load(
         _refuse_one_class(y, stream, future, names, spec.path)
     when = timeline or Timeline()
     return SensorDataset(
-        name=path.stem,
+        name=Path(spec.path).stem,
         schema=Schema(
             tuple(Channel(n, "1", -np.inf, np.inf, missing=spec.missing == "impute") for n in features)
         ),
