@@ -109,7 +109,7 @@ class Descend:
     def dense(self, name: str, grad: Tensor) -> None:
         """See `Sink`."""
         target = self.params[name]
-        target.add_(grad.view(target.shape), alpha=-self.lr)
+        target.add_(grad.reshape(target.shape), alpha=-self.lr)
 
 
 def _from_taps_first(product: Tensor, shape: torch.Size) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedretrain.core.types import ClientData
-from fedretrain.training import models
+from fedretrain.training import models, stacked_signal
 from fedretrain.training.batched import BatchedExecutor
 from fedretrain.training.batched_engine import ChainEngine, VmapEngine
 from fedretrain.training.config import (
@@ -117,6 +117,15 @@ def test_every_model_trains_alike(name):
     shape, model = MODELS[name]
     local = LocalTraining(batch_size=10, epochs=2, optimizer=OptimizerConfig(lr=0.2))
     assert_equal(model, local, MethodConfig(), work_of(shape, RAGGED), block_size=3)
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn strided", "pooled"])
+def test_large_convolutions_run_client_by_client(monkeypatch, name):
+    monkeypatch.setattr(stacked_signal, "_LARGE_FLOP", 0.0)
+    shape, model = MODELS[name]
+    local = LocalTraining(epochs=2, optimizer=OptimizerConfig(lr=0.1))
+    for method in (MethodConfig(), MethodConfig(kind=MethodKind.DITTO)):
+        assert_equal(model, local, method, work_of(shape, RAGGED), block_size=3)
 
 
 def test_hand_batched_and_vmapped_models_are_what_they_claim():
