@@ -226,7 +226,7 @@ def _start_pool(plan: Plan, grid: Grid | None) -> Pool:
     if kind is RunnerKind.RAY:
         from sim.ray_runner import RayPool
 
-        return RayPool(plan.config.runner)
+        return RayPool.start(plan.config.runner)
     import torch
 
     torch.set_num_threads(1)  # clients are small, and this process is one of several

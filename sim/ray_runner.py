@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,25 +80,32 @@ class ShardActor:
         return evaluate(self._arms.get(config, seed), shared, devices, personal, round_=round_, at=at)
 
 
+@dataclass(frozen=True)
 class RayPool:
-    """The actors that every arm of a run shares. Ray starts in the background, while the run builds its world.
+    """The actors that every arm of a run shares.
 
-    Args:
-        config: How many, and where.
+    Attributes:
+        actors: Handles.
     """
 
-    def __init__(self, config: RunnerConfig) -> None:
-        self._starter = ThreadPoolExecutor(1)
-        self._actors = self._starter.submit(_start_actors, config)
+    actors: tuple[Any, ...]
 
-    @property
-    def actors(self) -> tuple[Any, ...]:
-        """Handles, once they are there.
+    @classmethod
+    def start(cls, config: RunnerConfig) -> RayPool:
+        """Join or start Ray, and start the actors, which come up while the caller goes on.
 
         Raises:
             ConfigError: If the cluster cannot be joined.
         """
-        return self._actors.result()
+        import ray
+
+        start_ray(config)
+        cpus = float(ray.cluster_resources().get("CPU", 1))
+        count = config.num_workers or max(1, int(cpus))
+        # Any number of actors fits on any machine: each claims a share of the CPUs, at most half a one.
+        share = int(1000 * min(0.5, cpus / count)) / 1000
+        actor = ray.remote(ShardActor).options(num_cpus=share, max_restarts=-1, max_task_retries=_RETRIES)
+        return cls(tuple(actor.remote() for _ in range(count)))
 
     def runner(self, arm: Arm, store: PersonalStore) -> RayRunner:
         """A runner on these actors."""
@@ -115,22 +122,9 @@ class RayPool:
         """End the actors; Ray itself stays for others of this process."""
         import ray
 
-        self._starter.shutdown(wait=True)
-        if self._actors.exception() is None:
+        if ray.is_initialized():
             for actor in self.actors:
                 ray.kill(actor)
-
-
-def _start_actors(config: RunnerConfig) -> tuple[Any, ...]:
-    import ray
-
-    start_ray(config)
-    cpus = float(ray.cluster_resources().get("CPU", 1))
-    count = config.num_workers or max(1, int(cpus))
-    # Any number of actors fits on any machine: each claims a share of the CPUs, at most half a one.
-    share = int(1000 * min(0.5, cpus / count)) / 1000
-    actor = ray.remote(ShardActor).options(num_cpus=share, max_restarts=-1, max_task_retries=_RETRIES)
-    return tuple(actor.remote() for _ in range(count))
 
 
 def start_ray(config: RunnerConfig) -> None:
@@ -171,10 +165,7 @@ class RayRunner:
     def __init__(self, arm: Arm, store: PersonalStore, pool: RayPool) -> None:
         import ray
 
-        self._store, self._actors = (
-            store,
-            pool.actors,
-        )  # waits for Ray, which ray.put would else start its own way
+        self._store, self._actors = store, pool.actors
         self._config, self._seed = ray.put(arm.config), arm.seed
 
     def run(self, spec: RoundSpec, cohort: Ids) -> Iterator[ShardResult]:
