@@ -92,17 +92,25 @@ def evaluate(
     objective = arm.world.fleet.objective
     future = [replace(one, data=scored(stream)) for one, stream in zip(held, streams, strict=True)]
     labels = [one.data.y for one in future]
+    dataset = arm.setting.dataset
+    unit = 1.0 if dataset is None else dataset.target_scale
     outputs = arm.executor.predict(shared, future, personalized=False)
     own, num_refused = None, 0
     if arm.task.personal.size:
         blended = blend(arm.executor, shared, held, objective, arm.config.blend)
         num_refused = sum(verdict is Verdict.FELL for verdict in blended.verdicts)
         renewed = [replace(one, personal=row) for one, row in zip(future, blended.personal, strict=True)]
-        own = client_scores(objective, arm.executor.predict(shared, renewed, personalized=True), labels)
+        found = client_scores(objective, arm.executor.predict(shared, renewed, personalized=True), labels)
+        own = _in_units(found, unit)
     return Evaluation(
         devices,
         np.array([len(y) for y in labels], dtype=np.int64),
-        client_scores(objective, outputs, labels),
+        _in_units(client_scores(objective, outputs, labels), unit),
         own,
         num_refused,
     )
+
+
+def _in_units(scores: Scores, unit: float) -> Scores:
+    """Errors in the target's own unit; other scores have none."""
+    return {name: score * unit if name in ("rmse", "mae") else score for name, score in scores.items()}

@@ -154,7 +154,8 @@ class SensorDataset:
         pipeline: The default preprocessing, not yet fitted.
         digest: SHA-256 of the source's content.
         caveats: What a reader of any figure on this data must know.
-        target_name: What y is, with its unit.
+        target_name: What y is, with its unit in brackets.
+        target_scale: How many of these units 1.0 of a regression's y is: errors are reported in units.
     """
 
     name: str
@@ -174,6 +175,7 @@ class SensorDataset:
     digest: str
     caveats: tuple[str, ...] = ()
     target_name: str = "class"
+    target_scale: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_shapes()

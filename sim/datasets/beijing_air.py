@@ -79,7 +79,7 @@ _USUAL = {
 TASKS = ("pm25", "exceeds", "forecast")
 CAVEATS = (
     "12 stations of one city: figures are means over 12, and neighbours share their weather",
-    "targets of the regression tasks are in 100 ug/m3; rows without a measured target are left out (real outages)",
+    "rows without a measured target are left out (real outages)",
     "drift is moderate: season and a four-year trend",
 )
 
@@ -237,7 +237,8 @@ def load(
         pipeline=default_pipeline(schema),
         digest=content_digest(table.measured, table.wind, table.hours),
         caveats=CAVEATS if split == Split.TEMPORAL else (*CAVEATS, "random split: figures are optimistic"),
-        target_name="PM2.5 above 75 ug/m3" if classify else "PM2.5 (100 ug/m3)",
+        target_name="PM2.5 above 75 ug/m3" if classify else "PM2.5 (ug/m3)",
+        target_scale=1.0 if classify else TARGET_UNIT,
     )
 
 

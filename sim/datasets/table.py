@@ -7,7 +7,7 @@ and asked for by its name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,6 +95,7 @@ def load(
     future = choose_future(stream, past_fraction, split, seed)
     if class_names and not spec.one_class:
         _refuse_one_class(y, stream, future, names, spec.path)
+    y, scale = _standardised(y, ~future) if spec.task == Objective.REGRESSION else (y, 1.0)
     when = timeline or Timeline()
     return SensorDataset(
         name=Path(spec.path).stem,
@@ -119,7 +120,14 @@ def load(
         caveats=("ranges and units of the columns are not declared",)
         + (() if split == Split.TEMPORAL else ("random split: neighbours in time are on both sides",)),
         target_name=spec.label,
+        target_scale=scale,
     )
+
+
+def _standardised(y: NDArray[Any], past: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
+    """Targets with mean 0 and standard deviation 1 over the past rows, and that deviation in the column's unit."""
+    scale = float(np.std(y[past], dtype=np.float64)) or 1.0
+    return ((y - np.mean(y[past], dtype=np.float64)) / scale).astype(np.float32), scale
 
 
 def _resolved(given: str, data_dir: Path | str | None) -> Path:

@@ -203,3 +203,14 @@ def test_windows_and_ragged_arrays_are_refused(tmp_path):
 def test_impossible_specs_are_refused(changes):
     with pytest.raises(ConfigError, match=r"table\."):
         spec("x.csv", **changes)
+
+
+def test_regression_targets_are_standardised_and_their_scale_is_kept(tmp_path):
+    rows = [f"d{i % 4},{i},{1000 + 50 * (i % 7)}" for i in range(80)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["device,x,target", *rows]))
+    data = load(spec=TableSpec(str(path), "device", "target", task="regression"))
+    past = data.y[~data.future]
+    assert past.mean() == pytest.approx(0.0, abs=1e-5)
+    assert past.std() == pytest.approx(1.0, abs=1e-5)
+    assert 50 < data.target_scale < 150
