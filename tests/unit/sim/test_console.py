@@ -81,5 +81,5 @@ def test_a_sweep_over_nothing_is_refused_before_ray_starts():
         multirun(["experiment=scale", "seed=1"])
     with pytest.raises(ConfigError, match="a sweep cannot be resumed"):
         multirun(["resume=here", "seed=1,2"])
-    with pytest.raises(ConfigError, match="no key 'training.optimizer.la'"):
+    with pytest.raises(ConfigError, match=r"no key 'training\.optimizer\.la'"):
         multirun(["experiment=scale", "training.optimizer.la=1,2"])
