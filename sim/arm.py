@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedretrain.core.errors import ConfigError
+from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.core.rng import seed_for
 from fedretrain.training import models
 from fedretrain.training.config import LossKind
@@ -22,7 +22,8 @@ from fedretrain.training.methods.make import make_task
 from sim.datasets.base import Timeline
 from sim.fleet import FleetKind
 from sim.rules import campaign_rules
-from sim.schema import ModelKind
+from sim.schema import PrivacyKind
+from sim.sections import ModelKind
 from sim.world import WorldConfig, build_world
 
 if TYPE_CHECKING:
@@ -114,9 +115,34 @@ class Arm:
     @cached_property
     def rules(self) -> CampaignRules:
         """What the coordinator goes by; raises whatever is wrong with the privacy claim."""
+        self._check_package()
         return campaign_rules(
             self.config, num_devices=self.world.fleet.num_devices, num_params=self.task.shared.size
         )
+
+    def _check_package(self) -> None:
+        """Refuse what would ride in the model package without noise (DESIGN section 6, three channels).
+
+        Raises:
+            PrivacyError: If scalers or targets rest on un-noised data of the devices that a claim protects.
+        """
+        pipeline, dataset = self.world.fleet.pipeline, self.setting.dataset
+        by_example = self.config.training.example_dp is not None
+        if self.config.privacy.kind is PrivacyKind.NONE and not by_example:
+            return
+        pipeline.require_private()
+        if dataset is not None and dataset.target_pooled:
+            raise PrivacyError(
+                "the targets are scaled by the mean and spread of all devices' labels",
+                where="table.target_scale",
+                fix="give a number that does not come from the data",
+            )
+        if by_example and pipeline.has_local:
+            raise PrivacyError(
+                "a device's own scaler carries every example into the inputs of all others",
+                where="training.example_dp",
+                fix="use a pipeline without a local scaler (watch: dataset.options.pipeline=fixed)",
+            )
 
     def first_shared(self) -> Params:
         """The global model before the first round: the shared parameters alone."""

@@ -41,6 +41,8 @@ class TableSpec:
         task: ``classification`` or ``regression``.
         missing: ``refuse`` NaN in features, or ``impute`` it (by the scaled mean).
         scaler: How features are scaled; with differential privacy on, ``local`` or ``instance``.
+        target_scale: Regression: what the label is divided by for training; 0: it is standardised by the training rows
+            of all devices, which differential privacy does not allow.
         one_class: Allow devices whose training rows have a single class.
         min_rows: Devices with fewer rows are refused.
     """
@@ -53,6 +55,7 @@ class TableSpec:
     task: str = "classification"
     missing: str = "refuse"
     scaler: str = "standard"
+    target_scale: float = 0.0
     one_class: bool = False
     min_rows: int = 2
 

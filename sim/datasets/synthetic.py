@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CAVEATS = ("synthetic: says how fast and how large, nothing about a real sensor",)
-_BLOCK = 2048  # devices drawn at a time: 50 samples of 8 latent numbers are 3 MB
-_TILE = 2**17  # values that a core's cache holds while they are passed over five times
+_BLOCK = 2**17  # latent numbers drawn at a time: a core's cache holds their words while they are mixed
+_TILE = 2**17  # values of sensors likewise
+_LOW_16 = np.uint64(0x0000FFFF0000FFFF)
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,9 @@ class SyntheticFleet:
             )
         x = np.empty((len(ids), self.num_samples, self.num_features), dtype=np.float32)
         y = np.empty((len(ids), self.num_samples), dtype=np.int64)
-        for start in range(0, len(ids), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        step = max(1, _BLOCK // (self.num_samples * self.latent))
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
             y[part] = self._labels(ids[part])
             self._samples(ids[part], y[part], x[part])
         return x, y
@@ -135,9 +137,13 @@ class SyntheticFleet:
     def _draw(self, ids: NDArray[np.int64], purpose: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Centred draws of unit variance ``[K, *shape]``: the sum of four uniforms of 16 bits, cheaper than a normal."""
         words = rng.words(rng.seeds_for(self.seed, -1, ids, f"synthetic/{purpose}"), int(np.prod(shape)))
-        parts = words.view(np.uint16).reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint32)
-        scaled = (parts.astype(np.float32) - np.float32(2 * 65535)) / np.float32(65536.0 / np.sqrt(3.0))
-        return scaled.reshape(len(ids), *shape)
+        # Two at a time in each half of a word, then the halves: 16 bits cannot overflow 32.
+        pairs = (words & _LOW_16) + ((words >> np.uint64(16)) & _LOW_16)
+        halves = pairs.view(np.uint32)
+        total = (halves[..., ::2] + halves[..., 1::2]).astype(np.float32)
+        total -= np.float32(2 * 65535)
+        total /= np.float32(65536.0 / np.sqrt(3.0))
+        return total.reshape(len(ids), *shape)
 
     def _labels(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """``[K, N]``: favourites with probability `label_skew`, else any class."""
@@ -152,7 +158,8 @@ class SyntheticFleet:
         centers, mixing = self._world
         shift = self._draw(ids, "concept", (self.num_classes, self.latent)) * np.float32(self.concept_shift)
         latent = self._draw(ids, "scatter", (self.num_samples, self.latent))
-        latent += centers[y] + np.take_along_axis(shift, y[:, :, None], axis=1)
+        own = (shift + centers).reshape(-1, self.latent)  # each device's classes
+        latent += own[y + self.num_classes * np.arange(len(ids))[:, None]]
         skew = self._draw(ids, "sensors", (2, 1, self.num_features)) * np.float32(self.feature_skew)
         skew[:, 0] += np.float32(1.0)
         step = max(1, _TILE // (self.num_samples * self.num_features))

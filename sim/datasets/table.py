@@ -95,7 +95,10 @@ def load(
     future = choose_future(stream, past_fraction, split, seed)
     if class_names and not spec.one_class:
         _refuse_one_class(y, stream, future, names, spec.path)
-    y, scale = _standardised(y, ~future) if spec.task == Objective.REGRESSION else (y, 1.0)
+    pooled = spec.task == Objective.REGRESSION and not spec.target_scale
+    y, scale = _standardised(y, ~future) if pooled else (y, spec.target_scale or 1.0)
+    if spec.target_scale:
+        y = (y / spec.target_scale).astype(np.float32) if spec.task == Objective.REGRESSION else y
     when = timeline or Timeline()
     return SensorDataset(
         name=Path(spec.path).stem,
@@ -121,6 +124,7 @@ def load(
         + (() if split == Split.TEMPORAL else ("random split: neighbours in time are on both sides",)),
         target_name=spec.label,
         target_scale=scale,
+        target_pooled=pooled,
     )
 
 

@@ -63,6 +63,15 @@ def default_pipeline() -> Pipeline:
     Nothing is fitted on pooled data, so it may be used under differential privacy. How a watch is worn moves every
     statistic; the wearer's own scale takes that out.
     """
+    return _statistics(Scaler("local", clip=8.0, prior=1.0, floor=0.02))
+
+
+def fixed_pipeline() -> Pipeline:
+    """The same statistics, scaled by one fixed number: nothing of the wearer's, for example-level DP."""
+    return _statistics(Scaler("fixed", (0.0,), (0.5,), clip=8.0))
+
+
+def _statistics(last: Scaler) -> Pipeline:
     functions = ("mean", "std", "quantiles", "min", "max", "jerk", "zero_crossings", "bands", "correlations")
     return Pipeline(
         (
@@ -71,7 +80,7 @@ def default_pipeline() -> Pipeline:
             Scaler("fixed", (0.0,) * 6, (0.5, 0.5, 0.5, 1.0, 1.0, 1.0)),
             Magnitude((_ACCELERATION, _ROTATION)),
             Statistics(functions),
-            Scaler("local", clip=8.0, prior=1.0, floor=0.02),
+            last,
         )
     )
 
@@ -82,7 +91,7 @@ def signal_pipeline() -> Pipeline:
     return Pipeline((Clip(), Impute("forward"), scale, ChannelFirst()))
 
 
-PIPELINES = {"statistics": default_pipeline, "signal": signal_pipeline}
+PIPELINES = {"statistics": default_pipeline, "fixed": fixed_pipeline, "signal": signal_pipeline}
 
 
 def locate() -> Path:
@@ -164,7 +173,7 @@ def load(
         past_fraction: Share of each recording's windows that is trained on.
         train_stride: Samples between the starts of training windows; less than 200 makes them overlap. Scored
             windows are always disjoint, and never overlap a training window.
-        pipeline: ``statistics`` or ``signal``.
+        pipeline: ``statistics``, ``fixed`` or ``signal``.
         path: Another copy of the file.
     """
     del data_dir

@@ -7,7 +7,8 @@ import pytest
 from fedretrain.core.errors import ConfigError
 from fedretrain.training.config import MethodKind
 from sim.configure import compose, config_folder, configure, sweep
-from sim.schema import ModelKind, PrivacyKind, RunnerKind
+from sim.schema import PrivacyKind, RunnerKind
+from sim.sections import ModelKind
 from tests.run_cases import QUICK
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
