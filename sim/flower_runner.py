@@ -91,7 +91,7 @@ class FlowerRunner:
     def _replies(self, spec: RoundSpec, cohort: Ids) -> Iterator[tuple[TrainOrder, Message | None]]:
         """Each client's order with its reply as it comes; None for one that never came."""
         left, waiting = cohort.tolist()[::-1], dict[str, "TrainOrder"]()
-        heard_at = time.monotonic()
+        heard_at, heard = time.monotonic(), False
         while left or waiting:
             for _ in range(min(len(left), _WINDOW - len(waiting))):
                 order = self._order(spec, left.pop())
@@ -101,8 +101,10 @@ class FlowerRunner:
             for reply in replies:
                 yield waiting.pop(reply.metadata.reply_to_message_id), reply
             if replies:
-                heard_at = time.monotonic()
+                heard_at, heard = time.monotonic(), True
             elif time.monotonic() - heard_at > _PATIENCE_S:
+                if not heard:
+                    raise FedretrainError(f"Flower's nodes answered nothing for {_PATIENCE_S:g} s")
                 yield from ((order, None) for order in waiting.values())
                 waiting = {}
             else:
