@@ -3,7 +3,7 @@
 Rules of this file:
     * What a round asks of ten thousand devices is answered by array passes over their rows; per device there is
       nothing but slices.
-    * A stream handed out is a view: whoever keeps one keeps its whole group alive.
+    * What is handed out may be a view: whoever keeps it keeps its whole group alive, and nobody writes to it.
 """
 
 from __future__ import annotations
@@ -78,10 +78,21 @@ class StreamGroup:
         rows = _ranges(self.ends[chosen], sizes)
         ready = (self.event_at[rows] <= at) & (self.label_at[rows] <= at) & ~self.future[rows]
         taken, owner = rows[ready], np.repeat(np.arange(len(chosen)), sizes)[ready]
-        stops = np.cumsum(np.bincount(owner, minlength=len(chosen))).tolist()
-        x, y = self.x[taken], self.y[taken]
-        starts = [0, *stops[:-1]]
-        return [ClientData(x[a:b], y[a:b]) for a, b in zip(starts, stops, strict=True)]
+        counts = np.bincount(owner, minlength=len(chosen))
+        return self._cut(taken, counts)
+
+    def _cut(self, taken: Ids, counts: Ids) -> list[ClientData]:
+        """Rows `taken`, `counts[k]` of them for each device: views where every device's follow one another."""
+        starts = np.cumsum(counts) - counts
+        some = counts > 0
+        first, last = taken[starts[some]], taken[starts[some] + counts[some] - 1]
+        if np.array_equal(last - first + 1, counts[some]):
+            x, y = self.x, self.y
+            starts[some] = first
+        else:
+            x, y = self.x[taken], self.y[taken]
+        spans = zip(starts.tolist(), (starts + counts).tolist(), strict=True)
+        return [ClientData(x[a:b], y[a:b]) for a, b in spans]
 
 
 def _ranges(starts: Ids, sizes: Ids) -> Ids:

@@ -126,6 +126,9 @@ class Labels:
             ``[N]`` instants, never before `event_at`; inf where the label is lost.
         """
         ids, taken = np.asarray(devices, dtype=np.int64), np.asarray(event_at, dtype=np.float64)
+        if self._certain:
+            at = taken + self.delays(taken, taken)
+            return at if self._deliver is None else self._deliver(ids, at)
         seeds = rng.seeds_for(self._seed, -1, ids, "labels")
         place = 2 * np.asarray(index, dtype=np.int64)
         arrives = rng.uniforms_at(seeds, place) < self._probability(len(ids), hardness, y)
@@ -133,6 +136,13 @@ class Labels:
         if self._deliver is not None and arrives.any():
             at[arrives] = self._deliver(ids[arrives], at[arrives])
         return at
+
+    @property
+    def _certain(self) -> bool:
+        """True where every label arrives after a delay that nothing is drawn for."""
+        config = self.config
+        drawn = config.delay in (DelayKind.EXPONENTIAL, DelayKind.LOGNORMAL)
+        return not (drawn or config.loss_fraction or config.bias or config.class_rate)
 
     def delays(self, draws: Floats, event_at: Floats) -> Floats:
         """Seconds from each sample to its label, by inversion of uniform draws in (0, 1)."""

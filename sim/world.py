@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from sim.fleet import DeviceStream
     from sim.sensors.events import DriftEvent
 
-_GROUP_BYTES = 16 << 20  # raw rows materialised at once; beyond it speed no longer grows, memory does
+_GROUP_BYTES = 4 << 20  # raw rows materialised at once; beyond it speed no longer grows, memory does
+_MOST_FLEET_PER_CACHE = 8  # times the cache: beyond it fewer than one in eight asked for would be found there
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class SimulatedFleet:
     ) -> None:
         self._source, self._drift, self._labels, self._network = source, drift, labels, network
         self._digest = digest
-        self._cache = StreamCache(cache_bytes, self._made)
+        # Of a fleet far larger than the cache hardly anything would be asked for again before it is let go.
+        worthwhile = self._device_bytes * self.num_devices <= _MOST_FLEET_PER_CACHE * cache_bytes
+        self._cache = StreamCache(cache_bytes if worthwhile else 0, self._made)
 
     @property
     def num_devices(self) -> int:
@@ -155,10 +158,14 @@ class SimulatedFleet:
             raise DataError(f"devices are 0 to {self.num_devices - 1}", where=f"device {ids.max()}")
         return ids
 
+    @property
+    def _device_bytes(self) -> float:
+        """Raw rows of a usual device."""
+        return 4 * int(np.prod(self.schema.row_shape)) * self._source.mean_rows
+
     def _made(self, devices: NDArray[np.int64]) -> list[StreamGroup]:
         """Materialise devices, group by group."""
-        row_bytes = 4 * int(np.prod(self.schema.row_shape)) * self._source.mean_rows
-        group = max(1, int(_GROUP_BYTES / max(row_bytes, 1.0)))
+        group = max(1, int(_GROUP_BYTES / max(self._device_bytes, 1.0)))
         return [self._group(devices[i : i + group]) for i in range(0, len(devices), group)]
 
     def _group(self, devices: NDArray[np.int64]) -> StreamGroup:

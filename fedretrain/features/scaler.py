@@ -122,7 +122,8 @@ class Scaler(Step):
             )
         center = np.asarray(self.center, dtype=np.float32)
         scale = np.asarray(self.scale, dtype=np.float32)
-        scaled: Array = np.divide(np.subtract(x, center), scale)
+        scaled: Array = np.subtract(x, center)
+        scaled /= scale
         return self._bounded(scaled)
 
     def _bounded(self, x: Array) -> Array:
