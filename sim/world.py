@@ -190,7 +190,7 @@ class SimulatedFleet:
         for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
             past = x[a:b][~future[a:b]]
             if b > a:
-                out[a:b] = self.pipeline.localize(past if len(past) else x[a:b]).apply(x[a:b])
+                out[a:b] = self.pipeline.localize(past).apply(x[a:b])  # no past: neutral numbers
         return out
 
     def _label_at(
