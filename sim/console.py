@@ -31,6 +31,9 @@ def announce(run: Run, folder: RunFolder, stream: TextIO | None = None) -> None:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
         )
     out.write("\n")
+    for caveat in run.summary.caveats:
+        if "no round was released" in caveat:
+            out.write(f"{caveat}\n")
     for arm in run.summary.arms:
         if arm.privacy is not None:
             out.write(f"{arm.title}: {arm.privacy.scope}\n")

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from fedretrain.privacy.claims import scope_text
 from fedretrain.privacy.event import Sampling
 from sim import checkpoint
 from sim.campaign import metric_of
-from sim.results import Environment, Metric, PrivacySummary, Summary
+from sim.results import Environment, Metric, Outcome, PrivacySummary, Summary
 from sim.schema import PrivacyKind
 from sim.summarise import ArmFacts, summarise_arm
 
@@ -50,7 +51,7 @@ def describe(plan: Plan, gathered: Gathered, started: datetime, seconds: float) 
         environment=environment(),
         data_digest=dataset.digest if dataset is not None else world.fleet.digest,
         config_digest=checkpoint.config_digest(plan.config),
-        caveats=_caveats(first, virtual),
+        caveats=(*_caveats(first, virtual), *_untrained(plan, gathered)),
         arms=tuple(
             summarise_arm(
                 ArmFacts(
@@ -107,6 +108,23 @@ def _caveats(campaign: Campaign, virtual: int) -> tuple[str, ...]:
     if arm.config.campaign.sampling is Sampling.POISSON:
         more.append("Poisson cohorts: amplification holds only while cohorts and counts stay secret")
     return (*own, *more)
+
+
+def _untrained(plan: Plan, gathered: Gathered) -> list[str]:
+    """Arms of which no round was ever released, and why not: their figures are those of an untrained model."""
+    said = []
+    for planned in plan.arms:
+        own = [record for record in gathered.rounds if record.arm == planned.name]
+        if any(record.outcome is Outcome.COMMITTED for record in own):
+            continue
+        failures = Counter[str]()
+        for record in own:
+            failures.update(record.failures)
+        kinds = (
+            ", ".join(f"{count} {kind}" for kind, count in failures.most_common()) or "nobody could be asked"
+        )
+        said.append(f"{planned.title}: no round was released, so nothing was trained ({kinds})")
+    return said
 
 
 def environment() -> Environment:

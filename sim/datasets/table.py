@@ -17,7 +17,7 @@ from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.features.steps import Impute, Step
-from sim.datasets.base import SensorDataset, Split, Timeline, choose_future, content_digest
+from sim.datasets.base import SensorDataset, Split, Timeline, choose_future, content_digest, rank_fraction
 from sim.datasets.columns import (
     TableSpec,
     column_of,
@@ -145,9 +145,17 @@ def _resolved(given: str, data_dir: Path | str | None) -> Path:
 def _shifted(
     when: Timeline, seconds: NDArray[np.float64], stream: NDArray[np.int32], future: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Each device's clock moved so that its first scored row falls on the campaign's end."""
+    """Each device's clock moved so that its first scored row falls on the campaign's end.
+
+    Rows that span less than the campaign would then all be measured during it, most of them after its last round. So
+    the past of such a device is moved back further, until all but the live fraction of it lies before the campaign.
+    """
     first = np.full(int(stream.max()) + 1, np.inf)
     np.minimum.at(first, stream[future], seconds[future])
     last = np.full(len(first), -np.inf)
     np.maximum.at(last, stream, seconds)
-    return when.shift(seconds, np.where(np.isfinite(first), first, last + 1.0)[stream])
+    at = when.shift(seconds, np.where(np.isfinite(first), first, last + 1.0)[stream])
+    early = ~future & (rank_fraction(2 * stream.astype(np.int64) + future) <= 1.0 - when.live_fraction)
+    until = np.zeros(len(first))
+    np.maximum.at(until, stream[early], at[early])
+    return np.where(future, at, at - until[stream])

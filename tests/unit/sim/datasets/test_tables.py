@@ -6,6 +6,7 @@ import pytest
 
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.types import Objective
+from sim.datasets.base import Timeline
 from sim.datasets.columns import TableSpec, read_columns
 from sim.datasets.table import load
 
@@ -62,7 +63,18 @@ def test_rows_are_put_in_time_order_and_the_last_are_scored(csv):
         flow = data.x[data.rows_of(stream), 0]
         assert np.all(np.diff(flow) < 0)  # the file runs backwards in time
         assert data.future[data.rows_of(stream)].tolist() == [False] * 7 + [True] * 3
-    assert np.diff(data.event_at[data.rows_of(0)]) == pytest.approx(3 * 3600.0)
+    at, future = data.event_at[data.rows_of(0)], data.future[data.rows_of(0)]
+    assert np.diff(at[~future]) == pytest.approx(3 * 3600.0)
+    assert np.diff(at[future]) == pytest.approx(3 * 3600.0)
+    assert at[future][0] == Timeline().campaign_s
+
+
+def test_a_past_shorter_than_the_campaign_lies_before_it_but_for_the_live_fraction(csv):
+    data = load(spec=spec(csv), past_fraction=0.7, timeline=Timeline(live_fraction=0.25))
+    past = data.event_at[~data.future].reshape(3, 7)
+    assert np.all((past <= 0).sum(axis=1) == 5)  # else there was nothing to train on in most rounds
+    longer = load(spec=spec(csv), past_fraction=0.7, timeline=Timeline(campaign_s=3600.0))
+    assert np.diff(longer.event_at[longer.rows_of(0)]) == pytest.approx(3 * 3600.0)  # nothing was to be moved
 
 
 def test_without_a_time_column_the_files_order_counts(csv):
