@@ -109,7 +109,7 @@ def _line(
 
     return {
         "case": case.job.case,
-        "unit": "s for the whole training" if whole else "per client update",
+        "unit": "the whole training" if whole else "per client update",
         "cpu_ms": {engine: round(value * 1e3, 4) for engine, value in cpu.items()},
         "wall_s": {engine: round(value, 7) for engine, value in wall.items()},
         "peak_mib": {e: round(max(r["peak_mib"] for r in runs), 1) for e, runs in results.items()},

@@ -45,7 +45,8 @@ def _client_app(folder: str) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         job, problem, model = _loaded(folder)
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        if job.personal and "personal" in context.state:
+        # Rounds that all do the same work start from the first personal layers each time.
+        if job.personal and job.advance and "personal" in context.state:
             model.load_state_dict(context.state["personal"].to_torch_state_dict(), strict=False)
         x, y = problem.client(int(context.node_config["partition-id"]))
         loss = train_client(model, x, y, job)
