@@ -196,12 +196,11 @@ def load_dataset(config: Config, when: Timeline, seed: int) -> SensorDataset:
         ConfigError: If there is no such data set, or its loader refuses its options.
         DataError: If its files are absent or damaged.
     """
-    from sim.datasets.columns import TableSpec
     from sim.datasets.registry import load
 
     data = config.dataset
     options = dict(data.options)
     if data.name == "table":
-        options["spec"] = TableSpec(**{f.name: getattr(config.table, f.name) for f in fields(config.table)})
+        options["spec"] = config.table
     folder = Path(config.data_dir) if config.data_dir else None
     return load(data.name, folder, timeline=when, split=data.split, seed=seed, **options)

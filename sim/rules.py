@@ -104,23 +104,10 @@ def _private_rules(
         weights="examples" if config.aggregation.kind is AggregatorKind.EXAMPLE_WEIGHTED else "uniform",
         stop_at_quorum=campaign.over_selection > 1,
     )
-    unit_of = person_of(config, num_devices)
     num_units = _num_units(config, num_devices)
     delta = privacy.delta or min(1e-5, 0.1 / num_units)
     check_promise(privacy.target_epsilon or 1.0, delta, num_units)
-    total = _noise_multiplier(config, num_devices, delta)
-    adaptive = _adaptive(config, sampler.expected(num_devices))
-    dp = CentralDp(
-        noise_multiplier=_share(config, total, adaptive),
-        clip_norm=privacy.clip_norm,
-        population=config.name,
-        campaign=config.name,
-        relation=privacy.relation,
-        unit=privacy.unit,
-        amplified=privacy.amplified,
-        adaptive=adaptive,
-        unit_of=unit_of,
-    )
+    dp = _central_dp(config, num_devices, delta, sampler.expected(num_devices))
     _check_noise(dp, aggregator)
     budget = Budget(privacy.target_epsilon, delta, num_units) if privacy.target_epsilon else None
     advice = advise(
@@ -139,6 +126,24 @@ def _private_rules(
         dp,
     )
     return CampaignRules(sampler, rules, privacy.clip_norm, budget, delta, advice)
+
+
+def _central_dp(config: Config, num_devices: int, delta: float, expected: float) -> CentralDp:
+    """The mechanism, its noise solved for the target where none is given."""
+    privacy = config.privacy
+    adaptive = _adaptive(config, expected)
+    total = _noise_multiplier(config, num_devices, delta)
+    return CentralDp(
+        noise_multiplier=_share(config, total, adaptive),
+        clip_norm=privacy.clip_norm,
+        population=config.name,
+        campaign=config.name,
+        relation=privacy.relation,
+        unit=privacy.unit,
+        amplified=privacy.amplified,
+        adaptive=adaptive,
+        unit_of=person_of(config, num_devices),
+    )
 
 
 def _noise_multiplier(config: Config, num_devices: int, delta: float) -> float:

@@ -21,10 +21,11 @@ from fedretrain.training.blend import BlendConfig
 from fedretrain.training.config import LocalTraining, MethodConfig
 from sim import checks
 from sim.availability import AvailabilityConfig
+from sim.datasets.columns import TableSpec
 from sim.fleet import FleetConfig
 from sim.labels import LabelsConfig
 from sim.network import NetworkConfig
-from sim.sections import DatasetConfig, ModelConfig, TableConfig
+from sim.sections import DatasetConfig, ModelConfig
 from sim.sensors.config import DriftConfig
 
 
@@ -270,7 +271,7 @@ class Config:
     tracking_uri: str = ""
     resume: str = ""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    table: TableConfig = field(default_factory=TableConfig)
+    table: TableSpec = field(default_factory=TableSpec)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: LocalTraining = field(default_factory=LocalTraining)

@@ -32,23 +32,6 @@ class DatasetConfig:
     live_fraction: float = 0.25
 
 
-@dataclass(frozen=True)
-class TableConfig:
-    """Anybody's table: see `sim.datasets.columns.TableSpec` for what each key means."""
-
-    path: str = ""
-    device: str = ""
-    label: str = ""
-    time: str = ""
-    features: tuple[str, ...] = ()
-    task: str = "classification"
-    missing: str = "refuse"
-    scaler: str = "standard"
-    target_scale: float = 0.0
-    one_class: bool = False
-    min_rows: int = 2
-
-
 class ModelKind(StrEnum):
     """The shipped models, or a user's."""
 

@@ -4,6 +4,7 @@ Rules of this file:
     * The order is a device's own: asked, offline or online, has labelled data or not, trains, keeps its personal
       state, replies in time or too late. A device that went away in mid-round keeps nothing.
     * A failure is a value. An exception means that the run itself cannot go on.
+    * Devices are played some thousands at a time, so memory does not grow with the cohort.
     * Training and reduction are `fedretrain`'s: nothing of either is written here. A `Sink` takes what devices send:
       the reducer of a shard, or one device's reply.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     Ids = NDArray[np.int64]
 
+_AT_ONCE = 2048  # devices whose samples are held at once: blocks of like sizes still fill
 BYTES_PER_PARAMETER = 4  # float32, uncompressed: what the simulated wire carries
 
 
@@ -134,6 +136,9 @@ class Worker:
 
     def reply_times(self, spec: RoundSpec, devices: Ids) -> NDArray[np.float64]:
         """Seconds after the round's start at which each device's reply arrives: ``[K]``; inf if it never does."""
+        return np.concatenate([self._reply_times(spec, part) for part in _parts(devices)])
+
+    def _reply_times(self, spec: RoundSpec, devices: Ids) -> NDArray[np.float64]:
         plan = self._plan(spec, devices)
         lost = ~plan.begins | (plan.away_at <= spec.at + plan.reply_after_s)
         return np.where(lost, np.inf, plan.reply_after_s)
@@ -163,16 +168,25 @@ class Worker:
             personal: Their personal states, where they have one.
             sink: Hears of each device once, in an update or in a failure.
         """
+        played = [self._play(asked, part, personal, sink) for part in _parts(devices)]
+        return Played(
+            np.concatenate([one.devices for one in played]),
+            np.concatenate([one.personal_KQ for one in played]),
+            sum(one.bytes_down for one in played),
+            sum(one.bytes_up for one in played),
+        )
+
+    def _play(self, asked: Asked, devices: Ids, personal: Rows, sink: Sink) -> Played:
         plan = self._plan(asked, devices)
         away = plan.away_at <= asked.at + plan.reply_after_s
         late = plan.reply_after_s > asked.deadline_s
         trains = plan.begins & ~away
         sink.fail(self._failures(plan, devices, away, late))
-        seeds = seeds_for(asked.seed, asked.round, devices, "training")
+        ids, seeds = devices.tolist(), seeds_for(asked.seed, asked.round, devices, "training").tolist()
         work = [
-            ClientWork(ClientId(int(devices[k])), data, personal.get(int(devices[k])), int(seeds[k]))
-            for k, data in enumerate(plan.data)
-            if trains[k] and data is not None
+            ClientWork(ClientId(ids[k]), data, personal.get(ids[k]), seeds[k])
+            for k in np.flatnonzero(trains).tolist()
+            if (data := plan.data[k]) is not None
         ]
         counted = set(devices[trains & ~late].tolist())
         kept, rows = self._train(asked.base, work, counted, sink)
@@ -239,3 +253,8 @@ class Worker:
                 continue
             found.append(ClientFailure(ClientId(device), kind))
         return found
+
+
+def _parts(devices: Ids) -> list[Ids]:
+    """The devices in parts of at most `_AT_ONCE`, at least one part."""
+    return [devices[first : first + _AT_ONCE] for first in range(0, max(len(devices), 1), _AT_ONCE)]

@@ -47,9 +47,9 @@ class TableSpec:
         min_rows: Devices with fewer rows are refused.
     """
 
-    path: str
-    device: str
-    label: str
+    path: str = ""
+    device: str = ""
+    label: str = ""
     time: str = ""
     features: tuple[str, ...] = ()
     task: str = "classification"
@@ -60,9 +60,6 @@ class TableSpec:
     min_rows: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("path", "device", "label"):
-            if not getattr(self, name):
-                raise ConfigError(f"table.{name} is not given", fix=f"add table.{name}=... to the command")
         choices = (("task", tuple(Objective)), ("missing", ("refuse", "impute")), ("scaler", KINDS))
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
@@ -74,6 +71,16 @@ class TableSpec:
             raise ConfigError(
                 "table.scaler=fixed needs numbers", fix="scaffold a task: python -m sim task new NAME"
             )
+
+    def require_given(self) -> None:
+        """Refuse a table that nobody named.
+
+        Raises:
+            ConfigError: Naming what is not given.
+        """
+        for name in ("path", "device", "label"):
+            if not getattr(self, name):
+                raise ConfigError(f"table.{name} is not given", fix=f"add table.{name}=... to the command")
 
 
 def read_columns(path: Path) -> Columns:

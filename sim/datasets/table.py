@@ -80,6 +80,7 @@ def load(
         seed: For the random split.
         past_fraction: Share of each device's rows that is trained on.
     """
+    spec.require_given()
     columns = read_columns(_resolved(spec.path, data_dir))
     device, label = (column_of(columns, getattr(spec, role), role, spec.path) for role in ("device", "label"))
     names, stream = devices_of(device, spec)
@@ -95,11 +96,9 @@ def load(
     future = choose_future(stream, past_fraction, split, seed)
     if class_names and not spec.one_class:
         _refuse_one_class(y, stream, future, names, spec.path)
-    pooled = spec.task == Objective.REGRESSION and not spec.target_scale
-    y, scale = _standardised(y, ~future) if pooled else (y, spec.target_scale or 1.0)
-    if spec.target_scale:
-        y = (y / spec.target_scale).astype(np.float32) if spec.task == Objective.REGRESSION else y
+    y, scale = _scaled(y, ~future, spec)
     when = timeline or Timeline()
+    at = when.place(stream, future) if seconds is None else _shifted(when, seconds[order], stream, future)
     return SensorDataset(
         name=Path(spec.path).stem,
         schema=Schema(
@@ -114,9 +113,7 @@ def load(
         stream_names=names,
         site=np.zeros(len(names), dtype=np.int32),
         device_type=np.zeros(len(names), dtype=np.int32),
-        event_at=when.place(stream, future)
-        if seconds is None
-        else _shifted(when, seconds[order], stream, future),
+        event_at=at,
         future=future,
         pipeline=_pipeline(spec),
         digest=content_digest(x, y, stream),
@@ -124,12 +121,19 @@ def load(
         + (() if split == Split.TEMPORAL else ("random split: neighbours in time are on both sides",)),
         target_name=spec.label,
         target_scale=scale,
-        target_pooled=pooled,
+        target_pooled=not class_names and not spec.target_scale,
     )
 
 
-def _standardised(y: NDArray[Any], past: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
-    """Targets with mean 0 and standard deviation 1 over the past rows, and that deviation in the column's unit."""
+def _scaled(y: NDArray[Any], past: NDArray[np.bool_], spec: TableSpec) -> tuple[NDArray[Any], float]:
+    """Targets as a model is trained on them, and how many of the column's units 1.0 is; classes as they are.
+
+    Without a scale of the user's, targets get mean 0 and standard deviation 1 over the past rows.
+    """
+    if spec.task != Objective.REGRESSION:
+        return y, 1.0
+    if spec.target_scale:
+        return (y / spec.target_scale).astype(np.float32), spec.target_scale
     scale = float(np.std(y[past], dtype=np.float64)) or 1.0
     return ((y - np.mean(y[past], dtype=np.float64)) / scale).astype(np.float32), scale
 

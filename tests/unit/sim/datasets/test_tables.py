@@ -214,7 +214,7 @@ def test_windows_and_ragged_arrays_are_refused(tmp_path):
 )
 def test_impossible_specs_are_refused(changes):
     with pytest.raises(ConfigError, match=r"table\."):
-        spec("x.csv", **changes)
+        load(spec=spec("x.csv", **changes))
 
 
 def test_regression_targets_are_standardised_and_their_scale_is_kept(tmp_path):
