@@ -105,6 +105,11 @@ def _caveats(campaign: Campaign, virtual: int) -> tuple[str, ...]:
         )
     if dataset is not None and arm.config.dataset.split == "random":
         more.append("the split is random: scored samples have neighbours in time among the trained ones")
+    if fleet.pipeline.has_local:
+        more.append(
+            "every model, the global one included, reads inputs scaled by the device's own past: personal state that never "
+            "leaves it"
+        )
     if arm.config.campaign.sampling is Sampling.POISSON:
         more.append("Poisson cohorts: amplification holds only while cohorts and counts stay secret")
     return (*own, *more)
