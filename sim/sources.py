@@ -135,9 +135,10 @@ class GeneratedSource:
     """
 
     def __init__(self, config: FleetConfig, seed: int, timeline: Timeline | None = None) -> None:
-        self._config, self._seed, self._timeline = config, seed, timeline
+        self._config, self._seed = config, seed
         recipe = SyntheticFleet(num_devices=config.num_devices, seed=seed, **asdict(config.generator))
         self._recipe = recipe
+        self._event_at = recipe.event_at(np.arange(1), timeline)[0]
         self.objective, self.num_outputs = Objective.CLASSIFICATION, recipe.num_classes
         self.class_names, self.schema = recipe.class_names, recipe.schema
         few, _ = recipe.generate(np.arange(min(_STATS_DEVICES, config.num_devices)))
@@ -160,11 +161,14 @@ class GeneratedSource:
         past = int((~recipe.future).sum())
         size = np.round(past * quantities(self._seed, devices, self._config.quantity_sigma))
         first = past - np.clip(size, 1, past).astype(np.int64)
-        owner, index = np.nonzero(np.arange(recipe.num_samples) >= first[:, None])
-        at = recipe.event_at(devices, self._timeline)
-        rows = RawRows(owner, index, at[owner, index])
-        flat = x[owner, index] if first.any() else x.reshape(-1, recipe.num_features)  # whole: no copy
-        return RawGroup(flat[:, None, :], y[owner, index], rows, recipe.future[index])
+        held = np.arange(recipe.num_samples) >= first[:, None]
+        owner, index = np.nonzero(held)
+        at = np.broadcast_to(self._event_at, held.shape)
+        if held.all():  # no copy of the largest arrays
+            x, y, at = x.reshape(-1, recipe.num_features), y.reshape(-1), at.reshape(-1)
+        else:
+            x, y, at = x[held], y[held], at[held]
+        return RawGroup(x[:, None, :], y, RawRows(owner, index, at), recipe.future[index])
 
     def name(self, device: int) -> str:
         """A number."""

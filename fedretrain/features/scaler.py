@@ -122,6 +122,8 @@ class Scaler(Step):
             )
         center = np.asarray(self.center, dtype=np.float32)
         scale = np.asarray(self.scale, dtype=np.float32)
+        if not center.any():
+            return self._bounded(np.divide(x, scale))
         scaled: Array = np.subtract(x, center)
         scaled /= scale
         return self._bounded(scaled)
