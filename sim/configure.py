@@ -134,8 +134,9 @@ def _free(word: str) -> str:
 
 
 def _culprit(key: str, overrides: Sequence[str]) -> str:
-    """The override that names `key`, or nothing."""
-    return next((word for word in overrides if key in word), "")
+    """The override that names `key`, as a key or as an option, or nothing."""
+    exact = (word for word in overrides if key in {part.lstrip("+~") for part in word.split("=", 1)})
+    return next(exact, None) or next((word for word in overrides if key in word), "")
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -135,7 +135,7 @@ def _check(plan: Plan, arms: Arms, folder: RunFolder) -> None:
 
 @contextmanager
 def _resumable(folder: RunFolder) -> Iterator[None]:
-    """Whatever stops a run that has a checkpoint says how to continue it."""
+    """Whatever stops a run that has a checkpoint says how to continue it; one without leaves no folder."""
     how = f"continue with: python -m sim resume={folder.path}"
     try:
         yield
@@ -145,7 +145,10 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         asked_wrong = isinstance(
             error, (ConfigError, PrivacyError, UnsupportedModelError)
         )  # and always will be
-        if asked_wrong or folder.finished or not checkpoint.begun(folder.path):
+        if not (folder.finished or checkpoint.begun(folder.path)):
+            folder.discard()
+            raise
+        if asked_wrong or folder.finished:
             raise
         fix = f"{error.fix}; then {how}" if error.fix else how
         raise type(error)(error.what, where=error.where, fix=fix) from error

@@ -86,10 +86,14 @@ class RunFolder:
             parent = root / re.sub(r"[^\w.-]+", "-", experiment)
             parent.mkdir(parents=True, exist_ok=True)
             path = _make_new(parent, name)
-            probe = path / ".probe"
-            _write_file(probe, b"\0" * 4096)
-            probe.unlink()
-        return cls(root.absolute(), path.absolute())
+            folder, probe = cls(root.absolute(), path.absolute()), path / ".probe"
+            try:
+                _write_file(probe, b"\0" * 4096)
+                probe.unlink()
+            except OSError:
+                folder.discard()
+                raise
+        return folder
 
     def write(self, name: str, data: bytes) -> str:
         """Write one file so that a reader sees all of it or none, and return its sha256.
