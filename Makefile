@@ -1,9 +1,9 @@
 # Every target sets itself up: a fresh machine needs only Python 3.11+, git and make.
+# Installed once, and again only when pyproject.toml or constraints.txt changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Torch's CPU build, where pip can find it, and versions known to work together.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help run test check format bench clean
@@ -11,8 +11,11 @@ help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@# First and by itself: pip then takes the CPU build where it finds one, before others ask for any build.
 	$(PIP) torch
 	$(PIP) -e '.[dev]'
 	@touch $@
