@@ -55,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] in {"fedretrain", "sim"}:
+            raise  # a defect of ours, not a library that is absent
+        print(
+            f"error: the library {error.name!r} is not installed - fix: pip install 'fedretrain[sim]'",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt as stop:
         print(f"stopped{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
         return 130
