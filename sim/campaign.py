@@ -23,7 +23,7 @@ from fedretrain.coordinator.state import Outcome, ServerState
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.ledger import MemoryLedger
 from sim import results
-from sim.example_privacy import example_epsilons
+from sim.example_privacy import example_epsilons, nothing_sent, with_round
 from sim.interrupts import held
 from sim.personal_store import PersonalStore
 from sim.summarise import spread
@@ -51,7 +51,7 @@ class Progress:
         state: The coordinator's.
         store: The devices' personal states.
         contributed: ``[D]`` int32: in how many released rounds each device's update was used.
-        fewest: ``[D]`` int32: the fewest samples it held in any of them; the largest int32 where there is none.
+        sent: ``[E, 3]`` int64 for example-level DP: see `sim.example_privacy`.
         next_round: The first round not yet run; the number of rounds when it is over.
         events: The ledger's.
         records: One for each round.
@@ -61,7 +61,7 @@ class Progress:
     state: ServerState
     store: PersonalStore
     contributed: NDArray[np.int32]
-    fewest: NDArray[np.int32]
+    sent: NDArray[np.int64] = field(default_factory=nothing_sent)
     next_round: int = 0
     events: list[PrivacyEvent] = field(default_factory=list)
     records: list[RoundRecord] = field(default_factory=list)
@@ -91,7 +91,6 @@ class Campaign:
             ),
             PersonalStore(arm.task.personal.size),
             np.zeros(fleet.num_devices, dtype=np.int32),
-            np.full(fleet.num_devices, np.iinfo(np.int32).max, dtype=np.int32),
         )
         self._ledger = MemoryLedger(self.progress.events)
         noises = SeededNoises(arm.seed)
@@ -113,9 +112,7 @@ class Campaign:
         at = campaign.num_rounds * campaign.round_interval_s
         found = runner.evaluate(self.progress.state.tree, devices, round_=campaign.num_rounds, at=at)
         progress = self.progress
-        example = example_epsilons(
-            self.arm, progress.contributed[devices], progress.fewest[devices], self.rules.delta
-        )
+        example = example_epsilons(self.arm, devices, progress.sent)
         return [score for score in device_scores(self, found, example) if score.num_scored > 0]
 
     def epsilon(self) -> float | None:
@@ -128,9 +125,7 @@ class Campaign:
         at = round_ * campaign.round_interval_s
         online = world.availability.online(np.arange(world.fleet.num_devices), at)
         # Under Poisson sampling the coin is tossed for everybody: who is offline is a failure, not ineligible.
-        # Where nobody can pay any more, the round itself is refused and the campaign is over.
-        payers = self._can_pay()
-        eligible = None if campaign.sampling is Sampling.POISSON else online & (payers | ~payers.any())
+        eligible = None if campaign.sampling is Sampling.POISSON else self._eligible(online)
         cohort = self.rules.sampler.cohort(self.arm.seed, round_, progress.state.history, eligible)
         progress.store.discard()
         state, result = run_round(
@@ -157,6 +152,11 @@ class Campaign:
                 progress.store.undo()
             raise
 
+    def _eligible(self, online: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """``[D]``: who is online and can pay; all who are online where nobody can: the round itself is then refused."""
+        payers = self._can_pay()
+        return online & (payers | ~payers.any())
+
     def _can_pay(self) -> NDArray[np.bool_]:
         """``[D]`` or ``[]``: whose unit has budget left for one more round; participations are public."""
         dp, budget, clip_norm = self.rules.rounds.dp, self.rules.budget, self.progress.state.clip_norm
@@ -174,9 +174,8 @@ class Campaign:
         progress = self.progress
         progress.state = state
         if result.outcome is Outcome.RELEASED:
-            clients, num_examples = result.oracle.clients, result.oracle.num_examples
-            progress.contributed[clients] += 1
-            progress.fewest[clients] = np.minimum(progress.fewest[clients], num_examples)
+            progress.contributed[result.oracle.clients] += 1
+        progress.sent = with_round(self.arm, progress.sent, result, record.at)
         progress.events = list(self._ledger.events())
         progress.over = result.outcome is Outcome.BUDGET_SPENT
         progress.records.append(record)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sim.schema import Config
 
 FOLDER = "checkpoint"
-_VERSION = "1"
+_VERSION = "2"
 
 
 def config_digest(config: Config) -> str:
@@ -59,7 +59,7 @@ def save(
         **{f"state.{key}": value for key, value in progress.state.to_arrays().items()},
         **{f"store.{key}": value for key, value in progress.store.to_arrays().items()},
         "contributed": progress.contributed,
-        "fewest": progress.fewest,
+        "sent": progress.sent,
     }
     header = {
         "version": _VERSION,
@@ -125,7 +125,7 @@ def _progress(arm: Arm, header: dict[str, str], arrays: dict[str, NDArray[Any]])
         state=ServerState.from_arrays(arm.task.shared, below("state.")),
         store=PersonalStore.from_arrays(below("store.")),
         contributed=arrays["contributed"],
-        fewest=arrays["fewest"],
+        sent=arrays["sent"],
         next_round=int(header["next_round"]),
         events=[PrivacyEvent.from_dict(event) for event in json.loads(header["events"])],
         records=[from_plain(RoundRecord, record) for record in json.loads(header["records"])],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from fedretrain.privacy.example import example_scope_text
+from sim.example_privacy import DELTA
 from sim.report.words import Words
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def announce(run: Run, folder: RunFolder, stream: TextIO | None = None) -> None:
             out.write(f"{arm.title}: {arm.privacy.scope}\n")
             if arm.privacy.advice:
                 out.write(f"{arm.title}: {arm.privacy.advice}\n")
+        if arm.example_epsilon is not None:
+            out.write(f"{arm.title}: {example_scope_text(arm.example_epsilon, DELTA)}\n")
     out.write(f"report   {folder.path / 'report.html'}\nsummary  {folder.path / 'summary.json'}\n")
 
 

@@ -128,7 +128,7 @@ class DeviceScore:
         personalized_mae: Mean absolute error of the personalized model (regression).
         global_r2: R squared of the global model (regression).
         personalized_r2: R squared of the personalized model (regression).
-        example_epsilon: Example-level epsilon that this device spent; None with example-level DP off.
+        example_epsilon: Example-level epsilon at delta 1e-5 that this device spent; None with example-level DP off.
     """
 
     arm: str
@@ -283,7 +283,8 @@ class ArmSummary:
         method: What a device computes: `fedavg`, `finetune`, `fedper`, `fedrep`, `apfl`, `ditto`.
         populations: Scores by population; those without devices are left out.
         privacy: The fleet's DP figure; None without DP.
-        example_epsilon: Example-level epsilon of the most charged device, apart from the fleet's; None if off.
+        example_epsilon: Example-level epsilon at delta 1e-5 of the most charged of the scored devices, apart from the
+            fleet's; None if off.
         rounds: Rounds committed, mean over seeds.
         abandoned: Rounds abandoned or refused, mean over seeds.
         replied: Updates used, all rounds, mean over seeds.

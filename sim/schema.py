@@ -157,13 +157,12 @@ class PrivacyConfig:
         delta: 0: a tenth of one over the number of units, at most 1e-5.
         relation: Neighbouring relation of the claim.
         unit: Whom it protects.
-        devices_per_person: With unit `person`: how many neighbouring devices belong to one; a round asks one of them.
+        devices_per_person: With unit `person`: how many neighbouring devices belong to one; a round asks one of them. It
+            has to be said (0: not known): nothing in the data tells whose a device is.
         amplified: Claim Poisson amplification (needs Poisson sampling and its conditions, checked).
         adaptive_clip: Move the clip norm to a quantile of the update norms (arXiv 1905.03871), charged.
         clip_quantile: That quantile.
         clip_lr: Step of the geometric update.
-        max_noise_ratio: A fleet is called too small for useful DP when the noise on a round's average exceeds
-            this many clip norms (L2).
     """
 
     kind: PrivacyKind = PrivacyKind.NONE
@@ -173,18 +172,17 @@ class PrivacyConfig:
     delta: float = 0.0
     relation: Relation = Relation.ZERO_OUT
     unit: Unit = Unit.DEVICE
-    devices_per_person: int = 1
+    devices_per_person: int = 0
     amplified: bool = False
     adaptive_clip: bool = False
     clip_quantile: float = 0.5
     clip_lr: float = 0.2
-    max_noise_ratio: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "target_epsilon", "clip_lr"):
             checks.not_negative(f"privacy.{name}", getattr(self, name))
         checks.fraction("privacy.delta", self.delta)
-        checks.require(self.devices_per_person >= 1, "must be at least 1", key="privacy.devices_per_person")
+        checks.not_negative("privacy.devices_per_person", self.devices_per_person)
         if self.kind is PrivacyKind.CENTRAL:
             checks.positive("privacy.clip_norm", self.clip_norm)
             checks.require(
@@ -192,6 +190,18 @@ class PrivacyConfig:
                 "DP needs noise",
                 key="privacy.noise_multiplier",
                 fix="set privacy.target_epsilon, or privacy.noise_multiplier",
+            )
+            checks.require(
+                self.unit is not Unit.PERSON or self.devices_per_person >= 1,
+                "the unit is a person, and nothing says how many devices a person has",
+                key="privacy.devices_per_person",
+                fix="say it (watch_streams: 2), or claim for unit=device",
+            )
+            checks.require(
+                self.unit is not Unit.RECORDING or self.delta > 0,
+                "the unit is a recording, and nothing says how many there are",
+                key="privacy.delta",
+                fix="give a delta well below one over the number of recordings",
             )
 
 

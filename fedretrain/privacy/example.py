@@ -64,12 +64,16 @@ class ExampleDp:
         num_examples: NDArray[np.int64],
         num_steps: NDArray[np.int64],
         kind: AccountantKind = AccountantKind.RDP,
+        devices: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
         """Epsilon of each device after its DP-SGD steps of all rounds.
 
+        A device whose data grow has an entry for each number of examples that it held.
+
         Args:
-            num_examples: ``[D]`` training examples.
-            num_steps: ``[D]`` steps taken so far; 0 for a device that never trained.
+            num_examples: ``[E]`` training examples.
+            num_steps: ``[E]`` steps taken with so many; 0 for a device that never trained.
+            devices: ``[E]`` whose they are, 0 to D - 1; None: each entry is a device of its own.
             kind: Accountant; RDP takes whole orders only, loose where epsilon is in the tens.
 
         Returns:
@@ -85,19 +89,36 @@ class ExampleDp:
                 where="privacy.example.delta",
                 fix=f"take {1 / (10 * most):.1g} or less",
             )
-        pairs, inverse = np.unique(np.stack([num_examples, num_steps], axis=1), axis=0, return_inverse=True)
-        each = [self._epsilon(int(examples), int(steps), kind) for examples, steps in pairs]
-        return np.asarray(each, np.float64)[inverse.reshape(-1)]
+        whose = np.arange(len(num_steps)) if devices is None else devices
+        parts: list[list[tuple[int, int]]] = [[] for _ in range(int(whose.max(initial=-1)) + 1)]
+        for device, examples, steps in zip(
+            whose.tolist(), num_examples.tolist(), num_steps.tolist(), strict=True
+        ):
+            if steps:
+                parts[device].append((examples, steps))
+        profiles = [tuple(sorted(part)) for part in parts]
+        found = {profile: self._epsilon(profile, kind) for profile in set(profiles)}
+        return np.array([found[profile] for profile in profiles], dtype=np.float64)
 
-    def _epsilon(self, num_examples: int, num_steps: int, kind: AccountantKind) -> float:
-        if num_steps == 0:
+    def _epsilon(self, profile: tuple[tuple[int, int], ...], kind: AccountantKind) -> float:
+        """Epsilon of a device from its numbers of examples and the steps taken with each."""
+        if not profile:
             return 0.0
         if kind is AccountantKind.RDP:
-            divergences = num_steps * sampled_rdp(
-                float(self.sampling_rate(num_examples)), self.noise_multiplier
-            )
-            return rdp_epsilon(WHOLE_ORDERS, divergences, self.delta)
-        event = PrivacyEvent(
+            rates = [float(self.sampling_rate(examples)) for examples, _ in profile]
+            each = [
+                steps * sampled_rdp(q, self.noise_multiplier)
+                for q, (_, steps) in zip(rates, profile, strict=True)
+            ]
+            return rdp_epsilon(WHOLE_ORDERS, np.sum(each, axis=0), self.delta)
+        spent = Spending()
+        for examples, steps in profile:
+            spent = spent.charge(self._event(examples), steps)
+        return spent.epsilon(self.delta, kind)
+
+    def _event(self, num_examples: int) -> PrivacyEvent:
+        """One step of a device with so many examples."""
+        return PrivacyEvent(
             population="device",
             campaign="",
             round=0,
@@ -110,13 +131,12 @@ class ExampleDp:
             amplified=True,
             purpose="example",
         )
-        return Spending().charge(event, num_steps).epsilon(self.delta, kind)
 
 
 def example_scope_text(worst: float, delta: float) -> str:
     """What stands beside an example-level epsilon."""
     return (
         f"epsilon {worst:.3g} at delta {delta:g} for one training example of a device, being there or not, on the "
-        "device with the largest epsilon. Scope: what the device sends, the server included; a device or a person "
+        "scored device with the largest epsilon. Scope: what the device sends, the server included; a device or a person "
         "with many examples is protected less. Apart from the fleet's epsilon."
     )

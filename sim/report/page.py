@@ -12,6 +12,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from fedretrain.privacy.example import example_scope_text
+from sim.example_privacy import DELTA
 from sim.report import words
 from sim.report.figures import all_figures
 from sim.report.markup import facts, figure, markup_table, swatch, table
@@ -269,9 +271,7 @@ def _privacy_facts(arm: ArmSummary) -> dict[str, str]:
         }
         found |= {"Advice": escape(p.advice)} if p.advice else {}
     if arm.example_epsilon is not None:
-        found["Example level"] = (
-            f"epsilon {arm.example_epsilon:.3f} of the most charged device, for one example of it; apart from the fleet\u2019s"
-        )
+        found["Example level"] = escape(example_scope_text(arm.example_epsilon, DELTA))
     return found
 
 

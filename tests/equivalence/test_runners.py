@@ -76,7 +76,7 @@ def assert_same_bits(one: Campaign, other: Campaign) -> None:
     assert a.events == b.events
     assert timeless(a.records) == timeless(b.records)
     assert a.contributed.tolist() == b.contributed.tolist()
-    assert a.fewest.tolist() == b.fewest.tolist()
+    assert a.sent.tolist() == b.sent.tolist()
     for name, array in a.store.to_arrays().items():
         assert array.tobytes() == b.store.to_arrays()[name].tobytes()
 

@@ -53,3 +53,12 @@ def test_impossible_settings_are_refused():
 
 def test_the_scope_is_said():
     assert "one training example" in example_scope_text(2.0, 1e-5)
+
+
+@pytest.mark.parametrize("kind", list(AccountantKind))
+def test_what_a_device_did_with_fewer_and_with_more_examples_adds_up(kind):
+    examples, steps, device = np.array([40, 200, 200]), np.array([10, 50, 50]), np.array([0, 0, 1])
+    both, later = DP.epsilons(examples, steps, kind, device)
+    assert later == DP.epsilons(examples[1:2], steps[1:2], kind)[0]
+    as_if_always_few = DP.epsilons(np.array([40]), np.array([60]), kind)[0]
+    assert later < both < as_if_always_few

@@ -176,3 +176,17 @@ def test_the_noise_of_two_seeds_differs_and_one_seed_repeats():
 
     assert digest(0) == digest(0)
     assert digest(0) != digest(1)
+
+
+def test_amplified_rounds_have_a_budget_too():
+    words = (
+        "privacy=central",
+        "privacy.amplified=true",
+        "privacy.relation=add_remove",
+        "campaign.sampling=poisson",
+        "privacy.target_epsilon=6",
+        "campaign.num_rounds=3",
+    )
+    told = run(campaign_of(*words))
+    assert [record.outcome for record in told] == [Outcome.COMMITTED] * 3
+    assert 0 < told[0].epsilon < told[2].epsilon <= 6

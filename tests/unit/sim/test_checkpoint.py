@@ -49,7 +49,7 @@ def test_everything_comes_back_bit_for_bit(campaign, folder):
     assert read == scores
     for name in ("next_round", "events", "records", "over"):
         assert getattr(found, name) == getattr(progress, name), name
-    for name in ("contributed", "fewest"):
+    for name in ("contributed", "sent"):
         np.testing.assert_array_equal(getattr(found, name), getattr(progress, name))
         assert getattr(found, name).dtype == getattr(progress, name).dtype
     for mine, theirs in ((found.state, progress.state), (found.store, progress.store)):
@@ -63,7 +63,7 @@ def test_everything_comes_back_bit_for_bit(campaign, folder):
 
 
 def test_no_field_of_progress_is_forgotten(campaign):
-    stored = {"state", "store", "contributed", "fewest", "next_round", "events", "records", "over"}
+    stored = {"state", "store", "contributed", "sent", "next_round", "events", "records", "over"}
     assert {field.name for field in fields(campaign.progress)} == stored
 
 
