@@ -36,7 +36,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
     """How each engine's CPU time of one case has changed."""
     same_place = old.get("versions") == new.get("versions") and old.get("cores") == new.get("cores")
     found = []
-    for engine in sorted(old["cpu_ms"].keys() & new["cpu_ms"].keys()):
+    for engine in sorted(old.get("cpu_ms", {}).keys() & new.get("cpu_ms", {}).keys()):
         ratio = new["cpu_ms"][engine] / old["cpu_ms"][engine]
         noise = max(_LEAST_CHANGE, old["spread"].get(engine, 0.0), new["spread"].get(engine, 0.0))
         verdict = "slower" if ratio > 1 + noise else "faster" if ratio < 1 / (1 + noise) else "no change"
