@@ -98,7 +98,7 @@ def _caveats(campaign: Campaign, virtual: int) -> tuple[str, ...]:
     dataset, fleet = arm.setting.dataset, arm.world.fleet
     own = dataset.caveats if dataset is not None else ("the data are synthetic: Gaussian classes",)
     more = []
-    if virtual:
+    if virtual and dataset is not None:
         more.append(
             f"{virtual} of {fleet.num_devices} devices are virtual: made from the real signals, after the time split, by "
             "re-mounting, gain and noise; they are scored apart from the real ones"

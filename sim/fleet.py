@@ -204,7 +204,7 @@ class Fleet(Protocol):
 
     @property
     def num_virtual(self) -> int:
-        """Devices made from others' signals by re-mounting: they must be called virtual. Natural ones come first."""
+        """Devices made by re-mounting others' signals, or from a seed: they must be called virtual. Natural ones come first."""
         ...
 
     def virtual(self, devices: ArrayLike) -> NDArray[np.bool_]:

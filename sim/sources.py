@@ -72,8 +72,8 @@ class Source(Protocol):
         """Site and type of devices ``[K]``."""
         ...
 
-    def raw(self, devices: Ids) -> RawGroup:
-        """Raw rows of devices ``[K]``."""
+    def raw(self, devices: Ids, *, past: bool = False) -> RawGroup:
+        """Raw rows of devices ``[K]``; with `past`, a source may leave out those that are scored."""
         ...
 
     def name(self, device: int) -> str:
@@ -112,8 +112,9 @@ class DatasetSource:
             self.pipeline = self.pipeline.fit(dataset.x[past], dataset.schema, device=dataset.stream[past])
         self.digest = _digest(dataset.digest, config, seed)
 
-    def raw(self, devices: Ids) -> RawGroup:
+    def raw(self, devices: Ids, *, past: bool = False) -> RawGroup:
         """The devices' rows, re-mounted if they are virtual."""
+        del past  # they lie in memory anyway
         held, data = self._sharding.held(devices), self._dataset
         rows = RawRows(held.owner, _places(held), data.event_at[held.row])
         x = data.x[held.row]
@@ -146,7 +147,7 @@ class GeneratedSource:
         # Drift may lose values, and the recipe's own pipeline has nothing to fill them with.
         steps = (Impute("constant", 0.0), *recipe.pipeline.steps)
         self.pipeline = Pipeline(steps).fit(few[0], recipe.schema)
-        self.num_virtual = 0
+        self.num_virtual = config.num_devices  # nobody's signals: never called real
         self.num_devices, self.mean_rows = config.num_devices, float(recipe.num_samples)
         self.digest = _digest("generated", config, seed)
 
@@ -154,16 +155,15 @@ class GeneratedSource:
         """Drawn for each device."""
         return drawn_traits(self._config, self._seed, devices)
 
-    def raw(self, devices: Ids) -> RawGroup:
+    def raw(self, devices: Ids, *, past: bool = False) -> RawGroup:
         """Rows generated from each device's seed; with skewed quantities, the latest of its past."""
-        recipe = self._recipe
-        x, y = recipe.generate(devices)
-        past = int((~recipe.future).sum())
-        size = np.round(past * quantities(self._seed, devices, self._config.quantity_sigma))
-        first = past - np.clip(size, 1, past).astype(np.int64)
-        held = np.arange(recipe.num_samples) >= first[:, None]
+        recipe, num_past = self._recipe, int((~self._recipe.future).sum())
+        x, y = recipe.generate(devices, num_past if past else 0)  # scored rows come last
+        size = np.round(num_past * quantities(self._seed, devices, self._config.quantity_sigma))
+        first = num_past - np.clip(size, 1, num_past).astype(np.int64)
+        held = np.arange(x.shape[1]) >= first[:, None]
         owner, index = np.nonzero(held)
-        at = np.broadcast_to(self._event_at, held.shape)
+        at = np.broadcast_to(self._event_at[: x.shape[1]], held.shape)
         if held.all():  # no copy of the largest arrays
             x, y, at = x.reshape(-1, recipe.num_features), y.reshape(-1), at.reshape(-1)
         else:

@@ -370,3 +370,8 @@ def test_without_a_cache_streams_are_the_same():
     for a, b in zip(world().fleet.streams(ids), bare.streams(ids), strict=True):
         assert_same_stream(a, b)
     assert bare._cache.num_bytes == 0
+
+
+def test_generated_devices_are_never_called_real():
+    fleet = world(None, fleet=generated(5)).fleet
+    assert fleet.virtual(np.arange(5)).all()
