@@ -36,7 +36,7 @@ class StreamCache:
     """
 
     def __init__(self, limit_bytes: int, make: Callable[[Ids], Sequence[StreamGroup]]) -> None:
-        self._limit, self._make = limit_bytes, make
+        self.limit_bytes, self._make = limit_bytes, make
         self._groups: OrderedDict[int, tuple[Ids, StreamGroup]] = OrderedDict()
         self._place: dict[
             int, int
@@ -91,14 +91,14 @@ class StreamCache:
 
     def _keep(self, ids: Ids, group: StreamGroup) -> None:
         """Hold a group, and let the oldest go."""
-        if group.num_bytes > self._limit:
+        if group.num_bytes > self.limit_bytes:
             return
         number, self._made = self._made, self._made + 1
         self._groups[number] = (ids, group)
         first = number << _PLACE_BITS
         self._place.update(zip(ids.tolist(), range(first, first + len(ids)), strict=True))
         self._bytes += group.num_bytes
-        while self._bytes > self._limit:
+        while self._bytes > self.limit_bytes:
             _, (gone, old) = self._groups.popitem(last=False)
             self._bytes -= old.num_bytes
             for device in gone.tolist():

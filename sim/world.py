@@ -142,7 +142,13 @@ class SimulatedFleet:
 
     def trainable(self, devices: ArrayLike, at: float) -> list[ClientData]:
         """What each of devices ``[K]`` may train on at the instant `at`."""
-        return self._cache.trainable(self._checked(devices), at)
+        ids = self._checked(devices)
+        if self._cache.limit_bytes:
+            return self._cache.trainable(ids, at)
+        # Nothing is kept: rows that are only scored need not be made, unless they bear on the others.
+        past = not len(self._drift) and not self._labels.config.bias
+        groups = self._made(ids, past=past)
+        return [data for group in groups for data in group.trainable(np.arange(len(group)), at)]
 
     def truth(self, devices: ArrayLike) -> list[DriftEvent]:
         """The drift injected into devices ``[K]``."""
@@ -163,14 +169,14 @@ class SimulatedFleet:
         """Raw rows of a usual device."""
         return 4 * int(np.prod(self.schema.row_shape)) * self._source.mean_rows
 
-    def _made(self, devices: NDArray[np.int64]) -> list[StreamGroup]:
+    def _made(self, devices: NDArray[np.int64], *, past: bool = False) -> list[StreamGroup]:
         """Materialise devices, group by group."""
         group = max(1, int(_GROUP_BYTES / max(self._device_bytes, 1.0)))
-        return [self._group(devices[i : i + group]) for i in range(0, len(devices), group)]
+        return [self._group(devices[i : i + group], past=past) for i in range(0, len(devices), group)]
 
-    def _group(self, devices: NDArray[np.int64]) -> StreamGroup:
+    def _group(self, devices: NDArray[np.int64], *, past: bool) -> StreamGroup:
         """Materialise one group at once."""
-        raw, traits = self._source.raw(devices), self._source.traits(devices)
+        raw, traits = self._source.raw(devices, past=past), self._source.traits(devices)
         drifted = self._drift.apply(raw.x, raw.rows, traits) if len(self._drift) else raw.x
         event_at = self._drift.reported_at(raw.rows, traits) if len(self._drift) else raw.rows.event_at
         ends = np.searchsorted(raw.rows.owner, np.arange(len(devices) + 1))

@@ -109,11 +109,14 @@ class SyntheticFleet:
         )
         return (1.5 * centers).astype(np.float32), (mixing / np.sqrt(self.latent)).astype(np.float32)
 
-    def generate(self, devices: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def generate(
+        self, devices: NDArray[np.integer[Any]], rows: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The samples of some devices.
 
         Args:
             devices: ``[K]`` numbers from 0 to D - 1.
+            rows: Only each device's first so many samples; 0: all N.
 
         Returns:
             x ``[K, N, C]`` float32 and y ``[K, N]`` int64, in time order.
@@ -126,12 +129,13 @@ class SyntheticFleet:
             raise ConfigError(
                 f"devices are 0 to {self.num_devices - 1}", where="scale", fix="raise num_devices"
             )
-        x = np.empty((len(ids), self.num_samples, self.num_features), dtype=np.float32)
-        y = np.empty((len(ids), self.num_samples), dtype=np.int64)
-        step = max(1, _BLOCK // (self.num_samples * self.latent))
+        rows = rows or self.num_samples
+        x = np.empty((len(ids), rows, self.num_features), dtype=np.float32)
+        y = np.empty((len(ids), rows), dtype=np.int64)
+        step = max(1, _BLOCK // (rows * self.latent))
         for start in range(0, len(ids), step):
             part = slice(start, start + step)
-            y[part] = self._labels(ids[part])
+            y[part] = self._labels(ids[part], rows)
             self._samples(ids[part], y[part], x[part])
         return x, y
 
@@ -146,27 +150,27 @@ class SyntheticFleet:
         total /= np.float32(np.sqrt((2**16 - 1) / 3.0))
         return total.reshape(len(ids), *shape)
 
-    def _labels(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``[K, N]``: one of two favourites with probability `label_skew`, else any class; a word for each sample."""
+    def _labels(self, ids: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+        """``[K, rows]``: one of two favourites with probability `label_skew`, else any class; a word for each sample."""
         classes = np.uint64(self.num_classes)
         favourites = rng.words(rng.seeds_for(self.seed, -1, ids, "synthetic/favourites"), 2)
         favourites = ((favourites >> np.uint64(33)) * classes) >> np.uint64(31)
-        words = rng.words(rng.seeds_for(self.seed, -1, ids, "synthetic/labels"), self.num_samples)
+        words = rng.words(rng.seeds_for(self.seed, -1, ids, "synthetic/labels"), rows)
         anyone = ((words >> np.uint64(33)) * classes) >> np.uint64(31)
         preferred = np.where(words & _BIT_32, favourites[:, :1], favourites[:, 1:])
         skewed = (words & _LOW_32) < np.uint64(self.label_skew * 2**32)
         return np.where(skewed, preferred, anyone).astype(np.int64)
 
     def _samples(self, ids: NDArray[np.int64], y: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        """``[K, N, C]`` of a block of devices, into `out`."""
+        """``[K, rows, C]`` of a block of devices, into `out`."""
         centers, mixing = self._world
         shift = self._draw(ids, "concept", (self.num_classes, self.latent)) * np.float32(self.concept_shift)
-        latent = self._draw(ids, "scatter", (self.num_samples, self.latent))
+        latent = self._draw(ids, "scatter", (y.shape[1], self.latent))
         own = (shift + centers).reshape(-1, self.latent)  # each device's classes
-        latent += own[y + self.num_classes * np.arange(len(ids))[:, None]]
+        latent += np.take(own, y + self.num_classes * np.arange(len(ids))[:, None], axis=0)
         skew = self._draw(ids, "sensors", (2, 1, self.num_features)) * np.float32(self.feature_skew)
         skew[:, 0] += np.float32(1.0)
-        step = max(1, _TILE // (self.num_samples * self.num_features))
+        step = max(1, _TILE // out[:1].size)
         for start in range(0, len(ids), step):
             part = slice(start, start + step)
             _sensed(latent[part], mixing, skew[part], out[part])

@@ -256,6 +256,31 @@ def test_generated_devices_are_the_recipes():
     assert fleet.num_devices == 1_000_000
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_of_devices_that_are_not_kept_only_what_is_trained_on_is_made(bias):
+    late = LabelsConfig(delay=DelayKind.EXPONENTIAL, delay_s=DAY_S, loss_fraction=0.4, bias=bias)
+    config = WorldConfig(fleet=generated(1_000_000, quantity_sigma=0.5), labels=late)
+    fleet = build_world(config, seed=3, cache_bytes=0).fleet
+    asked = np.array([999_999, 5, 5, 400_000])
+    for at in (-1e9, 3.0 * DAY_S, 1e9):
+        for stream, found in zip(fleet.streams(asked), fleet.trainable(asked, at), strict=True):
+            wanted = trainable(stream, at)
+            np.testing.assert_array_equal(found.x, wanted.x)
+            np.testing.assert_array_equal(found.y, wanted.y)
+    assert sum(map(len, fleet.trainable(asked, 1e9))) > 0
+
+
+def test_streams_of_a_fleet_far_larger_than_the_cache_are_not_kept():
+    small, large = (
+        build_world(WorldConfig(fleet=generated(num)), seed=3, cache_bytes=1 << 20).fleet
+        for num in (1_000, 1_000_000)
+    )
+    for fleet in (small, large):
+        fleet.trainable(np.arange(100), 0.0)
+    assert small._cache.num_bytes > 0
+    assert large._cache.num_bytes == 0
+
+
 def test_generated_quantities_are_skewed():
     fleet = build_world(WorldConfig(fleet=generated(1_000, quantity_sigma=0.7)), seed=3).fleet
     streams = fleet.streams(np.arange(1_000))
