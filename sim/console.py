@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from fedretrain.privacy.example import example_scope_text
 from sim.example_privacy import DELTA
-from sim.report.words import Words
+from sim.report.words import Words, count
 
 if TYPE_CHECKING:
     from sim.outputs import RunFolder
@@ -52,7 +52,7 @@ def _rows(arm: ArmSummary, say: Words) -> list[tuple[str, ...]]:
     return [
         (
             arm.title if first else "",
-            f"{found.num_devices:g} {found.population.replace('_', ' ')}",
+            f"{count(found.num_devices)} {found.population.replace('_', ' ')}",
             _estimate(found.global_model.score.mean, say),
             "" if found.personalized is None else _estimate(found.personalized.score.mean, say),
             _gain(found, say),

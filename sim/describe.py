@@ -101,14 +101,15 @@ def _caveats(campaign: Campaign, virtual: int) -> tuple[str, ...]:
     if virtual and dataset is not None:
         more.append(
             f"{virtual} of {fleet.num_devices} devices are virtual: made from the real signals, after the time split, by "
-            "re-mounting, gain and noise; they are scored apart from the real ones"
+            "re-mounting, gain and noise; they are scored apart from the real ones, and an epsilon counts each as a device "
+            "of its own: it does not protect the people whose signals many of them share"
         )
     if dataset is not None and arm.config.dataset.split == "random":
         more.append("the split is random: scored samples have neighbours in time among the trained ones")
     if fleet.pipeline.has_local:
         more.append(
-            "every model, the global one included, reads inputs scaled by the device's own past: personal state that never "
-            "leaves it"
+            "every model, the global one included, reads inputs scaled by the device's own past (the whole of it, in early "
+            "rounds too): personal state that never leaves it"
         )
     if arm.config.campaign.sampling is Sampling.POISSON:
         more.append("Poisson cohorts: amplification holds only while cohorts and counts stay secret")

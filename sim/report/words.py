@@ -73,7 +73,8 @@ class Words:
 
     def change(self, value: float) -> str:
         """A difference in words: ``3.1 points better``."""
-        return f"{self.difference(value)} {'better' if self.better(value) else 'worse'}"
+        verdict = "better" if self.better(value) else "worse"
+        return f"{self.difference(value)} {verdict}" if value else self.difference(value)
 
     def change_interval(self, estimate: Estimate) -> str:
         """The ends of a difference's interval in words: ``1.8 points worse to 0.5 points better``; or empty."""

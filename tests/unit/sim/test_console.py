@@ -11,6 +11,7 @@ from fedretrain.core.errors import ConfigError
 from sim.console import announce
 from sim.multirun import multirun
 from sim.outputs import RunFolder
+from sim.report.words import NBSP, Words
 from sim.reproduce import _compared
 from sim.results import Metric
 from tests.unit.sim.record_factory import SCOPE, STARTED, make_run
@@ -41,6 +42,28 @@ def test_one_seed_has_an_interval_over_devices_and_regression_its_unit(tmp_path)
     text = said(make_run(metric=Metric.RMSE, num_seeds=2), tmp_path)
     assert "RMSE" in text
     assert "%" not in text.splitlines()[2]
+
+
+def test_an_example_level_epsilon_says_whom_it_protects_too(tmp_path):
+    run = make_run()
+    arms = tuple(replace(arm, example_epsilon=3.2) for arm in run.summary.arms)
+    text = said(replace(run, summary=replace(run.summary, arms=arms)), tmp_path)
+    assert "epsilon 3.2 at delta 1e-05 for one training example of a device" in text
+
+
+def test_no_difference_is_neither_better_nor_worse():
+    say = Words(Metric.ACCURACY, "")
+    assert say.change(0.0) == f"0.0{NBSP}points"
+    assert say.change(0.031) == f"3.1{NBSP}points better"
+    assert say.change(-0.031) == f"3.1{NBSP}points worse"
+
+
+def test_a_mean_number_of_devices_is_rounded(tmp_path):
+    run = make_run()
+    (arm, *rest) = run.summary.arms
+    found = tuple(replace(population, num_devices=17 + 1 / 3) for population in arm.populations)
+    arms = (replace(arm, populations=found), *rest)
+    assert "17.3 real" in said(replace(run, summary=replace(run.summary, arms=arms)), tmp_path)
 
 
 def test_without_privacy_no_epsilon_is_printed(tmp_path):
