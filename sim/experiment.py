@@ -19,6 +19,7 @@ from fedretrain.core.errors import ConfigError, PrivacyError, UnsupportedModelEr
 from sim import checkpoint
 from sim.arm import Arms
 from sim.campaign import Campaign, metric_of
+from sim.interrupts import terminate_is_ctrl_c
 from sim.outputs import RunFolder
 from sim.plan import PLAN, plan_run, resumed_plan
 from sim.results import Run
@@ -219,7 +220,8 @@ def _pool(plan: Plan, grid: Grid | None) -> Iterator[Pool]:
     """Where cohorts train, ended with the run."""
     pool = _start_pool(plan, grid)
     try:
-        yield pool
+        with terminate_is_ctrl_c():  # after Ray has started: it sets a handler of its own
+            yield pool
     finally:
         pool.stop()
 

@@ -196,12 +196,16 @@ def test_a_damaged_checkpoint_is_one_line_and_is_left_alone(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_ray_and_all_of_its_processes(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "terminate"])
+def test_stopping_a_run_ends_ray_and_all_of_its_processes(tmp_path, how):
     words = [*LONG, "runner.kind=ray", "runner.num_workers=1", "campaign.num_rounds=400"]
     with running(tmp_path, *words) as (process, family):
         names = {one.name() for one in family if one.is_running()}
         assert any("raylet" in name for name in names), names
-        os.killpg(process.pid, signal.SIGINT)
+        if how is signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does: all of the group hear it
+        else:
+            process.send_signal(how)  # as a container does: the first process hears it
         _, stderr = process.communicate(timeout=90)
         _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
