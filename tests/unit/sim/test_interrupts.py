@@ -13,20 +13,28 @@ from sim.interrupts import held, terminate_is_ctrl_c
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_comes_during_the_block_takes_effect_after_it(number):
     before, done = signal.getsignal(number), []
-    with pytest.raises(KeyboardInterrupt), held():
+
+    def assign():
         signal.raise_signal(number)
         done.append("first")
         signal.raise_signal(number)
         done.append("second")
+
+    with pytest.raises(KeyboardInterrupt), held():
+        assign()
     assert done == ["first", "second"]
     assert signal.getsignal(number) is before
 
 
 def test_an_error_in_the_block_stays_what_it_is():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ZeroDivisionError), held():
+
+    def fail():
         signal.raise_signal(signal.SIGINT)
-        _ = 1 / 0
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError), held():
+        fail()
     assert signal.getsignal(signal.SIGINT) is before
 
 
