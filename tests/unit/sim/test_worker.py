@@ -55,9 +55,7 @@ def test_who_does_not_answer_is_unavailable():
     arm = quick_arm("availability.dropout_before=0.5")
     away = arm.world.availability.dropped_before(EVERYBODY, 3)
     trained = Worker(arm).train(spec_of(arm, round_=3), EVERYBODY, {})
-    assert kinds(trained) == {
-        int(d): FailureKind.UNAVAILABLE for d in np.flatnonzero(away)
-    }
+    assert kinds(trained) == {int(d): FailureKind.UNAVAILABLE for d in np.flatnonzero(away)}
     assert 0 < away.sum() < 24
 
 
