@@ -215,7 +215,9 @@ def load(
     schema = Schema(tuple(_CHANNELS[name] for name in names))
     station, hour, target = _rows(table, task, every_hours, horizon_hours)
     split_s = float(np.quantile(table.hours, past_fraction)) * HOUR_S
-    seconds = table.hours[hour].astype(np.float64) * HOUR_S
+    # A forecast's row is complete, and placed in time, when what it foretells was measured.
+    ahead = horizon_hours if task == "forecast" else 0
+    seconds = (table.hours[hour] + ahead).astype(np.float64) * HOUR_S
     future = (
         seconds >= split_s if split == Split.TEMPORAL else choose_future(station, past_fraction, split, seed)
     )

@@ -244,6 +244,17 @@ def test_beijing_forecasts_look_ahead(tmp_path):
     np.testing.assert_allclose(target[20:], pm[20:] + 3, rtol=1e-5)
 
 
+def test_a_forecast_is_complete_when_what_it_foretells_was_measured(tmp_path):
+    """So that no row is trained on, or counted as past, before its target exists."""
+    station_file(tmp_path, "Dongsi")
+    now = beijing_air.load(tmp_path, every_hours=1)
+    later = beijing_air.load(tmp_path, task="forecast", horizon_hours=3, every_hours=1)
+    measured = dict(zip(now.event_at.tolist(), now.y.tolist(), strict=True))
+    scored = dict(zip(now.event_at.tolist(), now.future.tolist(), strict=True))
+    assert [measured[at] for at in later.event_at.tolist()] == later.y.tolist()
+    assert [scored[at] for at in later.event_at.tolist()] == later.future.tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
