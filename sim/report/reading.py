@@ -117,9 +117,10 @@ def _twin(arms: list[ArmSummary], arm: ArmSummary) -> ArmSummary | None:
 def _change(found: Estimate | None, say: Words, against: str) -> str:
     if found is None:
         return f"no device can be paired with {against}"
-    if found.value == 0.0 and not found.low and not found.high:
-        return f"no different from {against}"
     told, ends = say.change(found.value), say.change_interval(found)
+    if found.value == 0.0:
+        within = f" (95{NBSP}% interval {ends}, {words.over(found)})" if found.low or found.high else ""
+        return f"no different from {against}{within}"
     if not ends:
         return f"{told} than {against}, on too few devices for an interval"
     interval = f" (95{NBSP}% interval {ends}, {words.over(found)})"
