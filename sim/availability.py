@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,8 +27,11 @@ from sim.plugins import load
 from sim.trace import Trace, TraceConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
+    Ids = NDArray[np.int64]
     Bools = NDArray[np.bool_]
     Floats = NDArray[np.float64]
 
@@ -116,12 +120,27 @@ class Diurnal:
         if self.site_offset_h:
             offset += np.asarray(self.site_offset_h)[traits.site % len(self.site_offset_h)]
         if self.spread_h:
-            habit = rng.seeds_for(seed, -1, traits.device, "availability.habit")
-            offset += self.spread_h * rng.normals(habit, 1)[:, 0]
+            offset += self.spread_h * _each_device(traits.device, partial(_habits, seed))
         hour = (slot + 0.5) * self.slot_s / HOUR_S + offset
-        draws = rng.uniforms_at(rng.seeds_for(seed, -1, traits.device, "availability.diurnal"), slot)
+        streams = _each_device(
+            traits.device, lambda ids: rng.seeds_for(seed, -1, ids, "availability.diurnal")
+        )
+        draws = rng.uniforms_at(streams, slot)
         answer: Bools = draws < self.probability(hour)
         return answer
+
+
+def _habits(seed: int, devices: Ids) -> Floats:
+    """How far each device's day is from its site's, in standard deviations."""
+    return rng.normals(rng.seeds_for(seed, -1, devices, "availability.habit"), 1)[:, 0]
+
+
+def _each_device(devices: Ids, values: Callable[[Ids], NDArray[Any]]) -> NDArray[Any]:
+    """``values(devices)`` for ``[K]`` devices, computed once where equal ones stand side by side (rows of a stream)."""
+    if len(devices) < 2:
+        return values(devices)
+    first = np.flatnonzero(np.concatenate([[True], devices[1:] != devices[:-1]]))
+    return np.repeat(values(devices[first]), np.diff(first, append=len(devices)))
 
 
 @dataclass(frozen=True)
