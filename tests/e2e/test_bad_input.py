@@ -121,13 +121,20 @@ def refused(tmp_path, capsys, monkeypatch):
             ],
             r"has no option 'x'",
         ),
-        (["runner=flower", "runner.address=nowhere"], r"runner"),
         (['++arms.a.overrides=["seed=7"]'], r"an arm cannot change seed"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_wrong_configuration(refused, words, match):
     assert re.search(match, refused(*QUICK, *words))
+
+
+def test_a_cluster_that_is_not_there(refused):
+    import ray
+
+    ray.shutdown()  # another test of this process may have joined one
+    line = refused(*QUICK, "runner=ray", "runner.address=nowhere")
+    assert re.search(r"cannot join Ray: .* \[runner.address\] - start it with `ray start --head`", line)
 
 
 def test_a_wrong_arm_is_refused_before_the_first_one_trains(refused, monkeypatch):

@@ -406,7 +406,18 @@ def test_parts_of_the_users_own(tmp_path, part):
     assert reached[part]()
 
 
+@pytest.fixture
+def own_ray():
+    """A Ray of this test alone."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
 def test_a_sweep_runs_each_combination_on_one_ray(tmp_path, capsys):
     words = [*QUICK, f"output_dir={tmp_path}", "training.optimizer.lr=0.01,0.1", "campaign.cohort_size=5,99"]
     assert command(["--multirun", *words]) == 2, "two of the four ask for more devices than there are"
