@@ -11,7 +11,7 @@ import yaml
 from fedretrain.core.errors import ConfigError, DataError
 from sim.build import build, plain
 from sim.configure import compose
-from sim.schema import Config
+from sim.schema import Config, PrivacyKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,22 @@ def plan_run(overrides: Sequence[str], *, folder: str = "") -> Plan:
     if not arms:
         kind = str(config.personalization.kind)
         arms = [PlannedArm(kind, kind, config)]
+    _refuse_ignored_privacy(arms)
     return Plan(config, tuple(arms))
+
+
+def _refuse_ignored_privacy(arms: Sequence[PlannedArm]) -> None:
+    """Settings of a privacy that no arm has would be ignored, and the run taken for a private one."""
+    found = [arm.config.privacy for arm in arms]
+    if any(privacy.kind is not PrivacyKind.NONE for privacy in found):
+        return
+    for key in ("target_epsilon", "noise_multiplier", "adaptive_clip", "amplified"):
+        if any(getattr(privacy, key) for privacy in found):
+            raise ConfigError(
+                f"privacy.{key} is given, and nothing in this run is differentially private",
+                where=f"privacy.{key}",
+                fix="add privacy=central, or leave it out",
+            )
 
 
 def _refuse_run_wide(name: str, config: Config, resolved: Config) -> None:

@@ -28,6 +28,16 @@ def test_without_arms_the_run_is_one_arm_named_by_its_method():
     assert (arm.name, arm.title) == ("ditto", "ditto")
 
 
+@pytest.mark.parametrize(
+    "word", ["privacy.target_epsilon=4", "privacy.noise_multiplier=1", "privacy.amplified=true"]
+)
+def test_settings_of_a_privacy_that_no_arm_has_are_refused(word):
+    with pytest.raises(ConfigError, match="nothing in this run is differentially private"):
+        plan_run([*QUICK, word])
+    plan_run([*QUICK, word, "privacy=central", "privacy.clip_norm=1"])
+    plan_run([word])  # the default run: one of its arms is private
+
+
 def test_the_shipped_default_has_three_arms_one_of_them_private():
     plan = plan_run([])
     kinds = {arm.name: arm.config.privacy.kind for arm in plan.arms}
