@@ -72,6 +72,13 @@ class CampaignConfig:
         checks.require(many, "must be at least 1", key="campaign.over_selection")
         for name in ("max_participations", "score_devices"):
             checks.require(getattr(self, name) >= 0, "must be 0 or more", key=f"campaign.{name}")
+        limited = self.separation > 1 or self.max_participations > 0
+        checks.require(
+            not limited or self.sampling is Sampling.MIN_SEPARATION,
+            f"{self.sampling} cohorts keep no separation and no limit on participations",
+            key="campaign.sampling",
+            fix="set campaign.separation=1 campaign.max_participations=0, or sampling=min_separation",
+        )
         checks.require(
             self.sampling is not Sampling.EVERYBODY,
             "ask everybody with sampling=fixed_size and cohort_size = the fleet",

@@ -145,3 +145,10 @@ def test_a_comma_in_quotes_is_no_sweep():
 def test_a_sweep_that_cannot_be_read_is_one_line():
     with pytest.raises(ConfigError, match=r"cannot be read \[a=\[1\]"):
         list(sweep(["a=[1"]))
+
+
+@pytest.mark.parametrize("limit", ["campaign.separation=2", "campaign.max_participations=3"])
+def test_limits_that_a_sampling_would_not_keep_are_refused(limit):
+    with pytest.raises(ConfigError, match="keep no separation"):
+        configure(["experiment=scale", "campaign.sampling=poisson", limit])
+    assert configure(["experiment=scale", "campaign.sampling=min_separation", limit])
