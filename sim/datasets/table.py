@@ -54,6 +54,19 @@ def _refuse_one_class(
         )
 
 
+def _roles(
+    columns: dict[str, NDArray[Any]], spec: TableSpec
+) -> tuple[tuple[str, ...], NDArray[np.int32], NDArray[Any]]:
+    """Names of the devices, whose each row is, and the label column."""
+    device, label = (column_of(columns, getattr(spec, role), role, spec.path) for role in ("device", "label"))
+    names, stream = devices_of(device, spec)
+    if len(label) != len(stream):
+        raise DataError(
+            f"{len(stream)} devices and {len(label)} labels", where=spec.path, fix="give one of each a row"
+        )
+    return names, stream, label
+
+
 def _pipeline(spec: TableSpec) -> Pipeline:
     """Scale, then put missing values on the scaler's center."""
     fill: tuple[Step, ...] = (Impute("constant", 0.0),) if spec.missing == "impute" else ()
@@ -82,12 +95,7 @@ def load(
     """
     spec.require_given()
     columns = read_columns(_resolved(spec.path, data_dir))
-    device, label = (column_of(columns, getattr(spec, role), role, spec.path) for role in ("device", "label"))
-    names, stream = devices_of(device, spec)
-    if len(label) != len(stream):
-        raise DataError(
-            f"{len(stream)} devices and {len(label)} labels", where=spec.path, fix="give one of each a row"
-        )
+    names, stream, label = _roles(columns, spec)
     y, class_names = labels_of(label, spec)
     x, features = features_of(columns, spec, len(y))
     seconds = seconds_of(columns, spec, len(y))
