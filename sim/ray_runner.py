@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 _RETRIES = 2
+_REACH_S = 5.0  # that a cluster's head may take to answer
 
 
 class ShardActor:
@@ -141,16 +143,29 @@ def start_ray(config: RunnerConfig) -> None:
     if ray.is_initialized():
         return
     try:
+        _reach(config.address)
         ray.init(
             address=config.address or None,
             include_dashboard=None if config.address else False,
             log_to_driver=False,
             logging_level="ERROR",
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot join Ray: {error}", where="runner.address", fix="start it with `ray start --head`"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Fail in seconds where nothing answers at ``HOST:PORT``; Ray itself tries for minutes.
+
+    Raises:
+        OSError: If nothing answers.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S):
+            pass
 
 
 class RayRunner:
