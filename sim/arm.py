@@ -8,7 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from fedretrain.core.rng import seed_for
 from fedretrain.training import models
 from fedretrain.training.config import LossKind
 from fedretrain.training.executor import executor_for
+from fedretrain.training.losses import balanced_class_weights
 from fedretrain.training.methods.make import make_task
 from sim.datasets.base import Timeline
 from sim.fleet import FleetKind
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedretrain.core.params import Params
+    from fedretrain.training.config import LocalTraining
     from fedretrain.training.executor import Executor
     from fedretrain.training.models import ModelBundle
     from fedretrain.training.task import LocalTask
@@ -98,19 +100,32 @@ class Arm:
                 where="training.loss",
                 fix="use cross_entropy for classes, mse or huber for values",
             )
-        weights, classes = self.config.training.class_weights, self.world.fleet.num_outputs
+        weights, classes = self.training.class_weights, self.world.fleet.num_outputs
         if weights is not None and len(weights) != classes:
             raise ConfigError(
                 f"{len(weights)} class weights were given for {classes} classes",
                 where="training.class_weights",
                 fix="give one for each class, in the order of their names",
             )
-        return make_task(self.config.personalization, self.config.training, self.model)
+        return make_task(self.config.personalization, self.training, self.model)
+
+    @cached_property
+    def training(self) -> LocalTraining:
+        """Local training; balanced class weights are those of all devices' training rows, so not with a DP claim."""
+        wanted, dataset = self.config.training, self.setting.dataset
+        if not self.config.dataset.balance_classes:
+            return wanted
+        if dataset is None or dataset.objective != "classification":
+            raise ConfigError("there are no classes to balance", where="dataset.balance_classes")
+        private = self.config.privacy.kind is not PrivacyKind.NONE or wanted.example_dp is not None
+        labels = dataset.y[~dataset.future]
+        weights = balanced_class_weights(labels, dataset.num_outputs, private=private)
+        return replace(wanted, class_weights=weights)
 
     @cached_property
     def executor(self) -> Executor:
         """What trains clients."""
-        return executor_for(self.config.runner.executor, self.task, self.model, self.config.training)
+        return executor_for(self.config.runner.executor, self.task, self.model, self.training)
 
     @cached_property
     def rules(self) -> CampaignRules:

@@ -18,6 +18,7 @@ class DatasetConfig:
     Attributes:
         name: A shipped data set, ``table``, or ``package.module:function`` of the user's own.
         split: `temporal` (train on the past, score the future) or, if asked for, `random`.
+        balance_classes: Weigh each class's losses by the inverse of its share of all training rows (not with DP).
         options: Keyword arguments of the data set's loader, for example ``{past_fraction: 0.5}``.
         history_s: How long before the campaign the first samples were taken, where the data have no clock.
         future_s: How long after it scored samples are taken, where the data have no clock.
@@ -26,6 +27,7 @@ class DatasetConfig:
 
     name: str = "watch"
     split: Split = Split.TEMPORAL
+    balance_classes: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     history_s: float = 14 * DAY_S
     future_s: float = 7 * DAY_S

@@ -1,1 +1,1 @@
-"""Ids, parameter trees, randomness, clock and errors; numpy only."""
+"""Ids, parameter trees, randomness, units of time and errors; numpy only."""

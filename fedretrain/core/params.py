@@ -87,11 +87,6 @@ class Layout:
         }
 
 
-def global_norm(tree: Params) -> float:
-    """The Euclidean norm over all parameters of a tree, in float64."""
-    return float(np.sqrt(sum(float(np.sum(np.square(leaf, dtype=np.float64))) for leaf in tree.values())))
-
-
 def digest(tree: Params) -> str:
     """SHA-256 over names, types, shapes and little-endian bytes: equal exactly for equal trees."""
     state = hashlib.sha256()

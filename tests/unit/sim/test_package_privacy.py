@@ -53,3 +53,11 @@ def test_a_local_scaler_is_refused_with_example_level_dp():
     with pytest.raises(PrivacyError, match="own scaler"):
         _ = Arms().get(configure(words), 0).rules
     assert Arms().get(configure([*words, "dataset.options.pipeline=fixed"]), 0).rules.rounds.dp is None
+
+
+def test_balanced_class_weights_are_the_data_sets_and_refused_with_dp(tmp_path):
+    words = ["table.label=label", "table.features=[x]", "dataset.balance_classes=true"]
+    weights = table(tmp_path, *words).training.class_weights
+    assert weights == pytest.approx((1.0, 1.0, 1.0), rel=0.1)  # three classes of nearly one size
+    with pytest.raises(PrivacyError, match="class weights"):
+        _ = table(tmp_path, *words, "table.scaler=local", "privacy=central").training
