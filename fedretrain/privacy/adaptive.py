@@ -53,7 +53,7 @@ def delta_noise_multiplier(
         raise PrivacyError(
             f"the clipping bit with noise {bit_noise_stddev:g} costs more than noise multiplier {total:g} allows",
             where="privacy.adaptive_clip",
-            fix="raise the bit's noise (a twentieth of the cohort is usual) or the noise multiplier",
+            fix="ask a larger cohort (the bit's noise is usually a twentieth of it), or allow a larger epsilon",
         )
     return factor / math.sqrt(share)
 
