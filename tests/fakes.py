@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fedretrain.aggregation.aggregator import FixedDenominatorMean
 from fedretrain.coordinator.ports import RoundSpec, ShardResult
 from fedretrain.coordinator.reduce import Reducer
 from fedretrain.core.ids import ClientId
@@ -39,6 +40,19 @@ def block_of(
         loss=np.ones(count, dtype=np.float32),
         personal_KQ=np.zeros((count, 0), dtype=np.float32),
     )
+
+
+def reduced(delta_KP: NDArray[np.generic], clip_norm: float) -> ShardResult:
+    """Updates of clients 0, 1, ... taken through the product's one clip path."""
+    base = {"w": np.zeros(np.shape(delta_KP)[-1], np.float32)}
+    reducer = Reducer(RoundSpec(0, base, 0, 1, 0.0, FixedDenominatorMean(1), clip_norm))
+    reducer.add(block_of(np.arange(len(delta_KP)), delta_KP))
+    return reducer.result()
+
+
+def clipped_rows(delta_KP: NDArray[np.generic], clip_norm: float) -> NDArray[np.float64]:
+    """What the reducer adds to the sum for each row ``[K, P]``: each is the only one of a round of its own."""
+    return np.stack([reduced(row[None], clip_norm).partial.state.value() for row in np.asarray(delta_KP)])
 
 
 @dataclass

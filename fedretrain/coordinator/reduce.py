@@ -150,4 +150,7 @@ class Reducer:
         self._num_unclipped += int(unclipped.sum())
         self._clients.append(clients)
         if self._keep_oracle:
-            self._oracle.append(Oracle(clients, examples, loss, norm_K.astype(np.float32)))
+            norm = np.minimum(norm_K, np.finfo(np.float32).max).astype(
+                np.float32
+            )  # a float32 row's may be longer
+            self._oracle.append(Oracle(clients, examples, loss, norm))

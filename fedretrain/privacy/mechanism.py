@@ -1,9 +1,6 @@
-"""Clip and noise: what turns a sum of client updates into a Gaussian mechanism. numpy only.
+"""Noise: what turns a sum of clipped client updates (`rows`) into a Gaussian mechanism. numpy only.
 
 Rules of this file:
-    * Norms are taken in float64 over the *whole* packed row: every parameter counts, 0-d ones too.
-    * A clipped row never exceeds the clip norm, not by a rounding error either (`rows.MARGIN`).
-    * A row with NaN or infinity becomes a row of zeros and is reported by a mask; it poisons nothing.
     * The noise multiplier is relative to the clip norm, whatever the relation: the noise's standard deviation
       on the *sum* is ``noise_multiplier * clip_norm``, once, for the whole vector (never divided again for each
       tensor, never scaled by who answered). What a relation costs is `sensitivity`, which accounting uses.
@@ -24,19 +21,15 @@ and relative errors of the probabilities near 2**-52. `discrete.py` draws the di
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedretrain.core.errors import PrivacyError
 from fedretrain.core.rng import generator
-from fedretrain.privacy.rows import clip_factors, row_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 TAIL_DELTA = 5.2e-18
@@ -87,76 +80,6 @@ def noise_stddev(clip_norm: float, noise_multiplier: float) -> float:
                 f"the {name} is {value}", where="privacy", fix="give a positive, finite number"
             )
     return float(clip_norm) * float(noise_multiplier)
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """A clipped block.
-
-    Attributes:
-        delta_KP: ``[K, P]`` rows of norm at most the clip norm; rows with NaN or infinity are zero.
-        norm_K: ``[K]`` float64 norms before clipping (NaN or infinity for a bad row).
-        unclipped_K: ``[K]`` bool: finite and left as it was. The bit of adaptive clipping.
-        finite_K: ``[K]`` bool.
-    """
-
-    delta_KP: NDArray[Any]
-    norm_K: NDArray[np.float64]
-    unclipped_K: NDArray[np.bool_]
-    finite_K: NDArray[np.bool_]
-
-
-def clip_block(delta_KP: NDArray[Any], clip_norm: float) -> Clipped:
-    """Scale each row to at most `clip_norm` (Euclidean), direction kept.
-
-    Args:
-        delta_KP: ``[K, P]`` real numbers; integers are taken as float64. Not changed.
-        clip_norm: C, positive.
-
-    Raises:
-        PrivacyError: If the clip norm is not positive and finite.
-        ValueError: If `delta_KP` does not have two dimensions.
-    """
-    noise_stddev(clip_norm, 1.0)
-    delta = np.asarray(delta_KP)
-    if delta.ndim != 2:
-        raise ValueError(f"a block of updates has shape [K, P], not {delta.shape}")
-    if not np.issubdtype(delta.dtype, np.floating):
-        delta = delta.astype(np.float64)
-    norm = row_norms(delta)
-    factor, unclipped = clip_factors(norm, clip_norm)
-    finite = np.isfinite(norm)
-    if unclipped.all():
-        return Clipped(delta, norm, unclipped, finite)
-    clipped = (np.where(finite[:, None], delta, 0.0) * factor[:, None]).astype(delta.dtype)
-    return Clipped(clipped, norm, unclipped, finite)
-
-
-def clip_rows(delta_KP: NDArray[Any], clip_norm: float) -> NDArray[Any]:
-    """The clipped rows of `clip_block` alone: ``[K, P]``, norms at most `clip_norm`, bad rows zero."""
-    return clip_block(delta_KP, clip_norm).delta_KP
-
-
-def clip_tree(tree: Mapping[str, NDArray[Any]], clip_norm: float) -> dict[str, NDArray[Any]]:
-    """A parameter tree clipped as one vector, 0-d parameters included (the device's own clip).
-
-    Raises:
-        TypeError: If a leaf is not of a floating-point type: an integer buffer is a constant of the model.
-    """
-    for name, leaf in tree.items():
-        if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            raise TypeError(f"parameter {name!r} has type {np.asarray(leaf).dtype}; only floats are clipped")
-    flat = np.concatenate(
-        [np.asarray(leaf, np.float64).reshape(-1) for leaf in tree.values()] or [np.zeros(0)]
-    )
-    # In float32, so that a leaf's own rounding is covered by the margin.
-    clipped = clip_rows(flat.astype(np.float32)[None], clip_norm)[0]
-    out, start = {}, 0
-    for name, leaf in tree.items():
-        size = int(np.asarray(leaf).size)
-        out[name] = clipped[start : start + size].reshape(np.shape(leaf)).astype(np.asarray(leaf).dtype)
-        start += size
-    return out
 
 
 class NoiseSource(Protocol):

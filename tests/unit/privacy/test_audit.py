@@ -10,14 +10,15 @@ import pytest
 from fedretrain.core.rng import generator
 from fedretrain.privacy.accountant import epsilon
 from fedretrain.privacy.audit import guess, one_run_audit, threshold_audit
-from fedretrain.privacy.mechanism import SeededNoise, clip_rows, lattice_gaussian, noise_stddev
+from fedretrain.privacy.mechanism import SeededNoise, lattice_gaussian, noise_stddev
+from tests.fakes import clipped_rows
 
 DELTA, Z, CLIP, STEP = 1e-5, 0.8, 0.5, 2.0**-24
 
 
 def _scores(num_runs, *, canary, noise_share, seed, participations=1):
     """What `num_runs` runs release along the canary's direction; the canary is far longer than the clip norm."""
-    clipped = clip_rows(np.full((1, 1), 100.0 if canary else 0.0, np.float32), CLIP)[0, 0]
+    clipped = clipped_rows(np.full((1, 1), 100.0 if canary else 0.0, np.float32), CLIP)[0, 0]
     total = int(np.trunc(clipped / STEP)) * participations
     stddev = noise_stddev(CLIP, Z) * noise_share * math.sqrt(participations)
     return (total + lattice_gaussian(SeededNoise(seed), num_runs, stddev, STEP)) * STEP
@@ -55,7 +56,7 @@ def test_scores_that_say_nothing_give_zero():
 def _one_run(noise_share, seed, num_canaries=20_000, num_each=300):
     """One release with a canary in each coordinate, in or out by a fair coin, and the auditor's guesses."""
     coins = generator(seed).random(num_canaries) < 0.5
-    clipped = float(clip_rows(np.full((1, 1), 9.0, np.float32), CLIP)[0, 0])
+    clipped = float(clipped_rows(np.full((1, 1), 9.0, np.float32), CLIP)[0, 0])
     total = np.trunc(coins * clipped / STEP).astype(np.int64)
     noise = lattice_gaussian(SeededNoise(seed + 1), num_canaries, noise_stddev(CLIP, Z) * noise_share, STEP)
     said_in, said_out = guess((total + noise) * STEP, num_each)

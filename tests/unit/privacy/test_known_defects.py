@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from fedretrain.core.errors import PrivacyError
+from fedretrain.core.params import Layout
+from fedretrain.core.types import FailureKind
 from fedretrain.privacy.accountant import Spending, epsilon, gaussian_epsilon
 from fedretrain.privacy.adaptive import AdaptiveClip
 from fedretrain.privacy.calibrate import Schedule, solve_noise_multiplier
@@ -23,12 +25,10 @@ from fedretrain.privacy.mechanism import (
     Relation,
     SeededNoise,
     SystemNoise,
-    clip_block,
-    clip_rows,
-    clip_tree,
     lattice_gaussian,
     noise_stddev,
 )
+from tests.fakes import clipped_rows, reduced
 
 DELTA = 1e-5
 
@@ -54,8 +54,9 @@ def test_adaptive_clip_with_the_bit_inverted():
 
 
 def test_the_bit_is_one_where_the_update_was_not_clipped():
-    block = clip_block(np.array([[0.1, 0.0], [9.0, 0.0], [np.nan, 0.0]], np.float32), 1.0)
-    assert block.unclipped_K.tolist() == [True, False, False]
+    delta = np.array([[0.1, 0.0], [9.0, 0.0], [np.nan, 0.0]], np.float32)
+    assert [reduced(row[None], 1.0).partial.num_unclipped for row in delta] == [1, 0, 0]
+    assert reduced(delta, 1.0).partial.num_unclipped == 1
 
 
 def test_noise_from_the_clip_norm_of_the_next_round(cohort_event):
@@ -67,13 +68,16 @@ def test_noise_from_the_clip_norm_of_the_next_round(cohort_event):
 
 
 def test_zero_dimensional_parameters_are_clipped():
-    assert abs(clip_tree({"scale": np.array(50.0, np.float32)}, 1.0)["scale"]) <= 1.0
+    tree = {"scale": np.array(50.0, np.float32)}
+    layout = Layout.of(tree)
+    clipped = layout.unpack(clipped_rows(layout.pack(tree)[None], 1.0)[0])
+    assert 0.999 < clipped["scale"] <= 1.0
 
 
 def test_integer_buffers_are_refused_by_name_and_integer_rows_are_clipped():
     with pytest.raises(TypeError, match="num_batches"):
-        clip_tree({"w": np.ones(2, np.float32), "num_batches": np.array(7)}, 1.0)
-    np.testing.assert_allclose(clip_rows(np.array([[3, 4]]), 1.0), [[0.6, 0.8]], rtol=1e-6)
+        Layout.of({"w": np.ones(2, np.float32), "num_batches": np.array(7)})
+    np.testing.assert_allclose(clipped_rows(np.array([[3, 4]]), 1.0), [[0.6, 0.8]], rtol=1e-6)
 
 
 def test_noise_truncated_to_zero_on_integers():
@@ -85,18 +89,23 @@ def test_noise_truncated_to_zero_on_integers():
 
 def test_a_zero_norm_update_divides_by_nothing():
     with np.errstate(all="raise"):
-        assert np.array_equal(clip_rows(np.zeros((2, 3), np.float32), 1.0), np.zeros((2, 3)))
-        assert np.array_equal(clip_tree({"w": np.zeros(3)}, 1.0)["w"], np.zeros(3))
+        assert np.array_equal(clipped_rows(np.zeros((2, 3), np.float32), 1.0), np.zeros((2, 3)))
+        result = reduced(np.zeros((2, 3)), 1.0)
+    assert np.array_equal(result.partial.state.value(), np.zeros(3))
+    assert (result.partial.num_clients, result.partial.num_unclipped, result.failures) == (2, 2, ())
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_one_nan_poisons_nothing(poison):
     delta = np.array([[1.0, poison], [3.0, 4.0]], np.float32)
-    block = clip_block(delta, 1.0)
-    assert block.finite_K.tolist() == [False, True]
-    assert np.all(np.isfinite(block.delta_KP))
-    assert np.array_equal(block.delta_KP[0], [0.0, 0.0])
-    assert np.linalg.norm(block.delta_KP[1]) == pytest.approx(1.0)
+    result = reduced(delta, 1.0)
+    assert [(f.client, f.kind) for f in result.failures] == [(0, FailureKind.NONFINITE)]
+    assert result.clients.tolist() == [1]
+    assert np.all(np.isfinite(result.partial.state.value()))
+    clipped = clipped_rows(delta, 1.0)
+    assert np.array_equal(clipped[0], [0.0, 0.0])
+    assert np.linalg.norm(clipped[1]) == pytest.approx(1.0)
+    assert np.array_equal(result.partial.state.value(), clipped[1]), "the other counts as if it were alone"
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000, 100_000])
@@ -120,8 +129,8 @@ def test_the_noise_function_returns_noise(source, size):
 @pytest.mark.parametrize("clip_norm", [1.0, 2.0, 3.0, 0.5])
 def test_the_clip_norm_is_not_taken_for_the_order_of_the_norm(clip_norm):
     row = np.full((1, 400), 1.0, np.float32)
-    assert clip_block(row, clip_norm).norm_K[0] == pytest.approx(20.0)
-    assert np.linalg.norm(clip_rows(row, clip_norm)) == pytest.approx(clip_norm)
+    assert reduced(row, clip_norm).oracle.norm[0] == pytest.approx(20.0)
+    assert np.linalg.norm(clipped_rows(row, clip_norm)) == pytest.approx(clip_norm)
 
 
 def test_sampled_gaussians_are_not_accounted_by_a_mistaken_central_limit(poisson_event):

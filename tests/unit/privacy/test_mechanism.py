@@ -1,27 +1,28 @@
-"""Clip and noise."""
+"""Clip (as the reducer does it, there is no other) and noise."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
+from fedretrain.coordinator.charging import CentralDp
 from fedretrain.core.errors import PrivacyError
+from fedretrain.core.params import Layout
+from fedretrain.core.types import FailureKind
 from fedretrain.privacy.mechanism import (
     Relation,
     SeededNoise,
     SystemNoise,
     Unit,
-    clip_block,
-    clip_rows,
-    clip_tree,
     lattice_gaussian,
     noise_stddev,
     sensitivity,
 )
+from tests.fakes import clipped_rows, reduced
 
 SOURCES = [pytest.param(SeededNoise(7), id="seeded"), pytest.param(SystemNoise(), id="system")]
 
@@ -35,8 +36,9 @@ SOURCES = [pytest.param(SeededNoise(7), id="seeded"), pytest.param(SystemNoise()
     ),
     st.floats(1e-3, 1e3),
 )
+@example(np.full((1, 16), 2.0**127, np.float32), 1.0)  # its norm is beyond float32
 def test_no_clipped_row_exceeds_the_clip_norm_and_directions_stay(delta, clip_norm):
-    clipped = clip_rows(delta, clip_norm).astype(np.float64)
+    clipped = clipped_rows(delta, clip_norm)
     assert np.all(np.linalg.norm(clipped, axis=1) <= clip_norm)
     for row, out in zip(delta.astype(np.float64), clipped, strict=True):
         norm = np.linalg.norm(row)
@@ -46,42 +48,49 @@ def test_no_clipped_row_exceeds_the_clip_norm_and_directions_stay(delta, clip_no
 
 def test_a_row_within_the_clip_norm_is_left_bit_for_bit():
     delta = np.array([[0.3, -0.4], [3.0, 4.0]], np.float32)
-    block = clip_block(delta, 1.0)
-    assert np.array_equal(block.delta_KP[0], delta[0])
-    assert block.unclipped_K.tolist() == [True, False]
-    np.testing.assert_allclose(block.norm_K, [0.5, 5.0], rtol=1e-7)
+    assert np.array_equal(clipped_rows(delta, 1.0)[0], delta[0])
+    result = reduced(delta, 1.0)
+    assert [reduced(row[None], 1.0).partial.num_unclipped for row in delta] == [1, 0]
+    assert result.partial.num_unclipped == 1
+    np.testing.assert_allclose(result.oracle.norm, [0.5, 5.0], rtol=1e-7)
 
 
 def test_the_input_is_not_changed():
     delta = np.full((2, 3), 9.0, np.float32)
-    clip_rows(delta, 1.0)
+    reduced(delta, 1.0)
     assert np.all(delta == 9.0)
 
 
 def test_a_tree_is_clipped_as_one_vector():
     tree = {"a": np.full((2, 2), 3.0, np.float32), "scale": np.array(4.0, np.float64)}
-    clipped = clip_tree(tree, 1.0)
+    layout = Layout.of(tree)
+    clipped = layout.unpack(clipped_rows(layout.pack(tree)[None], 1.0)[0])
     norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in clipped.values()))
     assert 1 - 1e-6 < norm <= 1.0
     assert clipped["scale"].shape == ()
-    assert clipped["scale"].dtype == np.float64
+    assert clipped["scale"].dtype == np.float32
     np.testing.assert_allclose(clipped["scale"] / clipped["a"][0, 0], 4 / 3, rtol=1e-6)
 
 
 def test_an_integer_leaf_is_refused_by_name():
     with pytest.raises(TypeError, match="counter"):
-        clip_tree({"counter": np.array(3)}, 1.0)
+        Layout.of({"counter": np.array(3)})
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, -1.0, np.nan, np.inf])
 def test_an_impossible_clip_norm_is_refused(clip_norm):
+    """Before any round, and once more where a round's noise is made."""
     with pytest.raises(PrivacyError, match="clip norm"):
-        clip_rows(np.ones((1, 2), np.float32), clip_norm)
+        CentralDp(1.0, clip_norm)
+    with pytest.raises(PrivacyError, match="clip norm"):
+        noise_stddev(clip_norm, 1.0)
 
 
 def test_a_block_has_two_dimensions():
-    with pytest.raises(ValueError, match=r"\[K, P\]"):
-        clip_rows(np.ones(3, np.float32), 1.0)
+    result = reduced(np.ones(3, np.float32), 1.0)
+    assert [failure.kind for failure in result.failures] == [FailureKind.MALFORMED] * 3
+    assert all("expected (3, 3)" in failure.detail for failure in result.failures)
+    assert not result.partial.state.value().any()
 
 
 @pytest.mark.parametrize(
