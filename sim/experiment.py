@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from fedretrain.core.params import Params
+    from fedretrain.privacy.event import PrivacyEvent
     from sim.local_runner import Pool
     from sim.plan import Plan, PlannedArm
     from sim.progress import Progress as Shown
@@ -46,6 +47,7 @@ class Gathered:
     rounds: list[RoundRecord] = field(default_factory=list)
     scores: list[DeviceScore] = field(default_factory=list)
     weights: dict[str, Params] = field(default_factory=dict)
+    ledgers: dict[str, list[PrivacyEvent]] = field(default_factory=dict)
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
     peak_bytes: int = 0
 
@@ -100,7 +102,7 @@ def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False, grid: Grid | 
                     _run_arm(planned, seed, arms, pool, folder, gathered, shown)
         summary = describe(plan, gathered, started, time.perf_counter() - begun)
         run = Run(summary, tuple(gathered.rounds), tuple(gathered.scores), plan.to_yaml())
-        run = folder.finish(run, gathered.weights, render_report(run))
+        run = folder.finish(run, gathered.weights, render_report(run), gathered.ledgers)
     checkpoint.remove(folder)
     return run
 
@@ -211,6 +213,8 @@ def _gather(gathered: Gathered, name: str, campaign: Campaign, scores: list[Devi
     gathered.rounds += campaign.progress.records
     gathered.scores += scores
     gathered.weights[f"{name}-{campaign.arm.seed}"] = tree
+    if campaign.purse is not None:
+        gathered.ledgers[f"{name}-{campaign.arm.seed}"] = campaign.progress.events
     gathered.digests.setdefault(name, {})[str(campaign.arm.seed)] = params.digest(tree)
     gathered.peak_bytes = max(gathered.peak_bytes, peak_memory_bytes(pool))
 

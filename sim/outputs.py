@@ -27,14 +27,15 @@ from sim.results import SCHEMA_VERSION, DeviceScore, RoundRecord, Run, Summary
 from sim.tables import read_table, table_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from fedretrain.core.params import Params
+    from fedretrain.privacy.event import PrivacyEvent
 
 SUMMARY, CONFIG, REPORT = "summary.json", "config.yaml", "report.html"
-ROUNDS, DEVICES, WEIGHTS = "rounds.parquet", "devices.parquet", "weights"
+ROUNDS, DEVICES, WEIGHTS, LEDGER = "rounds.parquet", "devices.parquet", "weights", "ledger"
 LATEST = "latest"
 _FIXES = {
     errno.ENOSPC: "free some space, or choose another folder with output_dir=PATH",
@@ -118,13 +119,21 @@ class RunFolder:
         """Whether it holds a whole run."""
         return (self.path / SUMMARY).is_file()
 
-    def finish(self, run: Run, weights: Mapping[str, Params], report: str) -> Run:
+    def finish(
+        self,
+        run: Run,
+        weights: Mapping[str, Params],
+        report: str,
+        ledgers: Mapping[str, Sequence[PrivacyEvent]],
+    ) -> Run:
         """Write everything, `summary.json` last, then point ``latest`` here.
 
         Args:
             run: The finished run.
             weights: Final shared parameters by file name without its suffix: the arm, or ``arm-seed``.
             report: `report.html`'s text.
+            ledgers: What every charged round of an arm with DP cost, in order, by ``arm-seed``: its epsilon can be
+                computed again from that file alone.
 
         Returns:
             The run, its summary naming every file with its sha256.
@@ -144,6 +153,10 @@ class RunFolder:
             files[stored] = self.write(
                 stored, safetensors.numpy.save({k: v.copy() for k, v in params.items()})
             )
+        for name, events in ledgers.items():
+            stored = f"{LEDGER}/{name}.jsonl"
+            lines = (json.dumps(event.to_dict(), allow_nan=False) + "\n" for event in events)
+            files[stored] = self.write(stored, "".join(lines).encode())
         files[REPORT] = self.write(REPORT, report.encode())
         summary = replace(run.summary, files=files)
         self.write(SUMMARY, (json.dumps(to_plain(summary), indent=2, allow_nan=False) + "\n").encode())

@@ -150,7 +150,7 @@ class Reducer:
         self._num_unclipped += int(unclipped.sum())
         self._clients.append(clients)
         if self._keep_oracle:
-            norm = np.minimum(norm_K, np.finfo(np.float32).max).astype(
-                np.float32
-            )  # a float32 row's may be longer
-            self._oracle.append(Oracle(clients, examples, loss, norm))
+            norm_K = np.minimum(
+                norm_K, np.finfo(np.float32).max
+            )  # a float32 row's norm may be beyond float32
+            self._oracle.append(Oracle(clients, examples, loss, norm_K.astype(np.float32)))

@@ -18,8 +18,10 @@ import safetensors.numpy
 import yaml
 
 from fedretrain.core import params
+from fedretrain.privacy.accountant import epsilon
+from fedretrain.privacy.event import PrivacyEvent
 from sim.outputs import load_run
-from sim.results import Outcome, schema
+from sim.results import ArmSummary, Outcome, schema
 from tests.run_cases import QUICK, command, only_run, outcome, quick_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +69,17 @@ def assert_whole(folder: Path, *, private: bool = False):
         assert np.isfinite(best.global_model.score.mean.value)
         assert arm.rounds > 0
         assert arm.bytes_up > 0
+        charged = {s: epsilon_of_ledger(folder, arm, s) for s in arm.weights_digests} if arm.privacy else {}
+        assert max(charged.values(), default=None) == (arm.privacy.epsilon if arm.privacy else None)
     assert any(arm.privacy is not None for arm in run.summary.arms) == private
+    assert {file.parent.name for file in folder.rglob("*.jsonl")} == ({"ledger"} if private else set())
     return run
+
+
+def epsilon_of_ledger(folder: Path, arm: ArmSummary, seed: str) -> float:
+    """Epsilon from the file alone: what an auditor would do."""
+    lines = (folder / "ledger" / f"{arm.arm}-{seed}.jsonl").read_text().splitlines()
+    return epsilon([PrivacyEvent.from_dict(json.loads(line)) for line in lines], arm.privacy.delta)
 
 
 def _assert_self_contained(html: str) -> None:
@@ -286,6 +297,8 @@ def test_several_seeds_give_intervals_and_the_largest_epsilon(tmp_path):
     assert len(set(last.values())) > 1, "abandoned rounds are not charged, so seeds differ"
     assert last[2] < last[4]
     assert arm.privacy.epsilon == max(last.values()), "not that of the first seed, nor of the last"
+    folder = only_run(tmp_path, "scale")
+    assert {seed: epsilon_of_ledger(folder, arm, str(seed)) for seed in last} == last
 
 
 def test_compare_reproduce_and_schema(tmp_path, capsys):

@@ -57,7 +57,7 @@ def make_run(
 def finished_folder(root, run: Run) -> RunFolder:
     """The run, written below `root`."""
     folder = RunFolder.create(root, run.summary.experiment, STARTED)
-    folder.finish(run, {"fedavg": {"linear.weight": np.ones((2, 3), np.float32)}}, "<!doctype html>")
+    folder.finish(run, {"fedavg": {"linear.weight": np.ones((2, 3), np.float32)}}, "<!doctype html>", {})
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from fedretrain.core.errors import DataError, UserError
+from fedretrain.privacy.event import PrivacyEvent, Sampling, encode_units
+from fedretrain.privacy.mechanism import Relation
 from sim import outputs
 from sim.outputs import RunFolder, load_run, load_weights
 from sim.results import RoundRecord
@@ -19,6 +22,9 @@ from sim.tables import read_table, table_bytes
 from tests.unit.sim.record_factory import make_run
 
 STARTED = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+EVENT = PrivacyEvent(
+    "p", "c", 0, 1.0, 1.0, Relation.ZERO_OUT, Sampling.FIXED_SIZE, units=encode_units([1, 5])
+)
 WEIGHTS = {"fedavg": {"linear.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}}
 
 
@@ -33,7 +39,7 @@ def folder(tmp_path):
 
 
 def test_a_run_reads_back_equal(folder, run):
-    written = folder.finish(run, WEIGHTS, "<!doctype html>")
+    written = folder.finish(run, WEIGHTS, "<!doctype html>", {})
     assert load_run(folder.path) == written
     assert load_run(folder.root / "latest") == written
     stored = load_weights(folder.path, "fedavg")
@@ -41,11 +47,13 @@ def test_a_run_reads_back_equal(folder, run):
 
 
 def test_the_folder_holds_what_the_readme_promises_and_no_leftovers(folder, run):
-    folder.finish(run, WEIGHTS, "<!doctype html>")
+    folder.finish(run, WEIGHTS, "<!doctype html>", {"dp-0": [EVENT], "dp-1": []})
     found = sorted(str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.is_file())
     assert found == [
         "config.yaml",
         "devices.parquet",
+        "ledger/dp-0.jsonl",
+        "ledger/dp-1.jsonl",
         "report.html",
         "rounds.parquet",
         "summary.json",
@@ -57,18 +65,34 @@ def test_the_folder_holds_what_the_readme_promises_and_no_leftovers(folder, run)
     assert sorted(p.name for p in folder.root.iterdir()) == ["latest", "watch"]
 
 
+def test_a_ledger_is_one_line_for_each_charged_round_and_reads_back(folder, run):
+    second = replace(EVENT, round=1, clip_norm=0.1)
+    written = folder.finish(run, {}, "", {"dp-0": [EVENT, second]})
+    lines = (folder.path / "ledger" / "dp-0.jsonl").read_text().splitlines()
+    assert [PrivacyEvent.from_dict(json.loads(line)) for line in lines] == [EVENT, second]
+    assert "ledger/dp-0.jsonl" in written.summary.files
+
+
+def test_a_damaged_ledger_is_refused_by_name(folder, run):
+    folder.finish(run, {}, "", {"dp-0": [EVENT, EVENT]})
+    file = folder.path / "ledger" / "dp-0.jsonl"
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match=r"not the one that the run wrote.*dp-0\.jsonl"):
+        load_run(folder.path)
+
+
 def test_latest_is_relative_so_that_outputs_can_be_moved(folder, run, tmp_path):
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     folder.root.rename(tmp_path / "moved")
     assert load_run(tmp_path / "moved" / "latest").summary.experiment == "watch"
 
 
 def test_latest_moves_to_the_newer_run(folder, run):
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     newer = RunFolder.create(folder.root, "watch", STARTED)
     assert newer.path.name == f"{folder.path.name}_2"
     assert (folder.root / "latest").resolve() == folder.path.resolve()
-    newer.finish(run, {}, "")
+    newer.finish(run, {}, "", {})
     assert (folder.root / "latest").resolve() == newer.path.resolve()
 
 
@@ -85,7 +109,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["rounds.parquet", "devices.parquet", "config.yaml", "report.html"])
 def test_a_damaged_file_is_refused_by_name(folder, run, name):
-    folder.finish(run, {}, "<html>")
+    folder.finish(run, {}, "<html>", {})
     with (folder.path / name).open("ab") as file:
         file.write(b"x")
     with pytest.raises(DataError, match=f"not the one that the run wrote.*{name}"):
@@ -94,7 +118,7 @@ def test_a_damaged_file_is_refused_by_name(folder, run, name):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema_version": 1}', '"a"'])
 def test_a_damaged_summary_is_one_line(folder, run, text):
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     (folder.path / "summary.json").write_text(text)
     with pytest.raises(DataError) as caught:
         load_run(folder.path)
@@ -103,7 +127,7 @@ def test_a_damaged_summary_is_one_line(folder, run, text):
 
 
 def test_another_schema_version_is_refused_with_the_way_out(folder, run):
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     file = folder.path / "summary.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 99}))
     with pytest.raises(DataError, match=r"schema version 99.*version of fedretrain that wrote it"):
@@ -111,7 +135,7 @@ def test_another_schema_version_is_refused_with_the_way_out(folder, run):
 
 
 def test_missing_weights_are_one_line(folder, run):
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     with pytest.raises(DataError, match=r"none\.safetensors"):
         load_weights(folder.path, "none")
 
@@ -131,7 +155,7 @@ def test_a_read_only_folder_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("full_at", ["rounds.parquet", "report.html", "summary.json"])
 def test_a_full_disk_leaves_an_unfinished_run_and_the_old_latest(folder, run, full_at, monkeypatch):
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     later = RunFolder.create(folder.root, "watch", STARTED)
     real = outputs._write_file
 
@@ -142,7 +166,7 @@ def test_a_full_disk_leaves_an_unfinished_run_and_the_old_latest(folder, run, fu
 
     monkeypatch.setattr(outputs, "_write_file", fill)
     with pytest.raises(UserError, match=f"No space left on device.*{full_at}.*free some space"):
-        later.finish(run, {}, "")
+        later.finish(run, {}, "", {})
     assert (folder.root / "latest").resolve() == folder.path.resolve()
     with pytest.raises(DataError, match="unfinished"):
         load_run(later.path)
@@ -166,7 +190,7 @@ def test_an_empty_table_keeps_its_columns(tmp_path):
 def test_tables_are_flat_for_whoever_reads_them_elsewhere(folder, run):
     import pandas as pd
 
-    folder.finish(run, {}, "")
+    folder.finish(run, {}, "", {})
     table = pd.read_parquet(folder.path / "rounds.parquet")
     assert len(table) == len(run.rounds)
     assert table["global_score_p10"].notna().sum() == sum(r.global_score is not None for r in run.rounds)
