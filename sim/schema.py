@@ -72,6 +72,12 @@ class CampaignConfig:
         checks.require(many, "must be at least 1", key="campaign.over_selection")
         for name in ("max_participations", "score_devices"):
             checks.require(getattr(self, name) >= 0, "must be 0 or more", key=f"campaign.{name}")
+        checks.require(
+            self.over_selection == 1 or self.sampling is not Sampling.POISSON,
+            "Poisson cohorts use every reply before the deadline: stopping at a quorum is not theirs",
+            key="campaign.over_selection",
+            fix="set it to 1, or another sampling",
+        )
         limited = self.separation > 1 or self.max_participations > 0
         checks.require(
             not limited or self.sampling is Sampling.MIN_SEPARATION,

@@ -167,7 +167,7 @@ def test_a_budget_that_leaves_nothing_is_refused_without_a_warning(recwarn):
         (["privacy=central", "aggregation=median"], PrivacyError, "median"),
         (["privacy=central", "aggregation=trimmed_mean"], PrivacyError, "trimmed_mean"),
         (["privacy=central", "privacy.delta=0.001"], PrivacyError, r"delta is 0.001, not in \(0, 1/1000\)"),
-        ([*POISSON, "campaign.over_selection=1.5"], PrivacyError, "quorum"),
+        ([*POISSON, "campaign.over_selection=1.5"], ConfigError, "quorum"),
         (["privacy=central", "privacy.amplified=true"], PrivacyError, "amplification claimed for fixed_size"),
         (["aggregation.kind=custom"], ConfigError, "import path"),
         (["aggregation.kind=custom", "aggregation.path=nowhere:Mean"], ConfigError, "nowhere"),
