@@ -1,4 +1,4 @@
-"""What is known of devices before any of their data: their site, their type, how fast they are.
+"""What is known of devices before any of their data: their site and their type.
 
 Rules of this file:
     * Values are arrays over the devices asked for, in the order asked; a million devices need no objects.
@@ -42,25 +42,6 @@ class Traits:
 
 TraitsOf = Callable[[Ids], Traits]
 """Where a model gets the traits of the devices it is asked about."""
-
-
-@dataclass(frozen=True)
-class DeviceProfile:
-    """Traits with what the network model says of the hardware.
-
-    Attributes:
-        site: ``[K]`` int64.
-        device_type: ``[K]`` int64.
-        compute_speed: ``[K]`` float64, 1 is the reference device.
-        bandwidth_bps: ``[K]`` float64 downlink, bits per second.
-        uplink_bps: ``[K]`` float64 uplink, bits per second.
-    """
-
-    site: NDArray[np.int64]
-    device_type: NDArray[np.int64]
-    compute_speed: NDArray[np.float64]
-    bandwidth_bps: NDArray[np.float64]
-    uplink_bps: NDArray[np.float64]
 
 
 def plain_traits(devices: ArrayLike) -> Traits:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from sim.devices import DeviceProfile, Traits
+    from sim.devices import Traits
     from sim.sensors.events import DriftEvent
 
 
@@ -218,10 +218,6 @@ class Fleet(Protocol):
 
     def traits(self, devices: ArrayLike) -> Traits:
         """Site and type of devices ``[K]``."""
-        ...
-
-    def profile(self, devices: ArrayLike) -> DeviceProfile:
-        """Traits and hardware of devices ``[K]``."""
         ...
 
     def streams(self, devices: ArrayLike) -> list[DeviceStream]:

@@ -22,8 +22,6 @@ from sim.devices import Traits, TraitsOf, plain_traits
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from sim.availability import Availability
-
     Floats = NDArray[np.float64]
 
 
@@ -91,18 +89,11 @@ class Network:
         config: Medians and spreads.
         seed: The run's seed.
         traits: Where types of devices come from (`Fleet.traits`).
-        availability: Delays deliveries of devices that are offline; None means that all are always online.
     """
 
-    def __init__(
-        self,
-        config: NetworkConfig,
-        seed: int,
-        traits: TraitsOf = plain_traits,
-        availability: Availability | None = None,
-    ) -> None:
+    def __init__(self, config: NetworkConfig, seed: int, traits: TraitsOf = plain_traits) -> None:
         self.config = config
-        self._seed, self._traits, self._availability = seed, traits, availability
+        self._seed, self._traits = seed, traits
 
     def links(self, devices: ArrayLike) -> Links:
         """The hardware of devices ``[K]``."""
@@ -136,13 +127,6 @@ class Network:
         jitter = np.exp(self.config.jitter_sigma * rng.normals(seeds, 1)[:, 0])
         total: Floats = (has.latency_s + transfer + compute) * jitter
         return total
-
-    def delivered_at(self, devices: ArrayLike, at: ArrayLike) -> Floats:
-        """When what is ready at `at` arrives: a device that is offline replays its buffer once it is back."""
-        ids = np.asarray(devices, dtype=np.int64)
-        if self._availability is not None:
-            return self._availability.next_online(ids, at)
-        return np.broadcast_to(np.asarray(at, dtype=np.float64), ids.shape).copy()
 
 
 def links(config: NetworkConfig, seed: int, traits: Traits) -> Links:

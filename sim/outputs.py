@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import DataError, UserError
 from sim.plain import from_plain, to_plain
@@ -222,20 +222,6 @@ def load_run(path: Path) -> Run:
             devices=read_table(DeviceScore, path / DEVICES),
             config=(path / CONFIG).read_text(encoding="utf-8"),
         )
-
-
-def load_weights(path: Path, name: str) -> dict[str, Any]:
-    """The final shared parameters that a run folder holds under a name (the arm, or ``arm-seed``).
-
-    Raises:
-        DataError: If there are none, or they are damaged.
-    """
-    import safetensors.numpy
-
-    file = path / WEIGHTS / f"{name}.safetensors"
-    with _damage(file):
-        loaded: dict[str, Any] = safetensors.numpy.load(file.read_bytes())
-        return loaded
 
 
 def _load_summary(file: Path) -> Summary:

@@ -112,7 +112,6 @@ def _private_rules(
     budget = Budget(privacy.target_epsilon, delta, num_units) if privacy.target_epsilon else None
     advice = advise(
         num_params=num_params,
-        clip_norm=privacy.clip_norm,
         noise_multiplier=dp.noise_multiplier,
         cohort=sampler.expected(num_devices),
         fleet=num_devices,

@@ -16,7 +16,6 @@ import numpy as np
 from fedretrain.core.errors import ConfigError, DataError
 from sim.availability import Availability, AvailabilityConfig
 from sim.cache import StreamCache
-from sim.devices import DeviceProfile, Traits
 from sim.fleet import FleetConfig, FleetKind
 from sim.groups import StreamGroup
 from sim.labels import Labels, LabelsConfig, class_distance, hardness_ranks
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from fedretrain.features.pipeline import Pipeline
     from fedretrain.features.schema import Schema
     from sim.datasets.base import SensorDataset, Timeline
+    from sim.devices import Traits
     from sim.fleet import DeviceStream
     from sim.sensors.events import DriftEvent
 
@@ -57,7 +57,6 @@ class SimulatedFleet:
         source: Raw rows and traits.
         drift: What happens to the sensors.
         labels: When labels arrive.
-        network: The hardware, for profiles.
         digest: Of everything that the fleet was made from.
         cache_bytes: Memory for streams most recently used; 0 for none.
     """
@@ -67,12 +66,11 @@ class SimulatedFleet:
         source: Source,
         drift: DriftPlan,
         labels: Labels,
-        network: Network,
         *,
         digest: str,
         cache_bytes: int,
     ) -> None:
-        self._source, self._drift, self._labels, self._network = source, drift, labels, network
+        self._source, self._drift, self._labels = source, drift, labels
         self._digest = digest
         # Of a fleet far larger than the cache hardly anything would be asked for again before it is let go.
         worthwhile = self._device_bytes * self.num_devices <= _MOST_FLEET_PER_CACHE * cache_bytes
@@ -130,11 +128,6 @@ class SimulatedFleet:
     def traits(self, devices: ArrayLike) -> Traits:
         """Site and type of devices ``[K]``."""
         return self._source.traits(self._checked(devices))
-
-    def profile(self, devices: ArrayLike) -> DeviceProfile:
-        """Traits and hardware of devices ``[K]``."""
-        traits, has = self.traits(devices), self._network.links(devices)
-        return DeviceProfile(traits.site, traits.device_type, has.compute_speed, has.down_bps, has.up_bps)
 
     def streams(self, devices: ArrayLike) -> list[DeviceStream]:
         """The samples of devices ``[K]``, in order."""
@@ -251,9 +244,9 @@ def build_world(
         else DatasetSource(dataset, config.fleet, seed)
     )
     availability = Availability(config.availability, seed, source.traits)
-    network = Network(config.network, seed, source.traits, availability)
+    network = Network(config.network, seed, source.traits)
     labels = Labels(config.labels, seed, availability.delivered_at)
     digest = hashlib.sha256(f"{source.digest}|{config!r}|{seed}".encode()).hexdigest()
     drift = DriftPlan(config.drift, seed, source.stats)
-    fleet = SimulatedFleet(source, drift, labels, network, digest=digest, cache_bytes=cache_bytes)
+    fleet = SimulatedFleet(source, drift, labels, digest=digest, cache_bytes=cache_bytes)
     return World(fleet, availability, network, labels)

@@ -26,7 +26,6 @@ class Advice:
     Attributes:
         round_noise: z sqrt(P) / n: noise over signal of one round's mean update, at best.
         model_noise: round_noise / sqrt(T): independent noise adds up as sqrt(T) C while updates add up as T C at most.
-        parameter_stddev: z C / n: noise on each parameter's mean update.
         enough: Whether `model_noise` is within the limit.
         fleet_needed: Devices with which it would be, at the same share of the fleet in each round and the same noise
             multiplier (so at the same epsilon).
@@ -36,7 +35,6 @@ class Advice:
 
     round_noise: float
     model_noise: float
-    parameter_stddev: float
     enough: bool
     fleet_needed: int
     params_needed: int
@@ -46,7 +44,6 @@ class Advice:
 def advise(
     *,
     num_params: int,
-    clip_norm: float,
     noise_multiplier: float,
     cohort: float,
     fleet: int,
@@ -57,7 +54,6 @@ def advise(
 
     Args:
         num_params: P, shared parameters.
-        clip_norm: C.
         noise_multiplier: z on the sum.
         cohort: n, the expected number of updates by which the sum is divided.
         fleet: Devices in the population.
@@ -85,7 +81,6 @@ def advise(
     return Advice(
         round_noise=round_noise,
         model_noise=model_noise,
-        parameter_stddev=noise_multiplier * clip_norm / cohort,
         enough=enough,
         fleet_needed=fleet if enough else fleet_needed,
         params_needed=num_params if enough else params_needed,

@@ -13,7 +13,7 @@ row stays inside its clip norm), `lattice_gaussian` rounds Gaussian noise to who
 exactly. For integer S, ``S + round(X) = round(S + X)``: the release is a function of ``S + X`` alone, hence
 post-processing of the continuous Gaussian mechanism with the same epsilon, and its support is the lattice
 whatever S is. What is left is that X is drawn with 53-bit uniforms: its tail ends at 8.65 standard deviations
-(2 Q(8.65) = 5e-18 per coordinate; a million parameters and a thousand rounds: 5e-9, which `TAIL_DELTA` states),
+(2 Q(8.65) = 5e-18 per coordinate and round; a million parameters and a thousand rounds: 5e-9 in all),
 and relative errors of the probabilities near 2**-52. `discrete.py` draws the discrete Gaussian exactly
 (arXiv:2004.00010) where even that is too much; tests hold the two against each other.
 """
@@ -32,8 +32,6 @@ from fedretrain.core.rng import generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TAIL_DELTA = 5.2e-18
-"""Probability, per coordinate and round, of the Gaussian tail that 53-bit uniforms cannot reach."""
 _MAX_STEPS = 2.0**49  # 8.65 standard deviations stay below 2**53: every rounded draw is an exact integer
 
 

@@ -37,14 +37,12 @@ class Phase:
         name: What `LocalTask.step` is told, for example ``"shared"`` or ``"personal"``.
         epochs: Passes over the client's samples; 0 means exactly `max_steps` steps.
         max_steps: An upper bound on the steps, whatever the number of samples; 0 means no bound.
-        personal_only: True if the phase changes personal state alone.
         released: True if what it computes leaves the device, or feeds what does: example-level DP charges it.
     """
 
     name: str
     epochs: int
     max_steps: int = 0
-    personal_only: bool = False
     released: bool = True
 
 

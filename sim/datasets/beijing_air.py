@@ -45,7 +45,6 @@ SOURCE = Source(
 VARIABLES = ("PM2.5", "PM10", "SO2", "NO2", "CO", "O3", "TEMP", "PRES", "DEWP", "RAIN", "WSPM")
 WINDS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 SUBURBAN = ("Changping", "Dingling", "Huairou", "Shunyi")
-SITES = ("urban", "suburban")
 LIMIT = 75.0  # ug/m3, China's grade II limit of the 24-hour mean
 TARGET_UNIT = 100.0  # targets are PM2.5 in 100 ug/m3, so that a loss is about 1
 _GASES = ("SO2", "NO2", "CO", "O3")

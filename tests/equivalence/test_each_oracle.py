@@ -121,7 +121,7 @@ class Oracle:
             alpha.grad = None
             self.descend(loss, own_params, own_optimizer)
             alpha = (alpha - self.method.apfl_alpha_lr * alpha.grad).detach().clamp(0, 1).requires_grad_()
-            if phase.personal_only:
+            if phase.name == "personal":
                 continue
             loss = self.loss(module(x), y)
             for n, p in module.named_parameters():
@@ -146,7 +146,7 @@ def train_oracle(oracle: Oracle, module, shared, personal, *, refit=False):
     pull = {n: torch.as_tensor(t) for n, t in shared.items()}
     main = Phase("shared", local.epochs, local.max_steps)
     joint = Phase("joint", local.epochs, local.max_steps)
-    own_phase = Phase("personal", method.personal_epochs, local.max_steps, personal_only=True)
+    own_phase = Phase("personal", method.personal_epochs, local.max_steps)
     if kind in {MethodKind.FEDPER, MethodKind.FEDREP}:
         model = loaded(module, {**shared, **personal})
         names = {n for n, _ in model.named_parameters()}

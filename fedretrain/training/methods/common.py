@@ -84,7 +84,7 @@ class Method:
         most = self.config.personal_max_steps or self.local.max_steps
         # Under example-level DP no step count may depend on the device's number of samples.
         epochs = 0 if self.local.example_dp is not None else self.config.personal_epochs
-        return Phase(PERSONAL, epochs, most, personal_only=True, released=released)
+        return Phase(PERSONAL, epochs, most, released=released)
 
     def _slots(self, params: Tree, names: Iterable[str], group: str) -> State:
         return optim.slots(self.local.optimizer, params, names, group)

@@ -1,13 +1,11 @@
-"""Hardware, reply times and deliveries."""
+"""Hardware and reply times."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError
-from sim.availability import Availability, AvailabilityConfig, AvailabilityKind, Diurnal
 from sim.devices import Traits
 from sim.network import Network, NetworkConfig
 
@@ -61,17 +59,6 @@ def test_some_are_stragglers_beyond_any_deadline_between():
     )
     late = after > np.median(after) * 2
     assert 0.02 < late.mean() < 0.4
-
-
-def test_what_an_offline_device_has_is_delivered_once_it_is_back():
-    config = AvailabilityConfig(
-        (AvailabilityKind.DIURNAL,), diurnal=Diurnal(hourly=tuple([0.0] * 6 + [1.0] * 18), spread_h=0.0)
-    )
-    network = Network(EXACT, 0, availability=Availability(config, 0))
-    np.testing.assert_allclose(
-        network.delivered_at([0, 1], [2 * HOUR_S, 7 * HOUR_S]), [6 * HOUR_S, 7 * HOUR_S]
-    )
-    np.testing.assert_array_equal(Network(EXACT, 0).delivered_at([0, 1], 5.0), [5.0, 5.0])
 
 
 @pytest.mark.parametrize(

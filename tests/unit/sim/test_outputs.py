@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.privacy.event import PrivacyEvent, Sampling, encode_units
 from fedretrain.privacy.mechanism import Relation
 from sim import outputs
-from sim.outputs import RunFolder, load_run, load_weights
+from sim.outputs import RunFolder, load_run
 from sim.results import RoundRecord
 from sim.tables import read_table, table_bytes
 from tests.unit.sim.record_factory import make_run
@@ -42,7 +43,7 @@ def test_a_run_reads_back_equal(folder, run):
     written = folder.finish(run, WEIGHTS, "<!doctype html>", {})
     assert load_run(folder.path) == written
     assert load_run(folder.root / "latest") == written
-    stored = load_weights(folder.path, "fedavg")
+    stored = safetensors.numpy.load_file(folder.path / "weights" / "fedavg.safetensors")
     np.testing.assert_array_equal(stored["linear.weight"], WEIGHTS["fedavg"]["linear.weight"])
 
 
@@ -135,9 +136,10 @@ def test_another_schema_version_is_refused_with_the_way_out(folder, run):
 
 
 def test_missing_weights_are_one_line(folder, run):
-    folder.finish(run, {}, "", {})
-    with pytest.raises(DataError, match=r"none\.safetensors"):
-        load_weights(folder.path, "none")
+    folder.finish(run, WEIGHTS, "", {})
+    (folder.path / "weights" / "fedavg.safetensors").unlink()
+    with pytest.raises(DataError, match=r"damaged run: .*fedavg\.safetensors"):
+        load_run(folder.path)
 
 
 def test_a_file_in_place_of_the_folder_is_one_line(tmp_path):

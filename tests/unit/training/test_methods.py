@@ -8,6 +8,7 @@ from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.training.config import ExampleDp, LocalTraining, MethodConfig, MethodKind
 from fedretrain.training.each import EachExecutor
 from fedretrain.training.methods.apfl import ALPHA
+from fedretrain.training.methods.common import PERSONAL
 from fedretrain.training.methods.make import make_task
 from tests.training_cases import clients, model_case
 
@@ -94,7 +95,7 @@ def test_fedper_serves_its_own_head_on_the_shared_body():
 
 def test_a_refit_never_moves_what_is_shared():
     for kind in MethodKind:
-        assert all(phase.personal_only for phase in task_of(kind).refit_phases())
+        assert all(phase.name == PERSONAL for phase in task_of(kind).refit_phases())
 
 
 def test_a_misspelt_pattern_is_refused_when_the_task_is_made():
