@@ -129,7 +129,9 @@ _WHOM = {
 _HOW = {
     Relation.ZERO_OUT: "contributing or not, membership and reply times being public",
     Relation.ADD_REMOVE: "being in the population or not",
-    Relation.REPLACE_ONE: "having these data or any other",
+    # How long a device trains, so which replies are late, may follow its data: the claim takes them as given.
+    Relation.REPLACE_ONE: "having these data or any other, membership and reply times being public and taken not to "
+    "depend on the data",
 }
 _SCOPE = (
     "Scope: the released shared weights only; not telemetry, not the contents of the model package, not a choice of "

@@ -77,6 +77,12 @@ def test_a_person_is_covered_with_all_devices(cohort_event):
     assert "protected less" not in text
 
 
+def test_what_a_relation_takes_as_public_is_said(cohort_event):
+    replaced = scope_text(1.0, 1e-5, [cohort_event([1], relation=Relation.REPLACE_ONE)])
+    assert "reply times being public and taken not to depend on the data" in replaced
+    assert "reply times being public" in scope_text(1.0, 1e-5, [cohort_event([1])])
+
+
 def test_amplification_is_only_named_where_it_is_claimed(cohort_event, poisson_event):
     plain = scope_text(1.0, 1e-5, [cohort_event([1], sampling=Sampling.POISSON, sampling_fraction=0.5)])
     assert "poisson cohorts without amplification" in plain
