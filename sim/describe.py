@@ -59,6 +59,7 @@ def describe(plan: Plan, gathered: Gathered, started: datetime, seconds: float) 
                     title=planned.title,
                     method=str(planned.config.personalization.kind),
                     privacy=privacy_summary(gathered.campaigns[planned.name]),
+                    example_epsilon=gathered.example_epsilons.get(planned.name),
                     peak_memory_bytes=gathered.peak_bytes,
                     weights_digests=gathered.digests[planned.name],
                 ),

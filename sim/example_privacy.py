@@ -95,3 +95,9 @@ def example_epsilons(
     found = np.zeros(len(devices))
     found[np.isin(devices, charged)] = dp.epsilons(sizes, steps, devices=whose.reshape(-1))
     return found
+
+
+def worst_epsilon(arm: Arm, sent: NDArray[np.int64]) -> float | None:
+    """The largest example-level epsilon of all devices that sent anything, scored or not; None where none is claimed."""
+    found = example_epsilons(arm, np.unique(sent[:, 0]), sent)
+    return None if found is None else float(found.max(initial=0.0))

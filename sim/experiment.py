@@ -19,6 +19,7 @@ from fedretrain.core.errors import ConfigError, PrivacyError, UnsupportedModelEr
 from sim import checkpoint
 from sim.arm import Arms
 from sim.campaign import Campaign, metric_of
+from sim.example_privacy import worst_epsilon
 from sim.interrupts import terminate_is_ctrl_c
 from sim.outputs import RunFolder
 from sim.plan import PLAN, plan_run, resumed_plan
@@ -49,6 +50,7 @@ class Gathered:
     weights: dict[str, Params] = field(default_factory=dict)
     ledgers: dict[str, list[PrivacyEvent]] = field(default_factory=dict)
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    example_epsilons: dict[str, float] = field(default_factory=dict)  # by arm, the worst over the seeds
     peak_bytes: int = 0
 
 
@@ -216,6 +218,9 @@ def _gather(gathered: Gathered, name: str, campaign: Campaign, scores: list[Devi
     if campaign.purse is not None:
         gathered.ledgers[f"{name}-{campaign.arm.seed}"] = campaign.progress.events
     gathered.digests.setdefault(name, {})[str(campaign.arm.seed)] = params.digest(tree)
+    worst = worst_epsilon(campaign.arm, campaign.progress.sent)
+    if worst is not None:
+        gathered.example_epsilons[name] = max(worst, gathered.example_epsilons.get(name, 0.0))
     gathered.peak_bytes = max(gathered.peak_bytes, peak_memory_bytes(pool))
 
 

@@ -283,8 +283,7 @@ class ArmSummary:
         method: What a device computes: `fedavg`, `finetune`, `fedper`, `fedrep`, `apfl`, `ditto`.
         populations: Scores by population; those without devices are left out.
         privacy: The fleet's DP figure; None without DP.
-        example_epsilon: Example-level epsilon at delta 1e-5 of the most charged of the scored devices, apart from the
-            fleet's; None if off.
+        example_epsilon: Example-level epsilon at delta 1e-5 of the most charged device, scored or not; None if off.
         rounds: Rounds committed, mean over seeds.
         abandoned: Rounds abandoned or refused, mean over seeds.
         replied: Updates used, all rounds, mean over seeds.

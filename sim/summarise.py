@@ -48,6 +48,7 @@ class ArmFacts:
         title: Name for people.
         method: What a device computes.
         privacy: The fleet's DP figure; None without DP.
+        example_epsilon: Example-level epsilon of the most charged device, scored or not; None if off.
         peak_memory_bytes: Peak resident memory of this process and its workers.
         weights_digests: sha256 of the final weights by seed.
     """
@@ -56,6 +57,7 @@ class ArmFacts:
     title: str
     method: str
     privacy: PrivacySummary | None
+    example_epsilon: float | None
     peak_memory_bytes: int
     weights_digests: Mapping[str, str]
 
@@ -100,14 +102,13 @@ def summarise_arm(
     for record in own:
         for kind, count in record.failures.items():
             dropouts[str(kind)] += count / seeds
-    example = [d.example_epsilon for d in scores if d.example_epsilon is not None]
     return ArmSummary(
         arm=facts.arm,
         title=facts.title,
         method=facts.method,
         populations=summarise_populations(scores, metric),
         privacy=facts.privacy,
-        example_epsilon=max(example, default=None),
+        example_epsilon=facts.example_epsilon,
         rounds=kept / seeds,
         abandoned=(len(own) - kept) / seeds,
         replied=sum(r.replied for r in own) / seeds,

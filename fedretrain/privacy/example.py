@@ -137,6 +137,6 @@ def example_scope_text(worst: float, delta: float) -> str:
     """What stands beside an example-level epsilon."""
     return (
         f"epsilon {worst:.3g} at delta {delta:g} for one training example of a device, being there or not, on the "
-        "scored device with the largest epsilon. Scope: what the device sends, the server included; a device or a person "
+        "device with the largest epsilon. Scope: what the device sends, the server included; a device or a person "
         "with many examples is protected less. Apart from the fleet's epsilon."
     )

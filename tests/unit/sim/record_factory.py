@@ -77,7 +77,7 @@ def _facts(arm: str, num_seeds: int) -> ArmFacts:
         advice="80 devices are few for epsilon 8: about 1,000 would do.",
     )
     digests = {str(s): f"{s:064x}" for s in range(num_seeds)}
-    return ArmFacts(arm, title, method, privacy if private else None, 900 * 2**20, digests)
+    return ArmFacts(arm, title, method, privacy if private else None, None, 900 * 2**20, digests)
 
 
 def _summary(num_seeds: int, num_real: int, num_virtual: int, metric: Metric) -> Summary:

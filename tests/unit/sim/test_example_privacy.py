@@ -6,9 +6,9 @@ import pytest
 from fedretrain.core.errors import ConfigError
 from fedretrain.privacy.example import ExampleDp
 from sim.campaign import Campaign
-from sim.example_privacy import DELTA, example_epsilons, nothing_sent
+from sim.example_privacy import DELTA, example_epsilons, nothing_sent, worst_epsilon
 from sim.local_runner import LocalRunner
-from tests.run_cases import quick, quick_arm
+from tests.run_cases import quick, quick_arm, quick_run
 
 PRIVATE = (
     "training.example_dp={noise_multiplier: 1.0, clip_norm: 1.0}",
@@ -50,12 +50,26 @@ def test_epsilon_is_that_of_what_was_sent():
     sizes, steps = np.array([40, 80, 60]), 3 * np.array([2, 1, 5])
     np.testing.assert_allclose(found[1:], dp.epsilons(sizes, steps, devices=np.array([0, 0, 1])))
     assert found[0] == 0
+    assert worst_epsilon(arm, sent) == found.max() > found.min()
+    assert worst_epsilon(arm, nothing_sent()) == 0.0
+
+
+def test_the_worst_epsilon_is_over_whoever_sent_not_over_whoever_is_scored(tmp_path):
+    """Device 0, the only one that is scored, is in neither cohort and spends nothing; others do."""
+    one, all_ = (
+        quick_run(tmp_path / str(n), *PRIVATE, "seed=1", f"campaign.score_devices={n}") for n in (1, 24)
+    )
+    worst = one.summary.arms[0].example_epsilon
+    assert worst == all_.summary.arms[0].example_epsilon
+    assert [(d.device, d.example_epsilon) for d in one.devices] == [(0, 0.0)]
+    assert max(d.example_epsilon for d in all_.devices) == worst > 0
 
 
 def test_nothing_is_kept_or_reported_without_a_claim():
     campaign = sent_by("training.example_dp={noise_multiplier: 0.0, clip_norm: 1.0}")
     assert len(campaign.progress.sent) == len(nothing_sent()) == 0
     assert example_epsilons(campaign.arm, np.arange(3), campaign.progress.sent) is None
+    assert worst_epsilon(campaign.arm, campaign.progress.sent) is None
 
 
 @pytest.mark.parametrize(
