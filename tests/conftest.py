@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.whole_run")  # its assertions say what they found, as a test's own do
+
 _ROOT = Path(__file__).resolve().parent.parent
 _SETS = {
     "gas_drift": "gas_drift/gas_drift.npz",

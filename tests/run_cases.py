@@ -28,6 +28,8 @@ QUICK = (
     "campaign.num_rounds=3",
     "campaign.evaluate_every=2",
 )
+# A little of any experiment.
+FEW = ("runner=local", "campaign.num_rounds=2", "campaign.evaluate_every=1", "tracking_uri=off")
 # Everything that makes a resumed run hard to get right: personal state, DP's ledger, drift, late labels, dropouts.
 HARD = (
     "personalization=apfl",
