@@ -2,7 +2,8 @@
 
 Rules of this file:
     * The order is a device's own: asked, offline or online, has labelled data or not, trains, keeps its personal
-      state, replies in time or too late. A device that went away in mid-round keeps nothing.
+      state, replies in time or too late. A device that goes away before its training ends keeps nothing; one that
+      goes away between that and its reply keeps its personal state, though the round never hears of it.
     * A failure is a value. An exception means that the run itself cannot go on.
     * Devices are played some thousands at a time, so memory does not grow with the cohort.
     * Training and reduction are `fedretrain`'s: nothing of either is written here. A `Sink` takes what devices send:
@@ -120,6 +121,7 @@ class _Plan:
 
     data: list[ClientData | None]
     begins: NDArray[np.bool_]
+    trained_after_s: NDArray[np.float64]
     reply_after_s: NDArray[np.float64]
     away_at: NDArray[np.float64]
 
@@ -180,7 +182,8 @@ class Worker:
         plan = self._plan(asked, devices)
         away = plan.away_at <= asked.at + plan.reply_after_s
         late = plan.reply_after_s > asked.deadline_s
-        trains = plan.begins & ~away
+        trains = plan.begins & (plan.away_at > asked.at + plan.trained_after_s)
+        replies = plan.begins & ~away
         sink.fail(self._failures(plan, devices, away, late))
         ids, seeds = devices.tolist(), seeds_for(asked.seed, asked.round, devices, "training").tolist()
         work = [
@@ -188,10 +191,10 @@ class Worker:
             for k in np.flatnonzero(trains).tolist()
             if (data := plan.data[k]) is not None
         ]
-        counted = set(devices[trains & ~late].tolist())
+        counted = set(devices[replies & ~late].tolist())
         kept, rows = self._train(asked.base, work, counted, sink)
         payload = self._payload_bytes
-        return Played(kept, rows, payload * int(plan.begins.sum()), payload * int(trains.sum()))
+        return Played(kept, rows, payload * int(plan.begins.sum()), payload * int(replies.sum()))
 
     def _train(
         self, base: Params, work: Sequence[ClientWork], counted: set[int], sink: Sink
@@ -230,11 +233,14 @@ class Worker:
             for phase in self.arm.task.phases()
         )
         payload = self._payload_bytes
-        reply_after_s = world.network.reply_after_s(
-            devices, round_=spec.round, down_bytes=payload, up_bytes=payload, num_steps=steps
+        trained_after_s, reply_after_s = (
+            world.network.reply_after_s(
+                devices, round_=spec.round, down_bytes=payload, up_bytes=up_bytes, num_steps=steps
+            )
+            for up_bytes in (0, payload)
         )
         away_at = availability.dropped_at(devices, spec.round, spec.at, reply_after_s)
-        return _Plan(data, online & (sizes > 0), reply_after_s, away_at)
+        return _Plan(data, online & (sizes > 0), trained_after_s, reply_after_s, away_at)
 
     def _failures(
         self, plan: _Plan, devices: Ids, away: NDArray[np.bool_], late: NDArray[np.bool_]
