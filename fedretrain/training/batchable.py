@@ -51,7 +51,7 @@ def refusal(subject: str, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{subject} cannot be batched: {reason}",
         where="executor=batched",
-        fix="set executor=each, which runs it, or change the layer",
+        fix="set runner.executor=each, which runs it, or change the layer",
     )
 
 
