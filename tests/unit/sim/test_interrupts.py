@@ -39,8 +39,10 @@ def test_an_error_in_the_block_stays_what_it_is():
 
 
 def test_nothing_comes_and_nothing_happens():
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     with held(), terminate_is_ctrl_c():
-        pass
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_polite_end_is_ctrl_c():

@@ -128,8 +128,9 @@ def test_every_colour_follows_the_page(text):
 
 
 def test_plots_are_xml(text):
-    for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
-        ET.fromstring(svg)
+    plots = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(plots) == text.count("<svg") > 5
+    assert all(ET.fromstring(plot).tag.endswith("svg") for plot in plots)
 
 
 def test_a_report_repeats_bit_for_bit(run, text):
@@ -232,7 +233,9 @@ def test_one_seed_says_so():
 
 def test_one_device_and_one_round_still_make_a_page():
     run = make_run(num_seeds=1, num_rounds=1, num_real=1, num_virtual=0, arms=("personal",))
-    Page(render_report(run))
+    text = render_report(run)
+    Page(text)
+    assert "<b>1</b> real device" in text
 
 
 def test_a_run_without_rounds_or_scores_still_makes_a_page(run):
@@ -246,7 +249,10 @@ def test_a_diverged_run_makes_a_page_that_says_nothing_false(run):
     rounds = tuple(
         replace(r, global_score=None, personalized_score=None, train_loss=math.inf) for r in run.rounds
     )
-    Page(render_report(replace(run, devices=devices, rounds=rounds)))
+    text = render_report(replace(run, devices=devices, rounds=rounds))
+    Page(text)
+    shown = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+    assert not re.search(r"\b(nan|inf|infinity)\b", plain(shown), flags=re.IGNORECASE)
 
 
 def test_a_large_fleet_and_a_long_campaign_stay_small():
