@@ -93,7 +93,7 @@ def _run(words: list[str]) -> int:
     if "--cfg" in flags:
         import yaml
 
-        from sim.build import plain
+        from fedretrain.core.build import plain
         from sim.configure import configure
 
         print(yaml.safe_dump(plain(configure(overrides, folder=folder)), sort_keys=False))

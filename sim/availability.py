@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fedretrain.core import rng
+from fedretrain.core.checks import as_tuples, fraction, not_negative, positive, require
 from fedretrain.core.clock import DAY_S, HOUR_S
-from sim.checks import as_tuples, fraction, not_negative, positive, require
 from sim.devices import Traits, TraitsOf, plain_traits
 from sim.plugins import load
 from sim.trace import Trace, TraceConfig

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedretrain.coordinator.state import ServerState
+from fedretrain.core.build import plain
 from fedretrain.core.errors import DataError
 from fedretrain.privacy.event import PrivacyEvent
-from sim.build import plain
 from sim.campaign import Progress
 from sim.personal_store import PersonalStore
 from sim.plain import from_plain, to_plain

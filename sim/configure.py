@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError
-from sim.build import build, plain
 from sim.schema import Config
 
 if TYPE_CHECKING:

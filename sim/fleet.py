@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedretrain.core.checks import fraction, not_negative, positive, require
 from fedretrain.core.types import ClientData
-from sim.checks import fraction, not_negative, positive, require
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.ids import ClientId
 from fedretrain.core.types import ClientFailure, FailureKind
 from fedretrain.wire.records import decode_order, encode_failure, encode_update
 from sim.arm import Arms
-from sim.build import build, plain
 from sim.schema import Config
 from sim.worker import Worker
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedretrain.core import rng
+from fedretrain.core.checks import as_tuples, finite, fraction, not_negative, require
 from fedretrain.core.clock import DAY_S, HOUR_S
-from sim.checks import as_tuples, finite, fraction, not_negative, require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

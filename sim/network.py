@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.core import rng
-from sim.checks import as_tuples, not_negative, positive
+from fedretrain.core.checks import as_tuples, not_negative, positive
 from sim.devices import Traits, TraitsOf, plain_traits
 
 if TYPE_CHECKING:

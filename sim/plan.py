@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError, DataError
-from sim.build import build, plain
 from sim.configure import compose
 from sim.schema import Config, PrivacyKind
 

@@ -1,7 +1,7 @@
 """The schema of a simulated experiment: one tree of frozen dataclasses.
 
 Rules of this file:
-    * Every key that Hydra composes is a field here, with its meaning, unit and default; `sim.build` checks it.
+    * Every key that Hydra composes is a field here, with its meaning, unit and default; `core.build` checks it.
     * Parts that a package of `fedretrain` reads (local training, personalization) are that package's own
       dataclasses; parts of the world (fleet, drift, availability, network, labels) are their module's.
     * What needs more than one section to judge is judged in `check`.
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from fedretrain.core import checks
 from fedretrain.core.clock import HOUR_S
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.mechanism import Relation, Unit
 from fedretrain.training.blend import BlendConfig
 from fedretrain.training.config import LocalTraining, MethodConfig
-from sim import checks
 from sim.availability import AvailabilityConfig
 from sim.datasets.columns import TableSpec
 from sim.fleet import FleetConfig

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from fedretrain.core import checks
 from fedretrain.core.clock import DAY_S
-from sim import checks
 from sim.datasets.base import Split
 
 

@@ -16,9 +16,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from fedretrain.core.checks import not_negative
 from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError, DataError
-from sim.checks import not_negative
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fedretrain.training.models import ModelBundle
     from fedretrain.training.task import LocalTask, Phase, State, Tree
 
-_BLOCK_BYTES = 3_600_000  # stacked parameters of a block: they and their batch stay in a core's cache
+_BLOCK_BYTES = 3_700_000  # stacked parameters of a block: they and their batch stay in a core's cache
 _LEAST_CLIENTS, _MOST_CLIENTS = 16, 256
 _PREDICT_ROWS = 8192
 
@@ -161,8 +161,9 @@ class BatchedExecutor:
     def _blocks(self, work: Sequence[ClientWork]) -> Iterator[NDArray[np.int64]]:
         sizes = np.fromiter((len(one.data.y) for one in work), dtype=np.int64, count=len(work))
         order = np.argsort(-sizes, kind="stable")
-        for start in range(0, len(order), self._block_size):
-            yield order[start : start + self._block_size]
+        if len(order):
+            # Blocks of equal size: a short last one would pay every operation's fixed cost for a few clients.
+            yield from np.array_split(order, -(-len(order) // self._block_size))
 
     def _check(self, work: Sequence[ClientWork]) -> None:
         """Once, before any client is trained: can this model be traced on samples of this shape?"""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from fedretrain.core.checks import as_tuples, finite, fraction, not_negative, positive, require
 from fedretrain.core.clock import DAY_S
-from sim.checks import as_tuples, finite, fraction, not_negative, positive, require
 
 
 class DriftKind(StrEnum):

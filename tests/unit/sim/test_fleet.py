@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.clock import DAY_S, HOUR_S
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.features.pipeline import Pipeline
@@ -14,7 +15,6 @@ from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.features.steps import Flatten, Impute
 from sim.availability import AvailabilityConfig, AvailabilityKind, Diurnal
-from sim.build import build, plain
 from sim.cache import StreamCache
 from sim.datasets.synthetic import SyntheticFleet
 from sim.fleet import (

@@ -3,8 +3,8 @@ from enum import StrEnum
 
 import pytest
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError
-from sim.build import build, plain
 
 
 class Kind(StrEnum):
