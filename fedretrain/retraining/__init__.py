@@ -1,0 +1,1 @@
+"""When to retrain and how: triggers, strategies, budget. Pure."""

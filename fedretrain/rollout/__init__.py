@@ -1,0 +1,1 @@
+"""Releasing a candidate step by step, and taking it back. Pure."""

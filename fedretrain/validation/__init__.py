@@ -1,0 +1,1 @@
+"""Whether a candidate may leave the house: checks on additive statistics. Pure."""
