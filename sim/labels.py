@@ -38,6 +38,7 @@ class DelayKind(StrEnum):
     EXPONENTIAL = "exponential"
     LOGNORMAL = "lognormal"
     NIGHTLY = "nightly"
+    PERIODIC = "periodic"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class LabelsConfig:
 
     Attributes:
         delay: The distribution of the delay.
-        delay_s: Constant: the delay. Exponential: its mean. Lognormal: its median. Nightly: not used.
+        delay_s: Constant: the delay. Exponential: its mean. Lognormal: its median. Periodic: the length of the periods,
+            counted from instant 0, at whose end all labels of the period arrive. Nightly: not used.
         sigma: Lognormal: the spread of its logarithm.
         cutoff_s: Nightly: how long before the batch hour a sample must have been taken to be in that batch.
         batch_hour: Nightly: hour of the campaign's day at which labels arrive, 0 to 24.
@@ -78,6 +80,8 @@ class LabelsConfig:
         finite("labels.bias", self.bias)
         require(-1.0 <= self.bias <= 1.0, f"{self.bias} is outside -1 to 1", key="labels.bias")
         require(0.0 <= self.batch_hour < 24.0, "is not an hour of the day", key="labels.batch_hour")
+        periodic = self.delay == DelayKind.PERIODIC
+        require(not periodic or self.delay_s > 0, "a period is longer than nothing", key="labels.delay_s")
         for rate in self.class_rate:
             fraction("labels.class_rate", rate)
         kept = 1.0 - self.loss_fraction
@@ -158,6 +162,8 @@ class Labels:
 
             spread: Floats = config.delay_s * np.exp(config.sigma * ndtri(draws))
             return spread
+        if config.delay == DelayKind.PERIODIC:
+            return np.floor(event_at / config.delay_s + 1.0) * config.delay_s - event_at
         batch = config.batch_hour * HOUR_S
         nights = np.ceil((event_at + config.cutoff_s - batch) / DAY_S)
         return np.maximum(nights * DAY_S + batch - event_at, 0.0)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.core import rng
 from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.types import Objective
@@ -174,11 +175,20 @@ def _split(table: _Table, first_future_batch: int, split: str, seed: int) -> NDA
     return future
 
 
-def _seconds(batch: NDArray[np.int64]) -> NDArray[np.float64]:
-    """``[rows]`` seconds since the first month: evenly over the months of the row's batch."""
+def _seconds(batch: NDArray[np.int64], clock: str) -> NDArray[np.float64]:
+    """``[rows]`` seconds since the first month: evenly over the months of the row's batch, or a month for each batch."""
+    if clock == "batches":
+        return (np.unique(batch, return_inverse=True)[1] + rank_fraction(batch)) * _MONTH_S
     first = np.array([MONTHS[int(b)][0] - 1 for b in batch], dtype=np.float64)
     last = np.array([MONTHS[int(b)][1] for b in batch], dtype=np.float64)
     return (first + (last - first) * rank_fraction(batch)) * _MONTH_S
+
+
+def _shuffled(table: _Table, seed: int) -> _Table:
+    """The rows of each batch in a seeded order: as they stand in the files they are partly grouped by gas."""
+    draw = rng.uniforms(rng.seeds_for(seed, -1, np.arange(len(table.y)), "gas_drift/order"), 1)[:, 0]
+    order = np.lexsort((draw, table.batch))
+    return _Table(table.x[order], table.y[order], table.batch[order])
 
 
 def load(
@@ -188,6 +198,8 @@ def load(
     split: str = Split.TEMPORAL,
     seed: int = 0,
     first_future_batch: int = 8,
+    order: str = "file",
+    clock: str = "months",
 ) -> SensorDataset:
     """Four nodes of four sensors; earlier batches are trained on, later ones scored.
 
@@ -195,18 +207,28 @@ def load(
         data_dir: The folder with the file or files; else FEDRETRAIN_DATA.
         timeline: Its campaign's end falls on the first scored row's month.
         split: Temporal (by batch) or random (by exposure, alike on all nodes).
-        seed: For the random split.
+        seed: For the random split, and for a seeded order.
         first_future_batch: This batch and later ones are scored.
+        order: Of the rows inside a batch: ``file``, or ``seeded`` (alike on all nodes).
+        clock: ``months``: batches last as long as they did. ``batches``: one after the other, a month each.
     """
+    if order not in ("file", "seeded") or clock not in ("months", "batches"):
+        raise ConfigError(
+            f"order={order} clock={clock}", where="gas_drift", fix="order=file|seeded clock=months|batches"
+        )
     paths = SOURCE.find(data_dir)
     table = _from_npz(paths[0]) if paths[0].suffix == ".npz" else _from_dat(paths)
+    table = _shuffled(table, seed) if order == "seeded" else table
     if unknown := sorted(set(table.batch.tolist()) - set(MONTHS)):
         raise DataError(f"there is no batch {unknown[0]}", where=str(paths[0]), fix="batches are 1 to 10")
-    future, seconds = _split(table, first_future_batch, split, seed), _seconds(table.batch)
-    order = np.argsort(seconds, kind="stable")
-    at = (timeline or Timeline()).shift(seconds, float(seconds[future].min()))
-    by_sensor = table.x.reshape(-1, NUM_SENSORS, NUM_FEATURES)[order]
-    rows = len(order)
+    future, seconds = _split(table, first_future_batch, split, seed), _seconds(table.batch, clock)
+    in_time = np.argsort(seconds, kind="stable")
+    split_s = float(seconds[future].min())
+    if clock == "batches":
+        split_s = np.floor(split_s / _MONTH_S) * _MONTH_S  # where the batch begins, so that periods are batches
+    at = (timeline or Timeline()).shift(seconds, split_s)
+    by_sensor = table.x.reshape(-1, NUM_SENSORS, NUM_FEATURES)[in_time]
+    rows = len(in_time)
     return SensorDataset(
         name="gas_drift",
         schema=SCHEMA,
@@ -214,13 +236,13 @@ def load(
         num_outputs=len(CLASS_NAMES),
         class_names=CLASS_NAMES,
         x=np.concatenate([by_sensor[:, list(sensors)].reshape(rows, -1) for sensors in NODES.values()]),
-        y=np.tile(table.y[order], len(NODES)),
+        y=np.tile(table.y[in_time], len(NODES)),
         stream=np.repeat(np.arange(len(NODES), dtype=np.int32), rows),
         stream_names=tuple(NODES),
         site=np.zeros(len(NODES), dtype=np.int32),
         device_type=np.zeros(len(NODES), dtype=np.int32),
-        event_at=np.tile(at[order], len(NODES)),
-        future=np.tile(future[order], len(NODES)),
+        event_at=np.tile(at[in_time], len(NODES)),
+        future=np.tile(future[in_time], len(NODES)),
         pipeline=default_pipeline(),
         digest=content_digest(table.x, table.y, table.batch),
         caveats=caveats(sorted(set(table.batch.tolist())))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LOADERS = {
     "watch": "sim.datasets.watch:load",
+    "watch_swap": "sim.datasets.watch_swap:load",
     "wisdm": "sim.datasets.wisdm:load",
     "gas_drift": "sim.datasets.gas_drift:load",
     "beijing_air": "sim.datasets.beijing_air:load",
