@@ -1,0 +1,235 @@
+"""Rows that the store must not count are refused by name, counted, and without effect.
+
+Rules of this file:
+    * A row is refused for the *first* reason that applies, in the order of `Refusal`; the others are accepted.
+    * Nothing here changes the store. A batch is looked at as a whole: of two equal rows the first is accepted.
+    * Labels may not outnumber the predictions of their (device, slot, version). Labels that outran their own telemetry
+      look the same as invented ones, so `Intake` holds them a while before it asks (`intake.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+from fedretrain.monitoring.reports import LabelReports, Reports
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SEQUENCE_LIMIT = 2**32
+VALUE_LIMIT = 2.0**40  # of one KPI total: 2**23 rows of the largest value still add up exactly in 63 bits
+
+
+class Refusal(StrEnum):
+    """Why a row was not counted, in the order in which reasons are looked for."""
+
+    UNKNOWN_DEVICE = "unknown_device"
+    WRONG_BINS = "wrong_bins"
+    NEGATIVE_COUNT = "negative_count"
+    MALFORMED = "malformed"  # wrong shapes, numbers that are not finite, totals that contradict each other
+    UNKNOWN_VERSION = "unknown_version"
+    FUTURE_CLOCK = "future_clock"
+    TOO_LATE = "too_late"  # older than what the store keeps
+    DUPLICATE = "duplicate"
+    LABEL_WITHOUT_PREDICTION = "label_without_prediction"
+
+
+class Past(Protocol):
+    """What the store remembers of rows that it counted."""
+
+    @property
+    def oldest_slot(self) -> int:
+        """The oldest slot that still takes data."""
+
+    def fresh(
+        self, kind: str, device_K: NDArray[np.int64], slot_K: NDArray[np.int64], sequence_K: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """``[K]`` True for the first row of its (device, slot, sequence); `kind` is ``"telemetry"`` or ``"labels"``."""
+
+    def room(
+        self, device_K: NDArray[np.int64], slot_K: NDArray[np.int64], version_K: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """``[K]`` predictions without a label of each (device, slot, version)."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a row may refer to.
+
+    Attributes:
+        bins: Digest of the bins in use.
+        num_devices: Devices are 0 .. num_devices - 1.
+        versions: Released versions.
+        shape: F, C and M of the store.
+        kpis: Names that rows may carry.
+        slot_s: Length of a slot.
+        past: The store.
+        tolerance_s: How far a device's clock may be ahead.
+    """
+
+    bins: str
+    num_devices: int
+    versions: frozenset[int]
+    shape: tuple[int, int, int]
+    kpis: tuple[str, ...]
+    slot_s: float
+    past: Past
+    tolerance_s: float = 300.0
+
+
+RowsT = TypeVar("RowsT", Reports, LabelReports)
+
+
+def refuse(rows: RowsT, known: Known, now: float) -> tuple[RowsT, dict[Refusal, int]]:
+    """Split a batch into what may be counted and why the rest may not.
+
+    Args:
+        rows: Telemetry or labels.
+        known: What they may refer to.
+        now: The instant, seconds.
+
+    Returns:
+        The accepted rows in their order, and the number of refused rows by reason (absent: none).
+    """
+    judge = _Judge(len(rows))
+    device_K = rows.device_K
+    judge.refuse(Refusal.UNKNOWN_DEVICE, (device_K < 0) | (device_K >= known.num_devices))
+    if isinstance(rows, Reports):
+        judge.refuse(Refusal.WRONG_BINS, np.full(len(rows), rows.bins != known.bins))
+        malformed_K, negative_K = _telemetry_faults(rows, known)
+        kind = "telemetry"
+    else:
+        malformed_K, negative_K = _label_faults(rows, known)
+        kind = "labels"
+    judge.refuse(Refusal.NEGATIVE_COUNT, negative_K)
+    judge.refuse(Refusal.MALFORMED, malformed_K | _bad_head(rows))
+    judge.refuse(Refusal.UNKNOWN_VERSION, ~np.isin(rows.version_K, sorted(known.versions)))
+    judge.refuse(Refusal.FUTURE_CLOCK, _future(rows, known, now))
+    judge.refuse(Refusal.TOO_LATE, rows.slot_K < known.past.oldest_slot)
+    open_rows = np.flatnonzero(judge.open_K)
+    fresh = known.past.fresh(kind, device_K[open_rows], rows.slot_K[open_rows], rows.sequence_K[open_rows])
+    judge.refuse(Refusal.DUPLICATE, judge.spread(open_rows, ~fresh))
+    if isinstance(rows, LabelReports):
+        judge.refuse(Refusal.LABEL_WITHOUT_PREDICTION, _without_prediction(rows, known, judge))
+    return (rows if judge.open_K.all() else rows.take(judge.open_K)), judge.counts
+
+
+class _Judge:
+    """Which rows are still open, and how many fell for which reason."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.open_K = np.ones(num_rows, dtype=bool)
+        self.counts: dict[Refusal, int] = {}
+
+    def refuse(self, reason: Refusal, bad_K: NDArray[np.bool_]) -> None:
+        """Close the open rows where `bad_K` holds."""
+        bad_K &= self.open_K
+        number = int(bad_K.sum())
+        if number:
+            self.counts[reason] = number
+            self.open_K &= ~bad_K
+
+    def spread(self, index: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask over all rows from one over the rows at `index`."""
+        mask = np.zeros(len(self.open_K), dtype=bool)
+        mask[index] = bad
+        return mask
+
+
+def _bad_head(rows: Reports | LabelReports) -> NDArray[np.bool_]:
+    return (
+        (rows.slot_K < 0)
+        | (rows.sequence_K < 0)
+        | (rows.sequence_K >= SEQUENCE_LIMIT)
+        | ~np.isfinite(rows.sent_at_K)
+    )
+
+
+def _future(rows: Reports | LabelReports, known: Known, now: float) -> NDArray[np.bool_]:
+    """Sent after now, or about a slot that had not begun when it was sent."""
+    sent_at_K = np.where(np.isfinite(rows.sent_at_K), rows.sent_at_K, now)
+    starts_K = rows.slot_K * known.slot_s
+    return (sent_at_K > now + known.tolerance_s) | (starts_K > sent_at_K + known.tolerance_s)
+
+
+def _negative(*counts: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """``[K]`` True where any count of the row is below 0."""
+    bad_K = np.zeros(len(counts[0]), dtype=bool)
+    for count in counts:
+        if count.size and count.min() < 0:  # one pass over what is nearly always fine
+            bad_K |= count.reshape(len(count), -1).min(axis=1) < 0
+    return bad_K
+
+
+def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """``[K]`` malformed rows and ``[K]`` rows with a negative count."""
+    num_features, num_cells, num_outputs = known.shape
+    shapes_fit = (
+        rows.features_KFC.shape[1:] == (num_features, num_cells)
+        and rows.violations_KF.shape[1:] == (num_features,)
+        and rows.outputs_KM.shape[1:] == (num_outputs,)
+        and set(rows.kpis) <= set(known.kpis)
+    )
+    if not shapes_fit:
+        return np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    values_KF = rows.features_KFC.sum(axis=2)
+    bad_K = (values_KF != values_KF[:, :1]).any(
+        axis=1
+    )  # each feature counts every sensor row, missing ones too
+    bad_K |= (rows.violations_KF > values_KF).any(axis=1)
+    predictions_K = rows.num_predictions
+    for optional in (rows.confidence_KB, rows.entropy_KB, rows.latency_KL):
+        bad_K |= optional.sum(axis=1) > predictions_K
+    for kpi_K2 in rows.kpis.values():
+        bad_K |= ~(np.abs(kpi_K2) < VALUE_LIMIT).all(axis=1) | (kpi_K2[:, 1] < 0)
+    return bad_K, _negative(
+        rows.features_KFC,
+        rows.violations_KF,
+        rows.outputs_KM,
+        rows.confidence_KB,
+        rows.entropy_KB,
+        rows.latency_KL,
+    )
+
+
+def _label_faults(rows: LabelReports, known: Known) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """``[K]`` malformed rows and ``[K]`` rows with a negative count."""
+    none_K = np.zeros(len(rows), dtype=bool)
+    num_outputs = known.shape[2]
+    if (rows.confusion_KMM is None) == (rows.error_K2 is None):
+        return ~none_K, none_K
+    bad_K = none_K.copy()
+    counts = [rows.calibration_KB2, rows.delay_KD]
+    if rows.confusion_KMM is not None:
+        if rows.confusion_KMM.shape[1:] != (num_outputs, num_outputs):
+            return ~none_K, none_K
+        counts.append(rows.confusion_KMM)
+    elif rows.error_K2 is not None:
+        error_K2 = rows.error_K2
+        bad_K |= ~((error_K2 >= 0) & (error_K2 < VALUE_LIMIT)).all(axis=1)
+        bad_K |= error_K2[:, 1] != np.floor(error_K2[:, 1])
+        if bad_K.any():  # the totals below would not be numbers
+            return bad_K, none_K
+    bad_K |= (rows.calibration_KB2[:, :, 1] > rows.calibration_KB2[:, :, 0]).any(axis=1)
+    bad_K |= rows.calibration_KB2[:, :, 0].sum(axis=1) > rows.num_labelled
+    bad_K |= rows.delay_KD.sum(axis=1) > rows.num_labelled
+    return bad_K, _negative(*counts)
+
+
+def _without_prediction(rows: LabelReports, known: Known, judge: _Judge) -> NDArray[np.bool_]:
+    """Open rows whose labels outnumber the predictions left of their (device, slot, version), earlier rows first."""
+    index = np.flatnonzero(judge.open_K)
+    part = rows.take(index)
+    order = np.lexsort((part.sequence_K, part.version_K, part.slot_K, part.device_K))
+    key_3K = np.stack([part.device_K, part.slot_K, part.version_K])[:, order]
+    labelled_K = part.num_labelled[order]
+    first_K = np.ones(len(order), dtype=bool)
+    first_K[1:] = (key_3K[:, 1:] != key_3K[:, :-1]).any(axis=0)
+    before = np.cumsum(labelled_K) - labelled_K
+    so_far_K = before - np.maximum.accumulate(np.where(first_K, before, 0)) + labelled_K
+    room_K = known.past.room(key_3K[0], key_3K[1], key_3K[2])
+    return judge.spread(index[order], so_far_K > room_K)
