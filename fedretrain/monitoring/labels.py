@@ -3,7 +3,7 @@
 Rules of this file:
     * Everything is told by *prediction* time and comes from additive counts: a late label corrects the slot of its
       prediction, and devices, groups and fleet differ only in leading axes.
-    * Delay bins are ``[edge_j, edge_j+1)``; edges begin with 0 and the last may be infinite.
+    * Delay bins lie between inner edges (`reports.DELAY_EDGES_S`): the first begins at 0, the last never ends.
     * A prediction too young for a delay bin is censored there, never counted as without a label.
     * M classes, S slots, B delay bins, D devices; a confusion matrix is ``[..., true, predicted]``.
 """
@@ -31,7 +31,7 @@ class ArrivalCurve:
     Labels that never come are allowed: F then levels off below 1. Curves are additive: add counts, never curves.
 
     Attributes:
-        edges_s: ``[B + 1]`` delay bins in seconds.
+        edges_s: ``[B - 1]`` inner edges of the delay bins in seconds.
         labelled_B: ``[..., B]`` labels that came in each bin, of predictions old enough to have passed it.
         at_risk_B: ``[..., B]`` those predictions without a label before the bin.
     """
@@ -54,7 +54,7 @@ class ArrivalCurve:
         return (1.0 - self.fraction) * np.sqrt(np.cumsum(np.nan_to_num(terms), axis=-1))
 
     def within(self, delay_s: ArrayLike) -> NDArray[np.float64]:
-        """F at any delays: linear inside a bin; beyond the last finite or observed edge, F there.
+        """F at any delays: linear inside a bin; beyond the last observed edge, F there.
 
         Args:
             delay_s: ``[N]`` seconds.
@@ -108,16 +108,20 @@ def arrival_curve(
         delays_SB: ``[..., S, B]`` labels that came, by slot of the prediction and delay.
         predicted_S: ``[..., S]`` predictions made in each slot.
         age_S: ``[S]`` seconds from the slot's *end* to now.
-        edges_s: ``[B + 1]`` increasing from 0; the last may be infinite (that bin is never closed).
+        edges_s: ``[B - 1]`` increasing inner edges. No prediction is ever older than the whole last bin, so F at its end is
+            NaN: labels that took longer than the last edge are counted by nobody.
 
     Raises:
-        DataError: More labels than predictions in a slot, or edges that do not increase from 0.
+        DataError: More labels than predictions in a slot, or edges that do not increase.
     """
     delays_SB, predicted_S, edges_s = (
         np.asarray(a, dtype=np.float64) for a in (delays_SB, predicted_S, edges_s)
     )
-    if len(edges_s) != delays_SB.shape[-1] + 1 or edges_s[0] != 0 or not np.all(np.diff(edges_s) > 0):
-        raise DataError("delay edges increase from 0 and are one more than the bins", where="edges_s")
+    ends_B = np.append(edges_s, np.inf)
+    if len(ends_B) != delays_SB.shape[-1] or not np.all(np.diff(ends_B, prepend=0.0) > 0):
+        raise DataError(
+            "inner delay edges increase from above 0 and are one fewer than the bins", where="edges_s"
+        )
     before_SB = np.cumsum(delays_SB, axis=-1) - delays_SB
     if np.any(delays_SB < 0) or np.any(delays_SB.sum(axis=-1) > predicted_S):
         raise DataError(
@@ -125,7 +129,7 @@ def arrival_curve(
             where="delays_SB",
             fix="refuse labels for predictions that never were before they are counted",
         )
-    passed_SB = np.asarray(age_S, dtype=np.float64)[:, None] >= edges_s[1:]
+    passed_SB = np.asarray(age_S, dtype=np.float64)[:, None] >= ends_B
     labelled_B = (delays_SB * passed_SB).sum(axis=-2)
     at_risk_B = ((predicted_S[..., None] - before_SB) * passed_SB).sum(axis=-2)
     return ArrivalCurve(edges_s, labelled_B, at_risk_B)
@@ -240,9 +244,8 @@ def _interpolated(
     delays: NDArray[np.float64], edges_s: NDArray[np.float64], fraction_B: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """One curve between its known edges."""
-    known = np.isfinite(fraction_B) & np.isfinite(edges_s[1:])
-    if not known.any():
+    known = int(np.isfinite(fraction_B[:-1]).sum())
+    if known == 0:
         return np.full(delays.shape, np.nan)
-    last = int(np.flatnonzero(known)[-1]) + 1
-    heights = np.concatenate([[0.0], fraction_B[:last]])
-    return np.asarray(np.interp(delays, edges_s[: last + 1], heights), dtype=np.float64)
+    places = np.concatenate([[0.0], edges_s[:known]]), np.concatenate([[0.0], fraction_B[:known]])
+    return np.asarray(np.interp(delays, *places), dtype=np.float64)
