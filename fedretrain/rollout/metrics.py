@@ -60,14 +60,14 @@ class DeviceMeans:
     def __len__(self) -> int:
         return len(self.device_K)
 
+    def take(self, at_K: NDArray[np.int64] | NDArray[np.bool_]) -> DeviceMeans:
+        """Some of the rows."""
+        return DeviceMeans(self.device_K[at_K], self.value_K[at_K], self.weight_K[at_K], self.before_K[at_K])
+
     def measured(self) -> DeviceMeans:
         """The devices that measured something: a finite value and at least one event."""
-        keep_K = (self.weight_K > 0) & ~np.isnan(self.value_K)
-        if keep_K.all():
-            return self
-        return DeviceMeans(
-            self.device_K[keep_K], self.value_K[keep_K], self.weight_K[keep_K], self.before_K[keep_K]
-        )
+        keep_K = (self.weight_K > 0) & np.isfinite(self.value_K)
+        return self if keep_K.all() else self.take(keep_K)
 
 
 @dataclass(frozen=True)
