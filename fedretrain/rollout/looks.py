@@ -35,7 +35,6 @@ class GatePolicy:
         num_permutations: At least as many; a look at a small level draws more.
         sprt_miss: The chance that the test of an absolute limit accepts a candidate beyond it by its margin.
         power: What "can be detected" means when a plan states the smallest detectable regression.
-        refuse_blind: Whether a rollout is refused (else warned about) whose last stage could not see a regression of its limit.
     """
 
     alpha: float = 0.05
@@ -47,7 +46,6 @@ class GatePolicy:
     num_permutations: int = 2_000
     sprt_miss: float = 0.05
     power: float = 0.8
-    refuse_blind: bool = False
 
     def __post_init__(self) -> None:
         require(0.0 < self.alpha < 0.5, f"alpha is {self.alpha}", key="gate.alpha", fix="give 0.001 to 0.2")
