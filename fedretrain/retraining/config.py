@@ -244,7 +244,12 @@ class OnlineGuard:
             f"differences are cut at {self.loss_range}, so none exceeds {self.loss_margin}",
             key="loss_margin",
         )
-        positive("mean_samples_to_false_revert", self.mean_samples_to_false_revert)
+        require(
+            self.mean_samples_to_false_revert > 1,
+            f"a false revert every {self.mean_samples_to_false_revert} samples",
+            key="mean_samples_to_false_revert",
+            fix="give a number above 1",
+        )
         require(self.max_reverts >= 1, f"{self.max_reverts} reverts", key="max_reverts", fix="give 1 or more")
 
 

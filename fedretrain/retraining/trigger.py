@@ -54,17 +54,22 @@ def decide(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now:
     wish = _wish(policy, state, signals, now, rearmed)
     if wish.cause is Cause.NONE:
         return Decision(Action.NONE, wish.reason, wish.evidence, rearmed=rearmed, skipped=wish.skipped)
+    return replace(_answer(policy, state, signals, wish, now), rearmed=rearmed)
+
+
+def _answer(
+    policy: RetrainingPolicy, state: TriggerState, signals: Signals, wish: _Wish, now: float
+) -> Decision:
+    """RETRAIN or DEFER for what is wanted."""
     planned = plan_for(policy, signals, wish.cause)
-    evidence = {**wish.evidence, **_facts(state, signals, planned)}
     wanted = Decision(
         Action.RETRAIN,
         f"{wish.reason} {planned.reason}",
-        evidence,
+        {**wish.evidence, **_facts(state, signals, planned)},
         wish.cause,
         planned.strategy,
         planned.where,
         fired=wish.fired,
-        rearmed=rearmed,
     )
     obstacle, why = _obstacle(policy, state, signals, planned, now)
     if obstacle is not Obstacle.NONE:
