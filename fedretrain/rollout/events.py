@@ -34,6 +34,7 @@ class Plan:
         holdback_version: What the holdback serves.
         holdback_s: For how long after the promotion.
         policy: Digest of the policy file; for audit.
+        shadow_fraction: Share of the devices that score it in shadow.
         warnings: What a person should know before it starts.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     holdback_version: int = 0
     holdback_s: float = 0.0
     policy: str = ""
+    shadow_fraction: float = 1.0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -71,6 +73,7 @@ class Order:
         holdback_fraction: Share that is kept at `holdback_version`.
         holdback_version: See above.
         expires_at: Devices that stay silent until then are expired.
+        shadow_fraction: Share that scores the candidate without serving it.
     """
 
     counter: int
@@ -80,6 +83,7 @@ class Order:
     holdback_fraction: float
     holdback_version: int
     expires_at: float
+    shadow_fraction: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class RolloutState:
         attempt: Grows with every repetition, so that effects of a repeated step are new ones.
         entered_at: When the present phase, step or attempt began.
         created_at: When the rollout began.
+        updated_at: When the last event happened.
         passed: Gates that have passed, in order; always a beginning of ``plan.gates``.
         exposure_fraction: Share that is ordered to serve the candidate.
         peak_fraction: The largest share ever ordered.
@@ -64,6 +65,7 @@ class RolloutState:
     attempt: int = 0
     entered_at: float = 0.0
     created_at: float = 0.0
+    updated_at: float = 0.0
     passed: tuple[str, ...] = ()
     exposure_fraction: float = 0.0
     peak_fraction: float = 0.0
