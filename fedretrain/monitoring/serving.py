@@ -1,0 +1,194 @@
+"""What one version served and which labels came back, by slot: a part of the store.
+
+Rules of this file:
+    * By group everything lies side by side in one row of integers (`Columns` says where), so that a batch is one addition.
+    * By device only what a rate with the device as its unit needs. Real numbers are kept as pairs of integers
+      (`rings.to_whole`).
+
+Shapes: K rows, S slots (ring), G groups, D devices, W columns, N counts by device, Q pairs of integers by device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedretrain.monitoring.reports import NUM_CONFIDENCE_BINS, NUM_DELAY_BINS, NUM_LATENCY_BINS
+from fedretrain.monitoring.rings import ByKey, from_whole, sum_pieces, to_whole
+from fedretrain.monitoring.windows import Served
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedretrain.monitoring.reports import LabelReports, Reports
+
+_PREDICTIONS, _LABELLED, _CORRECT = range(3)
+_CONFIDENCE = slice(3, 3 + NUM_CONFIDENCE_BINS)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where each quantity lies in a row.
+
+    Attributes:
+        num_outputs: M.
+        classification: Confusion counts are kept, not squared errors.
+        kpis: Names of the KPIs.
+    """
+
+    num_outputs: int
+    classification: bool
+    kpis: tuple[str, ...]
+
+    @cached_property
+    def telemetry(self) -> dict[str, slice]:
+        """Columns of telemetry."""
+        sizes = {
+            "outputs": self.num_outputs,
+            "confidence": NUM_CONFIDENCE_BINS,
+            "entropy": NUM_CONFIDENCE_BINS,
+            "latency": NUM_LATENCY_BINS,
+        }
+        return _lay_out(sizes)
+
+    @cached_property
+    def labels(self) -> dict[str, slice]:
+        """Columns of labels."""
+        sizes = {
+            "confusion": self.num_outputs**2 if self.classification else 0,
+            "calibration": 2 * NUM_CONFIDENCE_BINS,
+            "delay": NUM_DELAY_BINS,
+        }
+        return _lay_out(sizes)
+
+
+def _lay_out(sizes: dict[str, int]) -> dict[str, slice]:
+    places, at = {}, 0
+    for name, size in sizes.items():
+        places[name] = slice(at, at + size)
+        at += size
+    return places
+
+
+def _width(places: dict[str, slice]) -> int:
+    return max(int(place.stop) for place in places.values())
+
+
+class VersionRing:
+    """One version's sums over the kept slots. Mutable.
+
+    Args:
+        columns: Where each quantity lies.
+        num_slots: S.
+        group_D: ``[D]`` the group of each device, 0 .. G - 1.
+    """
+
+    def __init__(self, columns: Columns, num_slots: int, group_D: NDArray[np.int64]) -> None:
+        self.columns, self.newest_slot, self._group_D = columns, -1, group_D
+        num_groups, num_devices = int(group_D.max()) + 1, len(group_D)
+        self._telemetry_SGW = np.zeros((num_slots, num_groups, _width(columns.telemetry)), dtype=np.int64)
+        self._labels_SGW = np.zeros((num_slots, num_groups, _width(columns.labels)), dtype=np.int64)
+        self._counts_SDN = np.zeros((num_slots, num_devices, _CONFIDENCE.stop), dtype=np.int32)
+        self._kpis_SDQ = np.zeros((num_slots, num_devices, 4 * len(columns.kpis)), dtype=np.int64)
+        errors = 0 if columns.classification else 4
+        self._errors_SDQ = np.zeros((num_slots, num_devices, errors), dtype=np.int64)
+
+    def arrays(self) -> tuple[NDArray[np.integer], ...]:
+        """Everything that is kept."""
+        return self._telemetry_SGW, self._labels_SGW, self._counts_SDN, self._kpis_SDQ, self._errors_SDQ
+
+    def clear(self, at: slice) -> None:
+        """Forget some slots of the ring."""
+        for array in self.arrays():
+            array[at] = 0
+
+    def outputs(self, at: slice) -> NDArray[np.int64]:
+        """``[S, M]`` the fleet's predictions by output, of some slots of the ring."""
+        total: NDArray[np.int64] = self._telemetry_SGW[at, :, self.columns.telemetry["outputs"]].sum(axis=1)
+        return total
+
+    def unlabelled(self, slot_K: NDArray[np.int64], device_K: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``[K]`` predictions without a label."""
+        counts_KN = self._counts_SDN[slot_K % len(self._counts_SDN), device_K].astype(np.int64)
+        return counts_KN[:, _PREDICTIONS] - counts_KN[:, _LABELLED]
+
+    def add(self, rows: Reports) -> None:
+        """Count telemetry of this version."""
+        by_group, by_device = self._keys(rows)
+        packed = [rows.outputs_KM, rows.confidence_KB, rows.entropy_KB, rows.latency_KL]
+        by_group.add_to(_rows(self._telemetry_SGW), np.concatenate(packed, axis=1))
+        counts_KN = np.zeros((len(rows), _CONFIDENCE.stop), dtype=np.int32)
+        counts_KN[:, _PREDICTIONS], counts_KN[:, _CONFIDENCE] = rows.num_predictions, rows.confidence_KB
+        by_device.add_to(_rows(self._counts_SDN), counts_KN)
+        if rows.kpis:
+            nothing = np.zeros((len(rows), 2))
+            named = [to_whole(rows.kpis.get(name, nothing)).reshape(-1, 4) for name in self.columns.kpis]
+            by_device.add_to(_rows(self._kpis_SDQ), np.concatenate(named, axis=1))
+
+    def add_labels(self, rows: LabelReports) -> None:
+        """Count labels of this version's predictions."""
+        by_group, by_device = self._keys(rows)
+        packed = [rows.calibration_KB2.reshape(len(rows), -1), rows.delay_KD]
+        if rows.confusion_KMM is not None and self.columns.classification:
+            packed.insert(0, rows.confusion_KMM.reshape(len(rows), -1))
+        by_group.add_to(_rows(self._labels_SGW), np.concatenate(packed, axis=1))
+        counts_KN = np.zeros((len(rows), _CONFIDENCE.stop), dtype=np.int32)
+        counts_KN[:, _LABELLED], counts_KN[:, _CORRECT] = rows.num_labelled, rows.num_correct
+        by_device.add_to(_rows(self._counts_SDN), counts_KN)
+        if rows.error_K2 is not None and not self.columns.classification:
+            by_device.add_to(_rows(self._errors_SDQ), to_whole(rows.error_K2).reshape(-1, 4))
+
+    def window(self, pieces: list[slice]) -> Served:
+        """Sums over some slots of the ring."""
+        telemetry_GW, labels_GW = (
+            sum_pieces(self._telemetry_SGW, pieces),
+            sum_pieces(self._labels_SGW, pieces),
+        )
+        counts_DN, columns = sum_pieces(self._counts_SDN, pieces), self.columns
+        kpis_DN2 = from_whole(sum_pieces(self._kpis_SDQ, pieces).reshape(len(counts_DN), -1, 2, 2))
+        kpis_D2 = {name: kpis_DN2[:, i] for i, name in enumerate(columns.kpis)}
+        error_D2 = np.zeros((len(counts_DN), 2))
+        if not columns.classification:
+            error_D2 = from_whole(sum_pieces(self._errors_SDQ, pieces).reshape(-1, 2, 2))
+        groups, size = len(telemetry_GW), columns.num_outputs
+        confusion_GMM = np.zeros((groups, size, size), dtype=np.int64)
+        if columns.classification:
+            confusion_GMM = labels_GW[:, columns.labels["confusion"]].reshape(groups, size, size)
+        return Served(
+            outputs_GM=telemetry_GW[:, columns.telemetry["outputs"]],
+            confidence_GB=telemetry_GW[:, columns.telemetry["confidence"]],
+            entropy_GB=telemetry_GW[:, columns.telemetry["entropy"]],
+            latency_GL=telemetry_GW[:, columns.telemetry["latency"]],
+            confusion_GMM=confusion_GMM,
+            calibration_GB2=labels_GW[:, columns.labels["calibration"]].reshape(groups, -1, 2),
+            delay_GD=labels_GW[:, columns.labels["delay"]],
+            error_G2=self._by_group(error_D2, groups),
+            kpis_G2={name: self._by_group(value, groups) for name, value in kpis_D2.items()},
+            predictions_D=counts_DN[:, _PREDICTIONS],
+            confidence_DB=counts_DN[:, _CONFIDENCE],
+            labelled_D=counts_DN[:, _LABELLED],
+            correct_D=counts_DN[:, _CORRECT],
+            error_D2=error_D2,
+            kpis_D2=kpis_D2,
+        )
+
+    def _keys(self, rows: Reports | LabelReports) -> tuple[ByKey, ByKey]:
+        """The rows by (slot, group) and by (slot, device)."""
+        at_K = rows.slot_K % len(self._telemetry_SGW)
+        groups, devices = self._telemetry_SGW.shape[1], self._counts_SDN.shape[1]
+        return ByKey.of(at_K * groups + self._group_D[rows.device_K]), ByKey.of(
+            at_K * devices + rows.device_K
+        )
+
+    def _by_group(self, value_D2: NDArray[np.float64], num_groups: int) -> NDArray[np.float64]:
+        total_G2 = np.zeros((num_groups, 2))
+        np.add.at(total_G2, self._group_D, value_D2)
+        return total_G2
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    """Slots and owners as rows; a view."""
+    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])

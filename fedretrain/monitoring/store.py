@@ -1,0 +1,311 @@
+"""What the fleet sent, kept as sums: the one mutable accumulator of monitoring.
+
+Rules of this file:
+    * A row counts exactly once, however often it comes, and late rows correct their own slot. The order of arrival
+      changes no bit: everything kept is an integer sum, a maximum or a sorted set.
+    * A row is known by its device, its slot and its sequence number. A resend is the same row, so it names the same
+      slot; what was counted is remembered with the slot and forgotten with it, when nothing so old is taken any more.
+    * By group and version each slot is kept. By device each slot keeps a few sums, features are kept in coarser
+      chunks: ``7 days x 24 h x 1,000 devices x 8 x 13`` cells would take 70 MB, 10,000 devices of 128 features 9 GB.
+    * Nothing is judged here: `refusal.refuse` says beforehand what may be added.
+
+Shapes: K rows, S slots (ring), P chunks (ring), G groups, D devices, F features, C cells, R registers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.monitoring.refusal import Known
+from fedretrain.monitoring.reports import LabelReports, Reports
+from fedretrain.monitoring.rings import ByKey, Horizon, sum_pieces
+from fedretrain.monitoring.serving import Columns, VersionRing
+from fedretrain.monitoring.windows import DeviceCounts, WindowCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from fedretrain.monitoring.bins import Bins
+
+RowsT = TypeVar("RowsT", Reports, LabelReports)
+_SEEN = ("telemetry", "labels")
+
+
+class FleetStore:
+    """Counts of a fleet over the last slots. Mutable: `add` and `add_labels` change it in place.
+
+    Args:
+        num_devices: D.
+        group_D: ``[D]`` the group (type or site) of each device, 0 .. G - 1.
+        bins: The bins of the champion.
+        slot_s: Length of a slot.
+        keep_slots: Slots kept at least; rounded up to whole chunks and one more.
+        num_outputs: M: classes, or baseline bins of a regression's output.
+        classification: Labels come as confusion counts; otherwise as squared errors.
+        kpis: Names of the KPIs that rows may carry.
+        chunk_slots: Slots in a chunk of the features by device.
+        num_registers: R of the HyperLogLog registers; 0 keeps none.
+
+    Raises:
+        ConfigError: If the groups do not fit or a number is impossible.
+    """
+
+    def __init__(
+        self,
+        num_devices: int,
+        group_D: NDArray[np.int64],
+        bins: Bins,
+        slot_s: float,
+        keep_slots: int = 360,
+        *,
+        num_outputs: int,
+        classification: bool = True,
+        kpis: tuple[str, ...] = (),
+        chunk_slots: int = 24,
+        num_registers: int = 0,
+    ) -> None:
+        group_D = np.asarray(group_D, dtype=np.int64)
+        if group_D.shape != (num_devices,) or num_devices < 1 or group_D.min() < 0:
+            raise ConfigError("each device needs a group of 0 or more", where="group_D")
+        if slot_s <= 0 or keep_slots < 1 or chunk_slots < 1 or num_outputs < 1:
+            raise ConfigError("slots, chunks and outputs are positive", where="store")
+        self.num_devices, self.group_D, self.num_groups = num_devices, group_D, int(group_D.max()) + 1
+        self.bins, self.slot_s = bins, slot_s
+        self.columns = Columns(num_outputs, classification, kpis)
+        self.horizon = Horizon(chunk_slots, -(-keep_slots // chunk_slots) + 1)
+        slots, chunks = self.horizon.num_slots, self.horizon.num_chunks
+        cells = (bins.num_features, bins.num_cells)
+        self._features_SGFC = np.zeros((slots, self.num_groups, *cells), dtype=np.int64)
+        self._violations_SGF = np.zeros((slots, self.num_groups, cells[0]), dtype=np.int64)
+        self._features_PDFC = np.zeros((chunks, num_devices, *cells), dtype=np.int32)
+        self._distinct_PGFR = np.zeros((chunks, self.num_groups, cells[0], num_registers), dtype=np.uint8)
+        self._versions: dict[int, VersionRing] = {}
+        self._seen: dict[str, dict[int, NDArray[np.int64]]] = {kind: {} for kind in _SEEN}
+
+    @property
+    def oldest_slot(self) -> int:
+        """The oldest slot that still takes data."""
+        return self.horizon.oldest_slot
+
+    @property
+    def newest_slot(self) -> int:
+        """The newest slot with data; -1 if there is none."""
+        return self.horizon.newest_slot
+
+    def known(self, versions: Iterable[int], tolerance_s: float = 300.0) -> Known:
+        """What rows may refer to, for `refuse`, given the released `versions`."""
+        shape = (self.bins.num_features, self.bins.num_cells, self.columns.num_outputs)
+        digest = self.bins.digest
+        released = frozenset(versions)
+        return Known(
+            digest, self.num_devices, released, shape, self.columns.kpis, self.slot_s, self, tolerance_s
+        )
+
+    # ---- counting
+
+    def add(self, reports: Reports) -> int:
+        """Count the telemetry rows that are new; how many were.
+
+        Raises:
+            DataError: If the rows were counted on other bins.
+        """
+        if reports.bins != self.bins.digest:
+            raise DataError("the rows were counted on other bins", where="bins", fix="refuse them first")
+        rows = self._take_new("telemetry", reports)
+        if not len(rows):
+            return 0
+        group_K, at_K = self.group_D[rows.device_K], rows.slot_K % self.horizon.num_slots
+        by_group = ByKey.of(at_K * self.num_groups + group_K)
+        by_group.add_to(_flat(self._features_SGFC, 2), rows.features_KFC.reshape(len(rows), -1))
+        by_group.add_to(_flat(self._violations_SGF, 2), rows.violations_KF)
+        chunk_K = rows.slot_K // self.horizon.chunk_slots % self.horizon.num_chunks
+        by_device = ByKey.of(chunk_K * self.num_devices + rows.device_K)
+        by_device.add_to(_flat(self._features_PDFC, 2), rows.features_KFC.reshape(len(rows), -1))
+        if rows.distinct_KFR is not None and self._distinct_PGFR.size:
+            by_chunk = ByKey.of(chunk_K * self.num_groups + group_K)
+            by_chunk.raise_to(_flat(self._distinct_PGFR, 2), rows.distinct_KFR.reshape(len(rows), -1))
+        for version, part in _by_version(rows):
+            self._ring(version, part).add(part)
+        return len(rows)
+
+    def add_labels(self, labels: LabelReports) -> int:
+        """Count the label rows that are new, in the slot of their predictions; how many were."""
+        rows = self._take_new("labels", labels)
+        for version, part in _by_version(rows):
+            self._ring(version, part).add_labels(part)
+        return len(rows)
+
+    def fresh(
+        self, kind: str, device_K: NDArray[np.int64], slot_K: NDArray[np.int64], sequence_K: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """``[K]`` True for the first row of its (device, slot, sequence) that was not counted yet."""
+        fresh_K = np.zeros(len(device_K), dtype=bool)
+        key_K = _key(device_K, sequence_K)
+        for slot in np.unique(slot_K).tolist():
+            index = np.flatnonzero(slot_K == slot)
+            keys, first = np.unique(key_K[index], return_index=True)
+            seen = self._seen[kind].get(slot)
+            if seen is not None:
+                at = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
+                first = first[seen[at] != keys]
+            fresh_K[index[first]] = True
+        return fresh_K
+
+    def room(
+        self, device_K: NDArray[np.int64], slot_K: NDArray[np.int64], version_K: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """``[K]`` predictions without a label of each (device, slot, version)."""
+        room_K = np.zeros(len(device_K), dtype=np.int64)
+        kept_K = (slot_K >= self.oldest_slot) & (slot_K <= self.newest_slot)
+        for version, ring in self._versions.items():
+            mine_K = kept_K & (version_K == version)
+            room_K[mine_K] = ring.unlabelled(slot_K[mine_K], device_K[mine_K])
+        return room_K
+
+    def _take_new(self, kind: str, rows: RowsT) -> RowsT:
+        """The rows that are new and not too late, noted as seen."""
+        if not len(rows):
+            return rows
+        self._advance(int(rows.slot_K.max()))
+        new_K = rows.slot_K >= self.oldest_slot
+        new_K[new_K] = self.fresh(kind, rows.device_K[new_K], rows.slot_K[new_K], rows.sequence_K[new_K])
+        if not new_K.all():
+            rows = rows.take(new_K)
+        key_K = _key(rows.device_K, rows.sequence_K)
+        for slot in np.unique(rows.slot_K).tolist():
+            added = np.sort(key_K[rows.slot_K == slot])
+            seen = self._seen[kind].get(slot)
+            if seen is not None:
+                added = np.insert(seen, np.searchsorted(seen, added), added)
+            self._seen[kind][slot] = added
+        return rows
+
+    def _advance(self, slot: int) -> None:
+        """Make room for `slot`: chunks that fall out of the ring are forgotten."""
+        over = self.horizon.advance(slot)
+        if not over:
+            return
+        for chunk in over:
+            at = slice(chunk * self.horizon.chunk_slots, (chunk + 1) * self.horizon.chunk_slots)
+            self._features_SGFC[at], self._violations_SGF[at] = 0, 0
+            self._features_PDFC[chunk], self._distinct_PGFR[chunk] = 0, 0
+            for ring in self._versions.values():
+                ring.clear(at)
+        self._versions = {v: r for v, r in self._versions.items() if r.newest_slot >= self.oldest_slot}
+        for kind, seen in self._seen.items():
+            self._seen[kind] = {at: keys for at, keys in seen.items() if at >= self.oldest_slot}
+
+    def _ring(self, version: int, rows: Reports | LabelReports) -> VersionRing:
+        ring = self._versions.get(version)
+        if ring is None:
+            ring = VersionRing(self.columns, self.horizon.num_slots, self.group_D)
+            self._versions[version] = ring
+        ring.newest_slot = max(ring.newest_slot, int(rows.slot_K.max()))
+        return ring
+
+    # ---- asking
+
+    def window(self, end_slot: int, num_slots: int) -> WindowCounts:
+        """The counts of the slots ``[end_slot - num_slots, end_slot)``; slots that are over or to come count nothing."""
+        first = end_slot - num_slots
+        pieces = list(self.horizon.pieces(first, end_slot))
+        served = {v: ring.window(pieces) for v, ring in sorted(self._versions.items())}
+        served = {v: counts for v, counts in served.items() if counts.predictions_D.any()}
+        reported_D = np.zeros(self.num_devices, dtype=bool)
+        for counts in served.values():
+            reported_D |= counts.predictions_D > 0
+        return WindowCounts(
+            first,
+            end_slot,
+            end_slot - max(first, min(self.oldest_slot, end_slot)),
+            sum_pieces(self._features_SGFC, pieces),
+            sum_pieces(self._violations_SGF, pieces),
+            reported_D,
+            served,
+            self._registers(first, end_slot),
+        )
+
+    def devices(self, end_slot: int, num_slots: int) -> DeviceCounts:
+        """Features by device over every chunk that the window ``[end_slot - num_slots, end_slot)`` touches."""
+        chunk = self.horizon.chunk_slots
+        first, end = (end_slot - num_slots) // chunk, -(-end_slot // chunk)
+        rings = self._chunks(first, end)
+        if len(rings) == 1:
+            total_DFC: NDArray[np.integer] = self._features_PDFC[rings[0]].copy()
+        else:
+            total_DFC = np.zeros(self._features_PDFC.shape[1:], dtype=np.int64)
+            for at in rings:
+                total_DFC += self._features_PDFC[at]
+        return DeviceCounts(first * chunk, end * chunk, total_DFC)
+
+    def slots(self, first: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The fleet's features ``[S, F, C]`` and predictions by output ``[S, M]`` of each slot of ``[first, end)``.
+
+        Raises:
+            DataError: If a slot is not kept any more.
+        """
+        if first < self.oldest_slot:
+            raise DataError(f"slot {first} is not kept", where="first", fix="raise keep_slots")
+        pieces = list(self.horizon.pieces(first, end))
+        features = np.zeros((end - first, *self._features_SGFC.shape[2:]), dtype=np.int64)
+        outputs = np.zeros((end - first, self.columns.num_outputs), dtype=np.int64)
+        at = 0
+        for piece in pieces:
+            length = piece.stop - piece.start
+            features[at : at + length] = self._features_SGFC[piece].sum(axis=1)
+            for ring in self._versions.values():
+                outputs[at : at + length] += ring.outputs(piece)
+            at += length
+        return features, outputs
+
+    def digest(self) -> str:
+        """SHA-256 of everything that is kept: equal stores, and only those, share it."""
+        content = hashlib.sha256(repr((self.newest_slot, self.bins.digest)).encode())
+        arrays: list[NDArray[Any]] = [self._features_SGFC, self._violations_SGF, self._features_PDFC]
+        arrays.append(self._distinct_PGFR)
+        for version, ring in sorted(self._versions.items()):
+            content.update(repr((version, ring.newest_slot)).encode())
+            arrays += ring.arrays()
+        for kind in _SEEN:
+            for slot, keys in sorted(self._seen[kind].items()):
+                content.update(repr((kind, slot, len(keys))).encode())
+                arrays.append(keys)
+        for array in arrays:
+            content.update(array.tobytes())
+        return content.hexdigest()
+
+    def _chunks(self, first: int, end: int) -> list[int]:
+        """Ring positions of the kept chunks of ``[first, end)``."""
+        chunk = self.horizon.chunk_slots
+        first = max(first, self.oldest_slot // chunk)
+        end = min(end, self.newest_slot // chunk + 1)
+        return [index % self.horizon.num_chunks for index in range(first, end)]
+
+    def _registers(self, first_slot: int, end_slot: int) -> NDArray[np.uint8]:
+        chunk = self.horizon.chunk_slots
+        rings = self._chunks(first_slot // chunk, -(-end_slot // chunk))
+        top_GFR: NDArray[np.uint8] = self._distinct_PGFR[rings].max(axis=0, initial=0)
+        return top_GFR
+
+
+def _flat(array: NDArray[Any], axes: int) -> NDArray[Any]:
+    """The first `axes` axes as rows, the rest as columns; a view."""
+    return array.reshape(int(np.prod(array.shape[:axes])), -1)
+
+
+def _key(device_K: NDArray[np.int64], sequence_K: NDArray[np.int64]) -> NDArray[np.int64]:
+    return (device_K << 32) | sequence_K
+
+
+def _by_version(rows: RowsT) -> list[tuple[int, RowsT]]:
+    """The rows of each version."""
+    versions = np.unique(rows.version_K).tolist()
+    if len(versions) == 1:
+        return [(versions[0], rows)]
+    return [(version, rows.take(rows.version_K == version)) for version in versions]
