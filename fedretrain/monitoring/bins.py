@@ -56,7 +56,8 @@ class Bins:
     def __post_init__(self) -> None:
         count = len(self.names)
         if (
-            self.edges_FE.ndim != 2
+            not count
+            or self.edges_FE.ndim != 2
             or len(self.edges_FE) != count
             or not self.low_F.shape == self.high_F.shape == (count,)
         ):
@@ -147,7 +148,8 @@ def fit_bins(
         if name in categorical:
             categories[name] = _by_frequency(column_N)
         else:
-            edges_FE[position] = np.quantile(column_N, np.linspace(0.0, 1.0, num_bins + 1))
+            quantiles_E = np.quantile(column_N, np.linspace(0.0, 1.0, num_bins + 1))
+            edges_FE[position] = np.maximum.accumulate(quantiles_E)  # interpolation rounds
     return Bins(names, edges_FE, _limits(low_F, -np.inf, names), _limits(high_F, np.inf, names), categories)
 
 

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from fedretrain.monitoring.bins import Bins
 
-_BLOCK_BYTES = (
-    2**18
-)  # a quarter of a second-level cache of 1 MiB: the block, its mask and the thresholds stay there
+_BLOCK_BYTES = 2**19  # half of a second-level cache of 1 MiB: the block and its mask stay there
 _STRIPES = 128  # rows summed in a byte before it is widened; at most 255
 _CHUNK = 2**20  # values keyed at once by `count_by`
 
@@ -155,7 +153,8 @@ def _checked(bins: Bins, x_NF: NDArray[Any]) -> NDArray[np.floating]:
 def _thresholds(bins: Bins, dtype: np.dtype[Any]) -> NDArray[np.floating]:
     """``[T, F]``: a value's cell is the number of thresholds that it reaches. A categorical feature's are NaN."""
     edges_FE = bins.edges_FE.copy()
-    edges_FE[:, -1] = np.nextafter(edges_FE[:, -1], np.inf)  # beyond the last edge, not at it
+    with np.errstate(over="ignore"):
+        edges_FE[:, -1] = np.nextafter(edges_FE[:, -1], np.inf)  # beyond the last edge, not at it
     return np.ascontiguousarray(_up(edges_FE, dtype).T)
 
 
@@ -163,13 +162,13 @@ def _up(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.floatin
     """The least number of a precision that is not below each value."""
     with np.errstate(over="ignore", under="ignore"):
         rounded = values.astype(dtype)
-    return np.where(rounded < values, np.nextafter(rounded, dtype.type(np.inf)), rounded)
+        return np.where(rounded < values, np.nextafter(rounded, dtype.type(np.inf)), rounded)
 
 
 def _blocks(x_NF: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
     """The rows in order, as blocks ``[S, M]``: S stripes of M / F whole rows each, contiguous."""
     num_rows, num_features = x_NF.shape
-    most = max(1, _BLOCK_BYTES // (x_NF.itemsize * max(1, num_features) * _STRIPES))
+    most = max(1, _BLOCK_BYTES // (x_NF.itemsize * num_features * _STRIPES))
     left = 0
     while left < num_rows:
         stripes = min(_STRIPES, num_rows - left)
