@@ -170,6 +170,7 @@ class StrategyRule:
         min_labels: Labels since the last retrain; None takes the policy's.
         then_federated: Whether what a pool made is the start of a federated campaign.
         use_reserve: Whether it may spend the reserve of the privacy budget.
+        when_short: What becomes of it if the privacy budget does not reach; None takes the policy's.
     """
 
     name: str
@@ -180,6 +181,7 @@ class StrategyRule:
     min_labels: int | None = None
     then_federated: bool = False
     use_reserve: bool = False
+    when_short: WhenShort | None = None
 
     def __post_init__(self) -> None:
         as_tuples(self, ("when", "causes"))
@@ -291,6 +293,8 @@ RULES = (
         (Condition("schema_changed", Op.IS, True),),
         supersede=True,
         use_reserve=True,
+        # Personal layers are no remedy for features that the model has never seen.
+        when_short=WhenShort.DEFER,
     ),
     StrategyRule(
         "structural_change",

@@ -76,7 +76,8 @@ def plan(policy: RetrainingPolicy, signals: Signals, cause: Cause) -> Plan:
         return Plan(rule.strategy, where, rule, False, 0.0, "", because)
     if paid.allowed:
         return Plan(rule.strategy, where, rule, False, paid.epsilon, "", because)
-    if policy.budget.when_short is WhenShort.PERSONAL_ONLY and signals.can_personalize:
+    when_short = rule.when_short or policy.budget.when_short
+    if when_short is WhenShort.PERSONAL_ONLY and signals.can_personalize:
         said = f"{because} {paid.reason} Devices refresh their personal state instead."
         return Plan(Strategy.PERSONAL_ONLY, Where.DEVICE, rule, False, 0.0, "", said)
     return Plan(rule.strategy, where, rule, False, 0.0, paid.reason, because)

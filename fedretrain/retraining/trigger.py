@@ -48,9 +48,12 @@ def decide(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now:
     """
     rearmed = _calm(policy, state, signals)
     if policy.mode is Mode.NEVER:
-        return Decision(Action.NONE, "This policy never retrains.", rearmed=rearmed)
+        return Decision(
+            Action.NONE, "This policy never retrains.", {"mode": policy.mode.value}, rearmed=rearmed
+        )
     if signals.training_killed:
-        return Decision(Action.NONE, "Training is switched off by its kill switch.", rearmed=rearmed)
+        said = "Training is switched off by its kill switch."
+        return Decision(Action.NONE, said, {"training_killed": 1.0}, rearmed=rearmed)
     wish = _wish(policy, state, signals, now, rearmed)
     if wish.cause is Cause.NONE:
         return Decision(Action.NONE, wish.reason, wish.evidence, rearmed=rearmed, skipped=wish.skipped)
@@ -65,7 +68,7 @@ def _answer(
     wanted = Decision(
         Action.RETRAIN,
         f"{wish.reason} {planned.reason}",
-        {**wish.evidence, **_facts(state, signals, planned)},
+        {**wish.evidence, **_facts(policy, state, signals, planned, now)},
         wish.cause,
         planned.strategy,
         planned.where,
@@ -109,24 +112,23 @@ def _wish(
 ) -> _Wish:
     """What the mode asks for; metrics come before the schedule."""
     if policy.mode is Mode.ALWAYS:
-        return _Wish(Cause.ALWAYS, "This policy retrains whenever it may.")
+        return _Wish(Cause.ALWAYS, "This policy retrains whenever it may.", {"mode": policy.mode.value})
     if policy.mode is not Mode.SCHEDULED:
         waiting = set(state.disarmed) - set(rearmed)
         fired = [t for t in policy.triggers if t.name not in waiting and t.fires(signals)]
         if fired:
             return _metric_wish(fired, signals)
     if policy.mode is Mode.METRIC:
-        return _Wish(Cause.NONE, "No armed trigger fires.")
+        watched = tuple(trigger.signal for trigger in policy.triggers)
+        return _Wish(Cause.NONE, "No armed trigger fires.", _numbers(signals, watched))
     return _schedule_wish(policy, state, signals, now)
 
 
 def _metric_wish(fired: list[MetricTrigger], signals: Signals) -> _Wish:
     first = fired[0]
     found = signals.value(first.signal)
-    evidence: dict[str, float | str] = {"trigger": first.name}
-    for trigger in fired:
-        evidence[trigger.signal] = float(signals.value(trigger.signal) or 0.0)
-        evidence[f"{trigger.signal}.fire_at"] = float(trigger.fire_at)
+    evidence = {"trigger": first.name, **_numbers(signals, tuple(trigger.signal for trigger in fired))}
+    evidence |= {f"{trigger.signal}.fire_at": float(trigger.fire_at) for trigger in fired}
     said = (
         f"{first.signal} is {str(found).lower()}"
         if isinstance(found, bool)
@@ -145,7 +147,7 @@ def _schedule_wish(policy: RetrainingPolicy, state: TriggerState, signals: Signa
     is_net = policy.mode is not Mode.SCHEDULED
     if is_net and policy.well and all_hold(policy.well, signals):
         proof = " and ".join(str(condition) for condition in policy.well)
-        evidence |= {c.signal: float(_number(signals, c.signal)) for c in policy.well}
+        evidence |= _numbers(signals, tuple(condition.signal for condition in policy.well))
         return _Wish(Cause.NONE, f"A scheduled retrain is due and skipped: {proof}.", evidence, skipped=True)
     doubt = next((str(c) for c in policy.well if not c.holds(signals)), "") if is_net else ""
     said = f", and nobody can say that {doubt}" if doubt else ""
@@ -168,17 +170,17 @@ def _obstacle(
         return Obstacle.KILL_SWITCH, "a kill switch keeps any candidate from the devices."
     if signals.rollout_in_progress and not planned.rule.supersede:
         return Obstacle.ROLLOUT, f"a rollout is in progress, which rule {planned.rule.name} may not stop."
+    return _too_early(policy, state, signals, planned, now)
+
+
+def _too_early(
+    policy: RetrainingPolicy, state: TriggerState, signals: Signals, planned: Plan, now: float
+) -> tuple[Obstacle, str]:
+    """Whether the cool-down or the labels ask for patience."""
     wait_s = _wait_s(policy, state, now)
     if wait_s > 0:
         return Obstacle.COOL_DOWN, f"{wait_s / 3_600:.1f} hours of the cool-down are left."
-    return _lacking_labels(policy, state, signals, planned)
-
-
-def _lacking_labels(
-    policy: RetrainingPolicy, state: TriggerState, signals: Signals, planned: Plan
-) -> tuple[Obstacle, str]:
-    needed = policy.min_labels if planned.rule.min_labels is None else planned.rule.min_labels
-    got = _new_labels(state, signals)
+    got, needed = _new_labels(state, signals), _needed_labels(policy, planned)
     if got < needed:
         return Obstacle.LABELS, f"{got} labels since the last retrain, {needed} are needed."
     return Obstacle.NONE, ""
@@ -200,24 +202,28 @@ def _new_labels(state: TriggerState, signals: Signals) -> int:
     return max(0, signals.num_labels - state.labels_used)
 
 
-def _number(signals: Signals, name: str) -> float:
-    found = signals.value(name)
-    return 0.0 if found is None or isinstance(found, str) else float(found)
+def _numbers(signals: Signals, names: tuple[str, ...]) -> dict[str, float | str]:
+    """The named signals as evidence; truth values as 0 and 1, unknown ones left out."""
+    found = {name: signals.value(name) for name in names}
+    return {n: v if isinstance(v, str) else float(v) for n, v in found.items() if v is not None}
 
 
-def _facts(state: TriggerState, signals: Signals, planned: Plan) -> dict[str, float | str]:
+def _needed_labels(policy: RetrainingPolicy, planned: Plan) -> int:
+    return policy.min_labels if planned.rule.min_labels is None else planned.rule.min_labels
+
+
+def _facts(
+    policy: RetrainingPolicy, state: TriggerState, signals: Signals, planned: Plan, now: float
+) -> dict[str, float | str]:
     """What every wanted retrain rests on besides its cause."""
-    facts: dict[str, float | str] = {
+    looked_at = tuple(condition.signal for condition in planned.rule.when)
+    return {
         "rule": planned.rule.name,
         "num_new_labels": float(_new_labels(state, signals)),
-        "num_pool_rows": float(signals.num_pool_rows),
+        "num_labels_needed": float(_needed_labels(policy, planned)),
+        "wait_s": _wait_s(policy, state, now),
+        **_numbers(signals, (*looked_at, "num_pool_rows", "remaining_epsilon", "campaign_epsilon")),
     }
-    if signals.remaining_epsilon is not None:
-        facts |= {
-            "remaining_epsilon": signals.remaining_epsilon,
-            "campaign_epsilon": signals.campaign_epsilon,
-        }
-    return facts
 
 
 def apply(state: TriggerState, event: Decision | Outcome, now: float) -> TriggerState:
