@@ -40,7 +40,10 @@ def unfinished(folder: Path) -> bool:
 
 @contextmanager
 def running(root: Path, *words: str):
-    """`python -m sim` in its own process group, past its first checkpoint; and every process that it started."""
+    """`python -m sim` in its own process group, halted after its first checkpoint; and every process that it started.
+
+    It is halted so that a busy machine cannot let it finish first: a signal takes effect with the SIGCONT after it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "sim", *words, f"output_dir={root}"],
         cwd=ROOT,
@@ -57,6 +60,7 @@ def running(root: Path, *words: str):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < give_up
             time.sleep(0.02)
+        process.send_signal(signal.SIGSTOP)
         family = psutil.Process(process.pid).children(recursive=True)
         yield process, family
     finally:
@@ -84,6 +88,7 @@ def whole(tmp_path_factory):
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(whole, tmp_path):
     with running(tmp_path, *LONG) as (process, _):
         os.killpg(process.pid, signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
@@ -206,6 +211,7 @@ def test_stopping_a_run_ends_ray_and_all_of_its_processes(tmp_path, how):
             os.killpg(process.pid, how)  # as a terminal does: all of the group hear it
         else:
             process.send_signal(how)  # as a container does: the first process hears it
+        process.send_signal(signal.SIGCONT)
         _, stderr = process.communicate(timeout=90)
         _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
