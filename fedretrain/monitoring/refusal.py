@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from fedretrain.monitoring.reports import LabelReports, Reports
+from fedretrain.monitoring.reports import (
+    NUM_CONFIDENCE_BINS,
+    NUM_DELAY_BINS,
+    NUM_LATENCY_BINS,
+    LabelReports,
+    Reports,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +42,9 @@ class Refusal(StrEnum):
     TOO_LATE = "too_late"  # older than what the store keeps
     DUPLICATE = "duplicate"
     LABEL_WITHOUT_PREDICTION = "label_without_prediction"
+
+
+_POSITION = {reason: position for position, reason in enumerate(Refusal)}
 
 
 class Past(Protocol):
@@ -65,6 +74,7 @@ class Known:
         num_devices: Devices are 0 .. num_devices - 1.
         versions: Released versions.
         shape: F, C and M of the store.
+        classification: Labels come as confusion counts; otherwise as squared errors.
         kpis: Names that rows may carry.
         slot_s: Length of a slot.
         past: The store.
@@ -75,6 +85,7 @@ class Known:
     num_devices: int
     versions: frozenset[int]
     shape: tuple[int, int, int]
+    classification: bool
     kpis: tuple[str, ...]
     slot_s: float
     past: Past
@@ -95,6 +106,20 @@ def refuse(rows: RowsT, known: Known, now: float) -> tuple[RowsT, dict[Refusal, 
     Returns:
         The accepted rows in their order, and the number of refused rows by reason (absent: none).
     """
+    reason_K = reasons(rows, known, now)
+    counts = tally(reason_K)
+    return (rows.take(reason_K < 0) if counts else rows), counts
+
+
+def tally(reason_K: NDArray[np.int8]) -> dict[Refusal, int]:
+    """The number of rows by reason, of what `reasons` says."""
+    names = list(Refusal)
+    index, numbers = np.unique(reason_K[reason_K >= 0], return_counts=True)
+    return {names[i]: int(number) for i, number in zip(index.tolist(), numbers.tolist(), strict=True)}
+
+
+def reasons(rows: Reports | LabelReports, known: Known, now: float) -> NDArray[np.int8]:
+    """``[K]`` why each row is refused, as a position in `Refusal`; -1 if it is not. The arguments are those of `refuse`."""
     judge = _Judge(len(rows))
     device_K = rows.device_K
     judge.refuse(Refusal.UNKNOWN_DEVICE, (device_K < 0) | (device_K >= known.num_devices))
@@ -110,32 +135,32 @@ def refuse(rows: RowsT, known: Known, now: float) -> tuple[RowsT, dict[Refusal, 
     judge.refuse(Refusal.UNKNOWN_VERSION, ~np.isin(rows.version_K, sorted(known.versions)))
     judge.refuse(Refusal.FUTURE_CLOCK, _future(rows, known, now))
     judge.refuse(Refusal.TOO_LATE, rows.slot_K < known.past.oldest_slot)
-    open_rows = np.flatnonzero(judge.open_K)
-    fresh = known.past.fresh(kind, device_K[open_rows], rows.slot_K[open_rows], rows.sequence_K[open_rows])
-    judge.refuse(Refusal.DUPLICATE, judge.spread(open_rows, ~fresh))
+    index = np.flatnonzero(judge.open_K)
+    fresh = known.past.fresh(kind, device_K[index], rows.slot_K[index], rows.sequence_K[index])
+    judge.refuse(Refusal.DUPLICATE, judge.spread(index, ~fresh))
     if isinstance(rows, LabelReports):
         judge.refuse(Refusal.LABEL_WITHOUT_PREDICTION, _without_prediction(rows, known, judge))
-    return (rows if judge.open_K.all() else rows.take(judge.open_K)), judge.counts
+    return judge.reason_K
 
 
 class _Judge:
-    """Which rows are still open, and how many fell for which reason."""
+    """Why each row fell; the first reason counts."""
 
     def __init__(self, num_rows: int) -> None:
-        self.open_K = np.ones(num_rows, dtype=bool)
-        self.counts: dict[Refusal, int] = {}
+        self.reason_K = np.full(num_rows, -1, dtype=np.int8)
+
+    @property
+    def open_K(self) -> NDArray[np.bool_]:  # noqa: N802 - a shape suffix
+        """``[K]`` rows that nothing speaks against so far."""
+        return self.reason_K < 0
 
     def refuse(self, reason: Refusal, bad_K: NDArray[np.bool_]) -> None:
         """Close the open rows where `bad_K` holds."""
-        bad_K &= self.open_K
-        number = int(bad_K.sum())
-        if number:
-            self.counts[reason] = number
-            self.open_K &= ~bad_K
+        self.reason_K[bad_K & self.open_K] = _POSITION[reason]
 
     def spread(self, index: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask over all rows from one over the rows at `index`."""
-        mask = np.zeros(len(self.open_K), dtype=bool)
+        mask = np.zeros(len(self.reason_K), dtype=bool)
         mask[index] = bad
         return mask
 
@@ -172,6 +197,9 @@ def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], N
         rows.features_KFC.shape[1:] == (num_features, num_cells)
         and rows.violations_KF.shape[1:] == (num_features,)
         and rows.outputs_KM.shape[1:] == (num_outputs,)
+        and rows.confidence_KB.shape[1:] == rows.entropy_KB.shape[1:] == (NUM_CONFIDENCE_BINS,)
+        and rows.latency_KL.shape[1:] == (NUM_LATENCY_BINS,)
+        and all(kpi_K2.shape[1:] == (2,) for kpi_K2 in rows.kpis.values())
         and set(rows.kpis) <= set(known.kpis)
     )
     if not shapes_fit:
@@ -200,7 +228,14 @@ def _label_faults(rows: LabelReports, known: Known) -> tuple[NDArray[np.bool_], 
     """``[K]`` malformed rows and ``[K]`` rows with a negative count."""
     none_K = np.zeros(len(rows), dtype=bool)
     num_outputs = known.shape[2]
-    if (rows.confusion_KMM is None) == (rows.error_K2 is None):
+    kind_fits = (rows.confusion_KMM is None, rows.error_K2 is None) == (
+        not known.classification,
+        known.classification,
+    )
+    shapes_fit = rows.calibration_KB2.shape[1:] == (NUM_CONFIDENCE_BINS, 2) and rows.delay_KD.shape[1:] == (
+        NUM_DELAY_BINS,
+    )
+    if not (kind_fits and shapes_fit):
         return ~none_K, none_K
     bad_K = none_K.copy()
     counts = [rows.calibration_KB2, rows.delay_KD]

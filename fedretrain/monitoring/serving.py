@@ -110,6 +110,11 @@ class VersionRing:
         total: NDArray[np.int64] = self._telemetry_SGW[at, :, self.columns.telemetry["outputs"]].sum(axis=1)
         return total
 
+    def delays(self, at: slice) -> NDArray[np.int64]:
+        """``[S, B]`` the fleet's labels by delay, of some slots of the ring."""
+        total: NDArray[np.int64] = self._labels_SGW[at, :, self.columns.labels["delay"]].sum(axis=1)
+        return total
+
     def unlabelled(self, slot_K: NDArray[np.int64], device_K: NDArray[np.int64]) -> NDArray[np.int64]:
         """``[K]`` predictions without a label."""
         counts_KN = self._counts_SDN[slot_K % len(self._counts_SDN), device_K].astype(np.int64)

@@ -21,7 +21,7 @@ import numpy as np
 
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.monitoring.refusal import Known
-from fedretrain.monitoring.reports import LabelReports, Reports
+from fedretrain.monitoring.reports import NUM_DELAY_BINS, LabelReports, Reports
 from fedretrain.monitoring.rings import ByKey, Horizon, sum_pieces
 from fedretrain.monitoring.serving import Columns, VersionRing
 from fedretrain.monitoring.windows import DeviceCounts, WindowCounts
@@ -100,11 +100,16 @@ class FleetStore:
 
     def known(self, versions: Iterable[int], tolerance_s: float = 300.0) -> Known:
         """What rows may refer to, for `refuse`, given the released `versions`."""
-        shape = (self.bins.num_features, self.bins.num_cells, self.columns.num_outputs)
-        digest = self.bins.digest
-        released = frozenset(versions)
         return Known(
-            digest, self.num_devices, released, shape, self.columns.kpis, self.slot_s, self, tolerance_s
+            self.bins.digest,
+            self.num_devices,
+            frozenset(versions),
+            (self.bins.num_features, self.bins.num_cells, self.columns.num_outputs),
+            self.columns.classification,
+            self.columns.kpis,
+            self.slot_s,
+            self,
+            tolerance_s,
         )
 
     # ---- counting
@@ -115,7 +120,7 @@ class FleetStore:
         Raises:
             DataError: If the rows were counted on other bins.
         """
-        if reports.bins != self.bins.digest:
+        if len(reports) and reports.bins != self.bins.digest:
             raise DataError("the rows were counted on other bins", where="bins", fix="refuse them first")
         rows = self._take_new("telemetry", reports)
         if not len(rows):
@@ -263,6 +268,20 @@ class FleetStore:
                 outputs[at : at + length] += ring.outputs(piece)
             at += length
         return features, outputs
+
+    def label_slots(self, first: int, end: int, version: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """One version's labels by delay ``[S, B]`` and predictions ``[S]`` of each slot of ``[first, end)``."""
+        delays = np.zeros((end - first, NUM_DELAY_BINS), dtype=np.int64)
+        predictions = np.zeros(end - first, dtype=np.int64)
+        ring = self._versions.get(version)
+        at = max(first, self.oldest_slot) - first
+        for piece in self.horizon.pieces(first, end) if ring else ():
+            assert ring is not None
+            length = piece.stop - piece.start
+            delays[at : at + length] = ring.delays(piece)
+            predictions[at : at + length] = ring.outputs(piece).sum(axis=1)
+            at += length
+        return delays, predictions
 
     def digest(self) -> str:
         """SHA-256 of everything that is kept: equal stores, and only those, share it."""
