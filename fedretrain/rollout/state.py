@@ -1,7 +1,7 @@
 """`RolloutState`: a rollout as the fold of its events.
 
 Rules of this file:
-    * Frozen: a state is replaced, never changed. `machine.apply` is the only way to a new one.
+    * Frozen: a state is replaced, never changed. `fold.apply` is the only way to a new one.
     * Nothing here that the events do not say: replaying the log gives the same state.
 """
 

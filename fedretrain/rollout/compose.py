@@ -1,0 +1,212 @@
+"""Writes the events: each with its place in the log, its evidence and, where exposure changes, its order.
+
+Rules of this file:
+    * An order's counter, step and attempt come from the state, never from a caller.
+    * What was seen is written down beside what was decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from fedretrain.core.build import plain
+from fedretrain.core.errors import ConfigError
+from fedretrain.rollout.causes import Cause, EventKind, Phase, RollbackKind
+from fedretrain.rollout.config import OnUnderpowered
+from fedretrain.rollout.events import Order, Plan, RolloutEvent, gate_name, jsonable
+from fedretrain.rollout.fold import attempt_after, step_after
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from fedretrain.rollout.config import RolloutPolicy
+    from fedretrain.rollout.evidence import Exposure
+    from fedretrain.rollout.state import RolloutState
+    from fedretrain.rollout.verdict import GateReport
+
+TINY_FLEET = "no canary: a tiny fleet goes straight from shadow to champion"
+
+
+def create(
+    policy: RolloutPolicy,
+    rollout: str,
+    candidate: int,
+    champion: int,
+    now: float,
+    *,
+    detectable: Sequence[float] = (),
+    quarantined: Collection[int] = (),
+    policy_digest: str = "",
+) -> RolloutEvent:
+    """The first event of a rollout.
+
+    Args:
+        policy: What it is judged by.
+        rollout: Its id, never used before.
+        candidate: Version under trial, above 0.
+        champion: Version that serves; 0 is the rules baseline.
+        now: Instant.
+        detectable: The smallest relative regression that each step can detect in its time, one per step; empty where nobody has
+            computed it, which is a warning of its own.
+        quarantined: Versions that may not be released.
+        policy_digest: Of the policy file; for audit.
+
+    Raises:
+        ConfigError: If the candidate is no candidate, or a step cannot see what it must and the policy refuses that.
+    """
+    require = {
+        f"version {candidate} is the champion": candidate == champion,
+        f"version {candidate} is no model": candidate <= 0 or champion < 0,
+        f"version {candidate} is quarantined": candidate in quarantined,
+        f"{len(detectable)} detectable regressions for {len(policy.steps)} steps": len(detectable)
+        not in (0, len(policy.steps)),
+    }
+    for what, wrong in require.items():
+        if wrong:
+            raise ConfigError(what, where=f"rollout {rollout}")
+    kept = policy.holdback
+    plan = Plan(
+        candidate,
+        champion,
+        tuple(step.exposure_fraction for step in policy.steps),
+        policy.approvals.before,
+        policy.approvals.people,
+        kept.fraction,
+        champion if kept.version is None else kept.version,
+        kept.duration_s if kept.fraction else 0.0,
+        policy_digest,
+        policy.shadow.fraction,
+        _warnings(policy, rollout, detectable),
+    )
+    evidence = {"detectable": list(detectable), "limit": policy.kpi_regression_limit}
+    reason = f"version {candidate} against champion {champion}"
+    return RolloutEvent(EventKind.CREATED, rollout, 0, now, reason=reason, evidence=evidence, plan=plan)
+
+
+def _warnings(policy: RolloutPolicy, rollout: str, detectable: Sequence[float]) -> tuple[str, ...]:
+    """What a person should know beforehand."""
+    said = [TINY_FLEET] if policy.tiny_fleet else []
+    if policy.steps and not detectable:
+        said.append("nobody has computed what each step can detect")
+    limit = policy.kpi_regression_limit
+    for step, smallest in enumerate(detectable, start=1):
+        if smallest <= limit:
+            continue
+        what = f"{gate_name(step)} cannot detect a regression below {smallest:.2%}, the limit is {limit:.2%}"
+        if policy.on_underpowered is OnUnderpowered.REFUSE:
+            raise ConfigError(
+                what, where=f"rollout {rollout}", fix="make the step longer or larger, or the limit wider"
+            )
+        said.append(what)
+    return tuple(said)
+
+
+def write(
+    state: RolloutState,
+    kind: EventKind,
+    now: float,
+    reason: str,
+    *,
+    evidence: dict[str, Any] | None = None,
+    cause: Cause | None = None,
+    by: str = "",
+    until: float = 0.0,
+    order: Order | None = None,
+) -> RolloutEvent:
+    """The next event of a rollout."""
+    return RolloutEvent(
+        kind,
+        state.rollout,
+        state.num_events,
+        now,
+        step_after(state, kind),
+        attempt_after(state, kind),
+        reason,
+        jsonable(evidence or {}),
+        cause,
+        by,
+        until,
+        order,
+    )
+
+
+def order_of(
+    policy: RolloutPolicy,
+    state: RolloutState,
+    now: float,
+    fraction: float,
+    *,
+    fallback: int | None = None,
+    shadow: bool = False,
+    holdback: bool = True,
+) -> Order:
+    """The next order.
+
+    Args:
+        policy: Says how long it is good for.
+        state: Whose.
+        now: Instant.
+        fraction: Share of the exposed.
+        fallback: Version of all others; None leaves it.
+        shadow: Whether the candidate is scored without being served.
+        holdback: Whether the plan's holdback stands.
+    """
+    plan = state.plan
+    return Order(
+        state.counter + 1,
+        plan.candidate,
+        fraction,
+        state.fallback if fallback is None else fallback,
+        plan.holdback_fraction if holdback else 0.0,
+        plan.holdback_version,
+        now + policy.installs.expiry_s,
+        plan.shadow_fraction if shadow else 0.0,
+    )
+
+
+def take_back(
+    policy: RolloutPolicy,
+    state: RolloutState,
+    now: float,
+    cause: Cause,
+    reason: str,
+    *,
+    kind: RollbackKind | None = None,
+    fallback: int | None = None,
+    evidence: dict[str, Any] | None = None,
+    by: str = "",
+) -> RolloutEvent:
+    """The event that begins to take the candidate back.
+
+    A gradual rollback needs a step to walk down to, a freeze a shadow to freeze in; where there is none (the canary is the lowest step, a champion
+    has no shadow any more) the candidate goes back at once.
+    """
+    kind = policy.rollback_of(cause) if kind is None else kind
+    what, order = (
+        EventKind.ROLLBACK_STARTED,
+        order_of(policy, state, now, 0.0, fallback=fallback, holdback=False),
+    )
+    if kind is RollbackKind.GRADUAL and state.phase in (Phase.RAMP, Phase.APPROVAL) and state.step >= 2:
+        what = EventKind.DE_ESCALATION_STARTED
+        order = order_of(policy, state, now, state.plan.fractions[state.step - 2])
+    elif kind is RollbackKind.FREEZE and state.phase in (
+        Phase.SHADOW,
+        Phase.APPROVAL,
+        Phase.CANARY,
+        Phase.RAMP,
+    ):
+        what = EventKind.FROZEN
+        order = order_of(policy, state, now, 0.0, shadow=True, holdback=False)
+    return write(state, what, now, reason, evidence=evidence, cause=cause, by=by, order=order)
+
+
+def gate_record(state: RolloutState, report: GateReport) -> dict[str, Any]:
+    """A gate's report as evidence."""
+    record = {"gate": gate_name(state.step), "verdict": report.verdict.value, "checks": plain(report.checks)}
+    return dict(jsonable(record))
+
+
+def exposure_record(exposure: Exposure) -> dict[str, Any]:
+    """The devices' word as evidence."""
+    return {field.name: getattr(exposure, field.name) for field in fields(exposure)}
