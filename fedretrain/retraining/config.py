@@ -106,6 +106,8 @@ class MetricTrigger:
 
     def __post_init__(self) -> None:
         as_tuples(self, ("when",))
+        object.__setattr__(self, "worse", Worse(self.worse))
+        object.__setattr__(self, "cause", Cause(self.cause))
         require(bool(self.name), "a trigger without a name", key="name")
         kind = check_signal(self.signal, "signal")
         require(kind is not SignalType.WORD, f"{self.signal} is a word: put it under `when`", key="signal")
@@ -185,6 +187,7 @@ class StrategyRule:
 
     def __post_init__(self) -> None:
         as_tuples(self, ("when", "causes"))
+        object.__setattr__(self, "strategy", Strategy(self.strategy))
         require(bool(self.name), "a rule without a name", key="name")
         require(
             not self.then_federated or self.strategy in {Strategy.FULL, Strategy.INCREMENTAL},
@@ -209,6 +212,7 @@ class BudgetRules:
     reserve_epsilon: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "when_short", WhenShort(self.when_short))
         not_negative("reserve_epsilon", self.reserve_epsilon)
 
 
@@ -355,6 +359,8 @@ class RetrainingPolicy:
 
     def __post_init__(self) -> None:
         as_tuples(self, ("triggers", "well", "rules"))
+        object.__setattr__(self, "mode", Mode(self.mode))
+        object.__setattr__(self, "default_strategy", Strategy(self.default_strategy))
         positive("interval_s", self.interval_s)
         for key in ("cool_down_s", "retry_s", "max_retry_s", "min_labels"):
             not_negative(key, getattr(self, key))

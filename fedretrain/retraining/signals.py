@@ -228,6 +228,7 @@ class Condition:
     value: bool | float | str
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "op", Op(self.op))
         kind = check_signal(self.signal, "signal")
         check_value(self.signal, self.value, "value")
         require(
