@@ -21,7 +21,7 @@ from fedretrain.validation.statistics import STEP, empty, require_one_group, zer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fedretrain.validation.rows import Layout, Rows
+    from fedretrain.validation.rows import Labelled, Layout, Rows
     from fedretrain.validation.statistics import DeviceStatistics
 
 LOSS_CAP = 2.0**24
@@ -55,27 +55,28 @@ def count_rows(layout: Layout, rows: Rows) -> DeviceStatistics:
     check_rows(layout, rows)
     if not len(rows):
         return empty(layout)
-    order = np.argsort(rows.device_N, kind="stable")
-    starts = np.flatnonzero(np.diff(rows.device_N[order], prepend=rows.device_N[order[0]] - 1))
-    require_one_group(rows.device_N[order], rows.group_N[order], starts)
-    device, index_N = np.unique(rows.device_N, return_inverse=True)
-    stats = zeros(layout, device, rows.group_N[order][starts])
-    at = rows.at_N[order]
+    given = rows.labelled
+    order = np.argsort(given.device_N, kind="stable")
+    starts = np.flatnonzero(np.diff(given.device_N[order], prepend=given.device_N[order[0]] - 1))
+    require_one_group(given.device_N[order], given.group_N[order], starts)
+    device, index_N = np.unique(given.device_N, return_inverse=True)
+    stats = zeros(layout, device, given.group_N[order][starts])
+    at = given.at_N[order]
     period = np.stack([np.minimum.reduceat(at, starts), np.maximum.reduceat(at, starts)], axis=1)
-    scored = _score(layout, rows.candidate, rows.label_N), _score(layout, rows.champion, rows.label_N)
-    sums: dict[str, Any] = _sums(stats, rows, index_N, scored)
+    scored = _score(layout, rows.candidate, given.label_N), _score(layout, rows.champion, given.label_N)
+    sums: dict[str, Any] = _sums(stats, given, index_N, scored)
     return replace(stats, period_D2=period, **sums)
 
 
 def _sums(
-    stats: DeviceStatistics, rows: Rows, d: NDArray[np.int64], scored: tuple[_Scored, _Scored]
+    stats: DeviceStatistics, given: Labelled, d: NDArray[np.int64], scored: tuple[_Scored, _Scored]
 ) -> dict[str, NDArray[np.int64]]:
     """Every additive array; `d` is each row's device index."""
     layout, (a, b) = stats.layout, scored
-    s = np.searchsorted(np.asarray(layout.cuts_at), rows.at_N, side="right")
+    s = np.searchsorted(np.asarray(layout.cuts_at), given.at_N, side="right")
     limit = np.inf if layout.late_after_s is None else layout.late_after_s
-    t = (rows.delay_s_N > limit).astype(np.int64)
-    m = rows.label_N.astype(np.int64) if layout.num_classes else np.zeros(len(rows), np.int64)
+    t = (given.delay_s_N > limit).astype(np.int64)
+    m = given.label_N.astype(np.int64) if layout.num_classes else np.zeros(len(given), np.int64)
     outcome = 2 * ~a.right + 1 * ~b.right
     sound = ~a.broken & ~b.broken
     sums = {
@@ -86,7 +87,7 @@ def _sums(
     }
     if layout.num_classes:
         sums |= _class_sums(stats, d, m, scored)
-    sums |= _segment_sums(stats, rows, d, outcome, scored, sound)
+    sums |= _segment_sums(stats, given, d, outcome, scored, sound)
     return sums
 
 
@@ -109,7 +110,7 @@ def _class_sums(
 
 def _segment_sums(
     stats: DeviceStatistics,
-    rows: Rows,
+    given: Labelled,
     d: NDArray[np.int64],
     outcome: NDArray[np.int64],
     scored: tuple[_Scored, _Scored],
@@ -118,7 +119,7 @@ def _segment_sums(
     """Outcomes and losses of each critical segment."""
     counts, losses = stats.segment_DQ4.copy(), stats.segment_loss_DQ2.copy()
     for q, segment in enumerate(stats.layout.segments):
-        inside = in_segment(segment, rows)
+        inside = in_segment(segment, given)
         counts[:, q] = _bincount(counts[:, q], (d[inside], outcome[inside]))
         losses[:, q] = _by_model(losses[:, q], (d,), scored, sound & inside)
     return {"segment_DQ4": counts, "segment_loss_DQ2": losses}

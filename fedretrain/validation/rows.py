@@ -78,8 +78,8 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Labelled predictions of two models on the same inputs; of one device or of many.
+class Labelled:
+    """Labelled moments of one device or of many, before a model has seen them.
 
     Attributes:
         device_N: int64.
@@ -87,8 +87,6 @@ class Rows:
         at_N: float64 instant of the prediction.
         delay_s_N: float64 seconds until its label came.
         label_N: ``[N]`` int64 class, or float64 target of a regression.
-        candidate: ``[N, M]`` probabilities, or ``[N]`` values of a regression.
-        champion: Likewise.
     """
 
     device_N: NDArray[np.int64]
@@ -96,14 +94,34 @@ class Rows:
     at_N: NDArray[np.float64]
     delay_s_N: NDArray[np.float64]
     label_N: NDArray[Any]
-    candidate: NDArray[np.floating[Any]]
-    champion: NDArray[np.floating[Any]]
 
     def __len__(self) -> int:
         return len(self.device_N)
 
+    def take(self, index: NDArray[Any]) -> Labelled:
+        """Some of them, by index or mask."""
+        return Labelled(*(getattr(self, f.name)[index] for f in fields(self)))
 
-def in_segment(segment: CriticalSegment, rows: Rows) -> NDArray[np.bool_]:
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled predictions of two models on the same inputs.
+
+    Attributes:
+        labelled: ``[N]``.
+        candidate: ``[N, M]`` probabilities, or ``[N]`` values of a regression.
+        champion: Likewise.
+    """
+
+    labelled: Labelled
+    candidate: NDArray[np.floating[Any]]
+    champion: NDArray[np.floating[Any]]
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+
+def in_segment(segment: CriticalSegment, rows: Labelled) -> NDArray[np.bool_]:
     """``[N]``: the rows that belong to a critical segment."""
     inside = np.ones(len(rows), np.bool_)
     if segment.from_at is not None:
@@ -123,17 +141,17 @@ def check_rows(layout: Layout, rows: Rows) -> None:
     Raises:
         DataError: If the arrays do not fit each other or the layout, or if a label is not a class.
     """
-    size, m = len(rows), layout.num_classes
+    given, size, m = rows.labelled, len(rows), layout.num_classes
     for name in ("group_N", "at_N", "delay_s_N", "label_N"):
-        if getattr(rows, name).shape != (size,):
-            raise DataError(f"{name} has the shape {getattr(rows, name).shape}, not ({size},)", where=name)
+        if getattr(given, name).shape != (size,):
+            raise DataError(f"{name} has the shape {getattr(given, name).shape}, not ({size},)", where=name)
     for name in ("candidate", "champion"):
         shape = getattr(rows, name).shape
         if shape != (size, m) and not (m == 0 and shape in {(size,), (size, 1)}):
             raise DataError(f"predictions of the shape {shape} for {size} rows and {m} classes", where=name)
-    if not np.isfinite(rows.at_N).all() or np.isnan(rows.delay_s_N).any():
+    if not np.isfinite(given.at_N).all() or np.isnan(given.delay_s_N).any():
         raise DataError("a prediction without an instant, or a label without a delay", where="at_N")
-    if not np.isfinite(rows.label_N).all() or (m and size and not _are_classes(rows.label_N, m)):
+    if not np.isfinite(given.label_N).all() or (m and size and not _are_classes(given.label_N, m)):
         raise DataError(
             f"a label that is none of the {m} classes" if m else "a target that is no number", where="label_N"
         )
