@@ -64,6 +64,9 @@ class Calibration:
 class ConfidenceThreshold:
     """Average thresholded confidence (ATC): the share of predictions above a threshold estimates the accuracy.
 
+    It takes confidence as an order, with the errors below the threshold. Of a calibrated model, which errs a little at every
+    confidence, it exaggerates each change (a fall to 0.63 was estimated as 0.39 in the tests): prefer `Calibration` there.
+
     Source: Garg et al. 2022, Leveraging unlabeled data to predict out-of-distribution performance,
     https://arxiv.org/abs/2201.04234
 

@@ -81,7 +81,7 @@ def test_a_warning_stands_until_the_next_test():
 
 
 def test_false_alarms_are_rarer_than_its_delta_per_test():
-    """Theorem 3.1 bounds a test's false alarms by delta; the bound is loose, so 400 streams of 10 tests show few."""
+    """Theorem 3.1 bounds a test's false alarms by delta; the bound is loose: of 1,000 tests there are fewer."""
     detector, alarms = Adwin(delta=0.02), 0
     for seed in range(100):
         state = detector.init()
