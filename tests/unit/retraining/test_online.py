@@ -149,7 +149,9 @@ def test_one_sample_at_a_time_or_all_at_once_is_the_same():
 def samples_to_revert(guard, difference_N):
     """How many samples until the revert; infinite without one."""
     wealth_NG = log_wealth(guard, np.zeros(len(BETS)), difference_N)[1:]
-    over_N = np.mean(np.exp(wealth_NG), axis=1) >= guard.mean_samples_to_false_revert
+    over_N = np.logaddexp.reduce(wealth_NG, axis=1) >= math.log(
+        len(BETS) * guard.mean_samples_to_false_revert
+    )
     return float(np.argmax(over_N)) + 1 if over_N.any() else math.inf
 
 
