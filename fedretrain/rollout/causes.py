@@ -75,6 +75,29 @@ MODEL_AT_FAULT = frozenset(
 """Causes that quarantine the candidate."""
 
 
+class IncidentKind(StrEnum):
+    """Where the trouble of an incident lies."""
+
+    MODEL = "model"
+    METRIC_SOURCE = "metric_source"  # the measuring, not the model
+    UNDECIDED = "undecided"  # too little evidence, or devices that could not be reached
+    FLEET = "fleet"
+    OPERATOR = "operator"
+
+
+def incident_kind(cause: Cause) -> IncidentKind:
+    """Where the trouble behind `cause` lies."""
+    if cause in MODEL_AT_FAULT:
+        return IncidentKind.MODEL
+    if cause is Cause.METRIC_SOURCE:
+        return IncidentKind.METRIC_SOURCE
+    if cause in (Cause.CHAMPION_WITHDRAWN, Cause.SAFE_MODE):
+        return IncidentKind.FLEET
+    if cause in (Cause.INCONCLUSIVE, Cause.NOT_INSTALLED, Cause.NOT_COVERED):
+        return IncidentKind.UNDECIDED
+    return IncidentKind.OPERATOR
+
+
 class EventKind(StrEnum):
     """What happened to a rollout."""
 

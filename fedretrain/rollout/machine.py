@@ -153,14 +153,14 @@ def _on_the_way_back(
     if state.phase is Phase.FROZEN or not _everybody_back(state, seen):
         return None
     reason = f"{seen.num_confirmed} devices confirmed, {seen.num_expired} expired"
-    record = exposure_record(seen)
-    # A device that refuses the fallback still runs the candidate: it is as open as one that is silent.
-    record["num_pending"] += record["num_failed"]
-    return write(state, EventKind.ROLLED_BACK, now, reason, evidence=record)
+    return write(state, EventKind.ROLLED_BACK, now, reason, evidence=exposure_record(seen))
 
 
 def _everybody_back(state: RolloutState, seen: Exposure) -> bool:
-    """Whether every device that was ever exposed has confirmed the fallback or has expired, under the present order."""
+    """Whether every device that was ever exposed has confirmed the fallback or has expired, under the present order.
+
+    A device that refuses the fallback still runs the candidate: it is as open as one that is silent.
+    """
     if state.peak_fraction == 0.0:
         return True
     return seen.counter == state.counter and seen.num_pending == 0 and seen.num_failed == 0

@@ -159,7 +159,7 @@ def everybody_back(state: RolloutState, event: RolloutEvent) -> str:
         return ""
     if event.evidence.get("counter") != state.counter:
         return "nothing is known of the order to go back"
-    still = event.evidence.get("num_pending", 1)
+    still = event.evidence.get("num_pending", 1) + event.evidence.get("num_failed", 0)
     return f"{still} exposed devices have not confirmed" if still else ""
 
 
