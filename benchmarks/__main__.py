@@ -14,14 +14,14 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from benchmarks.peers.environment import child_environment, pfl_python
+from benchmarks.peers.environment import child_environment, drift_python, pfl_python
 from benchmarks.results import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-NAMES = ("reduce", "scale", "client_update")
+NAMES = ("reduce", "monitoring", "scale", "client_update")
 """The quick ones first."""
 
 
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     names = [name for name in NAMES if name in (arguments or NAMES)]
     if "client_update" in names and pfl_python() is None:
         print("client_update goes on without pfl-research", file=sys.stderr)
+    if "monitoring" in names and drift_python() is None:
+        print("monitoring goes on without its peers", file=sys.stderr)
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = FOLDER / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl"
     failed = [name for name in names if run(name, kept) != 0]

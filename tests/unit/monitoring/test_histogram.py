@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedretrain.core.errors import DataError
+from fedretrain.monitoring import histogram
 from fedretrain.monitoring.bins import Bins, fit_bins
 from fedretrain.monitoring.histogram import cells_of, count, count_by, out_of_range
 
@@ -96,6 +97,15 @@ def test_many_blocks_and_features_against_a_binary_search():
     np.testing.assert_array_equal(by_owner[4], count(bins, x[owner == 4]))
 
 
+def test_owners_are_counted_in_chunks_of_any_length(monkeypatch):
+    bins, x = awkward(1000, np.float32)
+    owner = np.random.default_rng(7).integers(0, 3, len(x))
+    whole = count_by(bins, x, owner, 3)
+    monkeypatch.setattr(histogram, "_CHUNK", 1)  # twice as many values as counts: 78 rows at once
+    np.testing.assert_array_equal(count_by(bins, x, owner, 3), whole)
+    np.testing.assert_array_equal(whole[1], slow_count(bins, x[owner == 1]))
+
+
 def test_the_most_bins_still_fit_a_byte():
     x = np.random.default_rng(6).normal(size=(3000, 2))
     bins = fit_bins(x, ["a", "b"], num_bins=250)
@@ -134,7 +144,7 @@ def test_ranges_are_closed_exact_and_silent_about_missing_values():
     bins = fit_bins(x, ["a", "b"], low_F=[0.1, -np.inf], high_F=[0.3, np.inf])
     above = np.float32(0.1)
     rows = np.array([above, np.nextafter(above, np.float32(0)), np.float32(0.3), np.nan, np.inf, -np.inf])
-    rows = np.stack([rows, rows], axis=1)
+    rows = np.stack([rows, rows], axis=1).astype(np.float32)
     expected = [bool(float(v) < 0.1 or float(v) > 0.3) for v in rows[:, 0]]
     assert out_of_range(bins, rows)[:, 0].tolist() == expected == [False, True, True, False, True, True]
     assert not out_of_range(bins, rows)[:, 1].any()
