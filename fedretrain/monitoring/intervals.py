@@ -90,7 +90,7 @@ def device_share(hits_D: ArrayLike, trials_D: ArrayLike, confidence: float = 0.9
 
     The ratio's variance comes from the spread between devices; it says how many independent trials the sample is
     worth, and Wilson's interval is given that number, lowered for the few degrees of freedom. It never exceeds the
-    number of trials. Where the spread says nothing (all devices hit always, or never) a device counts as one trial.
+    number of trials. Where all devices hit always, or never, the spread says nothing: a device counts as one trial.
 
     Source: Korn and Graubard 1998, Confidence intervals for proportions with small expected number of positive counts
     estimated from survey data, Survey Methodology 24 (here on Wilson's interval instead of Clopper's and Pearson's);
@@ -113,7 +113,7 @@ def device_share(hits_D: ArrayLike, trials_D: ArrayLike, confidence: float = 0.9
     share = divide(hits_D.sum(axis=0), trials)
     variance = _ratio_variance(hits_D - share * trials_D, trials, num)
     spread = share * (1 - share)
-    worth = np.where(variance > 0, np.minimum(divide(spread, variance), trials), np.minimum(num, trials))
+    worth = np.where(spread > 0, np.fmin(divide(spread, variance), trials), np.minimum(num, trials))
     z = normal_quantile(confidence)
     t = np.reshape([student_quantile(confidence, max(int(n) - 1, 1)) for n in np.ravel(num)], np.shape(num))
     low, high = _wilson_bounds(share, worth * (z / t) ** 2, z)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.core.errors import DataError
-from fedretrain.monitoring.intervals import Interval, device_share, divide
+from fedretrain.monitoring.intervals import Interval, device_share, divide, student_sf
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -140,7 +140,8 @@ def curve_drift(before: ArrivalCurve, after: ArrivalCurve) -> CurveDrift:
 
     Log-rank (Mantel 1966) compares the labels that came in each bin with those a common pace predicts, so censoring
     does not bias it. Labels of one device often come together; the variance is therefore that of the devices' own
-    scores (Lin and Wei 1989, https://doi.org/10.1080/01621459.1989.10478874), and a device may be in both samples.
+    scores (Lin and Wei 1989, https://doi.org/10.1080/01621459.1989.10478874) judged by Student's t, and a device may be in
+    both samples.
 
     Args:
         before: Counts ``[D, B]``: row d of both curves is the same device.
@@ -155,10 +156,10 @@ def curve_drift(before: ArrivalCurve, after: ArrivalCurve) -> CurveDrift:
     score_D = (rest_1 * share_0 - rest_0 * share_1).sum(axis=-1)
     expected, error = float((risk_1 * pace_B).sum()), math.sqrt(float((score_D**2).sum()))
     surplus = float(rest_1.sum()) / expected if expected > 0 else 0.0
-    seen = ((before.at_risk_B + after.at_risk_B).sum(axis=-1) > 0).sum()
+    seen = int(((before.at_risk_B + after.at_risk_B).sum(axis=-1) > 0).sum())
     if seen < 2 or error == 0.0:
         return CurveDrift(surplus, 1.0)
-    return CurveDrift(surplus, math.erfc(abs(float(score_D.sum())) / error / math.sqrt(2)))
+    return CurveDrift(surplus, 2 * student_sf(abs(float(score_D.sum())) / error, seen - 1))
 
 
 def label_bias(predicted_M: ArrayLike, confusion_MM: ArrayLike) -> LabelBias:

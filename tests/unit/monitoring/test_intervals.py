@@ -91,6 +91,8 @@ def test_devices_that_agree_completely_count_one_trial_each():
     assert answer.estimate == 1.0
     assert 0.55 < answer.low < wilson(8, 8).low  # lower still: eight devices are few
     assert wilson(400, 400).low > 0.99
+    inside = device_share([40] * 8, [50] * 8)  # the same share inside (0, 1): the devices do not differ
+    assert wilson(320, 400).high < inside.high < 0.86
 
 
 @pytest.mark.parametrize("num_devices", [8, 40])
