@@ -1,0 +1,120 @@
+"""One view through the eyes of each recipe: what it says, before anything is counted.
+
+Rules of this file:
+    * Too little of anything is UNKNOWN.
+    * A limit is passed only if the whole interval is beyond it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fedretrain.core.errors import DataError
+from fedretrain.monitoring.alerts import Told, WindowJudged
+from fedretrain.monitoring.kpi import Better
+from fedretrain.monitoring.locate import Scope
+
+if TYPE_CHECKING:
+    from fedretrain.monitoring.baseline import Baseline
+    from fedretrain.monitoring.config import MonitoringPolicy
+    from fedretrain.monitoring.kpi import Kpi
+    from fedretrain.monitoring.view import FleetView
+
+
+def window_judged(
+    policy: MonitoringPolicy, view: FleetView, baseline: Baseline, *, counted: bool, locatable: bool
+) -> WindowJudged:
+    """What a window says to each recipe that looks at windows of its length.
+
+    Args:
+        policy: Limits, and which recipe looks at which window.
+        view: The window.
+        baseline: The champion's record.
+        counted: It overlaps no counted window.
+        locatable: It overlaps no window in which outliers were looked for.
+    """
+    length_s, serving, where = view.window_s, view.serving, view.where
+    inputs = length_s in policy.drift.windows_s
+    decay = serving.decay if serving is not None and length_s == policy.confidence_window_s else None
+    judged = locatable and length_s == policy.place.window_s and where.scope is not Scope.UNKNOWN
+    known = [(name, float(psi)) for name, psi in zip(view.features, view.psi_F, strict=True)]
+    tests = [(name, float(p)) for name, p in zip(view.features, view.p_F, strict=True)]
+    return WindowJudged(
+        at=view.at,
+        version=view.version,
+        window_s=length_s,
+        counted=counted,
+        features=_features(view) if inputs else (),
+        published=tuple(name for name, psi in known if psi > policy.drift.psi) if inputs else (),
+        psi=tuple((name, psi) for name, psi in known if not math.isnan(psi)),
+        p=tuple((name, p) for name, p in tests if not math.isnan(p)),
+        confidence=None if decay is None else (decay.share, decay.p_value, decay.num_devices),
+        confidence_exceeded=decay is not None and decay.exceeded,
+        kpis=_kpis(policy, view, baseline) if length_s == policy.kpi_rules.window_s else (),
+        accuracy=_accuracy(policy, view, baseline) if length_s == policy.accuracy.window_s else Told.UNKNOWN,
+        devices_judged=judged,
+        outliers=where.devices if judged else (),
+        outlier_features=where.features if judged else (),
+        outlier_p=where.p_devices if judged else (),
+        evidence=_evidence(view),
+    )
+
+
+def kpi_bound(kpi: Kpi, baseline: Baseline) -> float:
+    """A guardrail's limit in the KPI's unit; NaN if it is relative and the champion was not measured."""
+    measured = baseline.kpis.get(kpi.name)
+    try:
+        return kpi.bound(None if measured is None else measured.value)
+    except DataError:
+        return math.nan
+
+
+def score_bound(policy: MonitoringPolicy, baseline: Baseline) -> float:
+    """Accuracy below which, or RMSE above which, the champion got worse; NaN without labels in the baseline."""
+    if not math.isnan(baseline.rmse):
+        return baseline.rmse * (1.0 + policy.accuracy.margin)
+    return baseline.accuracy - policy.accuracy.margin
+
+
+def _features(view: FleetView) -> tuple[tuple[str, Told], ...]:
+    told = []
+    for name, known, shifted in zip(view.features, view.known_F, view.shifted_F, strict=True):
+        told.append((name, Told.UNKNOWN if not known else Told.BAD if shifted else Told.QUIET))
+    return tuple(told)
+
+
+def _kpis(policy: MonitoringPolicy, view: FleetView, baseline: Baseline) -> tuple[tuple[str, Told], ...]:
+    """Each guarded KPI against its limit."""
+    told = []
+    for kpi in policy.kpis:
+        found = None if view.serving is None else view.serving.kpis.get(kpi.name)
+        bound = math.nan if kpi.limit is None else kpi_bound(kpi, baseline)
+        if kpi.limit is None:
+            continue
+        if found is None or math.isnan(bound) or found.num_devices < policy.kpi_rules.min_devices:
+            told.append((kpi.name, Told.UNKNOWN))
+            continue
+        bad = found.low > bound if kpi.better is Better.LOWER else found.high < bound
+        told.append((kpi.name, Told.BAD if bad else Told.QUIET))
+    return tuple(told)
+
+
+def _accuracy(policy: MonitoringPolicy, view: FleetView, baseline: Baseline) -> Told:
+    """Labels against the baseline."""
+    serving, rules, bound = view.serving, policy.accuracy, score_bound(policy, baseline)
+    if serving is None or math.isnan(bound) or serving.num_labelled_devices < rules.min_devices:
+        return Told.UNKNOWN
+    if not serving.completeness >= rules.min_completeness:
+        return Told.UNKNOWN
+    if not math.isnan(baseline.rmse):
+        return Told.BAD if serving.rmse_low > bound else Told.QUIET
+    return Told.BAD if serving.accuracy_high < bound else Told.QUIET
+
+
+def _evidence(view: FleetView) -> tuple[tuple[str, float], ...]:
+    found = [("num_rows", float(view.num_rows)), ("num_devices", float(view.num_devices))]
+    if view.serving is not None:
+        names = ("output_psi", "output_p", "accuracy", "rmse", "completeness", "estimated_accuracy")
+        found += [(name, float(getattr(view.serving, name))) for name in names]
+    return tuple((name, value) for name, value in found if not math.isnan(value))
