@@ -26,7 +26,11 @@ from fedretrain.retraining.signals import (
 
 
 class Mode(StrEnum):
-    """What makes a policy want a retrain."""
+    """What makes a policy want a retrain.
+
+    `hybrid` is `metric` with a schedule as its safety net; `personal_only` wants one for the same causes, but all it
+    ever does is refresh personal state on the devices; `always` retrains as often as cool-down and labels let it.
+    """
 
     NEVER = "never"
     SCHEDULED = "scheduled"

@@ -226,10 +226,9 @@ def log_wealth(
     """
     stake_G = np.array(BETS) / (guard.loss_range + guard.loss_margin)
     gain_NG = np.log1p(stake_G * (cut_N[:, None] - guard.loss_margin))
-    start_G = np.maximum(before_G, 0.0)
-    walk_NG = start_G + np.vstack([np.zeros_like(start_G), np.cumsum(gain_NG, axis=0)])
+    walk_NG = before_G + np.vstack([np.zeros_like(before_G), np.cumsum(gain_NG, axis=0)])
     lowest_NG = np.minimum(np.minimum.accumulate(walk_NG, axis=0), 0.0)
-    return np.vstack([before_G, walk_NG[1:] - lowest_NG[:-1]])
+    return np.vstack([walk_NG[:1], walk_NG[1:] - lowest_NG[:-1]])
 
 
 def _log_mean(log_NG: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,7 +54,7 @@ def decide(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now:
     if signals.training_killed:
         said = "Training is switched off by its kill switch."
         return Decision(Action.NONE, said, {"training_killed": 1.0}, rearmed=rearmed)
-    wish = _wish(policy, state, signals, now, rearmed)
+    wish = _wish(policy, state, signals, now)
     if wish.cause is Cause.NONE:
         return Decision(Action.NONE, wish.reason, wish.evidence, rearmed=rearmed, skipped=wish.skipped)
     return replace(_answer(policy, state, signals, wish, now), rearmed=rearmed)
@@ -107,15 +107,13 @@ def _calm(policy: RetrainingPolicy, state: TriggerState, signals: Signals) -> tu
     )
 
 
-def _wish(
-    policy: RetrainingPolicy, state: TriggerState, signals: Signals, now: float, rearmed: tuple[str, ...]
-) -> _Wish:
+def _wish(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now: float) -> _Wish:
     """What the mode asks for; metrics come before the schedule."""
     if policy.mode is Mode.ALWAYS:
         return _Wish(Cause.ALWAYS, "This policy retrains whenever it may.", {"mode": policy.mode.value})
     if policy.mode is not Mode.SCHEDULED:
-        waiting = set(state.disarmed) - set(rearmed)
-        fired = [t for t in policy.triggers if t.name not in waiting and t.fires(signals)]
+        # One that is armed again by these very signals is calm, so it does not fire now.
+        fired = [t for t in policy.triggers if t.name not in state.disarmed and t.fires(signals)]
         if fired:
             return _metric_wish(fired, signals)
     if policy.mode is Mode.METRIC:

@@ -63,6 +63,14 @@ def test_much_worse_losses_revert_it_with_a_reason():
     assert (state.num_samples, state.distance) == (0, 0.0)
 
 
+@pytest.mark.parametrize("loss", [1e9, -1e9])
+def test_a_single_sample_weighs_no_more_than_the_range(loss):
+    _, extreme = advance(GUARD, OnlineState(), evidence(loss))
+    _, at_range = advance(GUARD, OnlineState(), evidence(math.copysign(GUARD.loss_range, loss)))
+    assert extreme == at_range
+    assert extreme.status is OnlineStatus.LEARNING
+
+
 def test_samples_that_are_harder_for_both_are_no_reason():
     hard_N = np.linspace(0, 50, 500)
     events, _ = advance(GUARD, OnlineState(), evidence(hard_N, hard_N))

@@ -88,6 +88,11 @@ def test_scheduled_retrains_at_its_interval_and_looks_at_no_metric():
     assert decisions[10].evidence["waited_s"] == 10 * DAY_S
 
 
+def test_a_scheduled_policy_skips_nothing():
+    policy = replace(METRIC, mode=Mode.SCHEDULED, interval_s=10 * DAY_S)
+    assert decide(policy, FRESH, WELL, 10 * DAY_S).action is Action.RETRAIN
+
+
 def test_always_retrains_whenever_it_may():
     policy = replace(METRIC, mode=Mode.ALWAYS, cool_down_s=2 * DAY_S)
     steps = [(day * DAY_S, Signals(num_labels=100 * (day + 1))) for day in range(6)]
