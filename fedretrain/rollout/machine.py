@@ -330,7 +330,7 @@ def _approved(
     said = evidence.approval
     until = said.at + policy.approvals.valid_s
     known = any(consent.by == said.by for consent in state.consents_at(now))
-    if answer_to(state, said) is not Answer.GRANTED or known or until <= now:
+    if answer_to(state, said, now) is not Answer.GRANTED or known or until <= now:
         return None
     return write(state, EventKind.APPROVED, now, f"approved by {said.by}", by=said.by, until=until)
 
@@ -343,7 +343,7 @@ def _undecided(
         return None
     if state.asked_at is not None:
         said = evidence.approval
-        if answer_to(state, said) is not Answer.GRANTED:
+        if answer_to(state, said, now) is not Answer.GRANTED:
             return None
         return write(state, EventKind.EXTENDED, now, f"one more attempt, by {said.by}", by=said.by)
     lacking = past_limit(policy, state, evidence, now)

@@ -166,10 +166,13 @@ def _superseded(
     return Stop(Cause.SUPERSEDED, f"version {newer} takes its place", {"superseded_by": newer})
 
 
-def answer_to(state: RolloutState, approval: Approval) -> Answer:
-    """A person's answer to the question that is open now; NONE where nobody was asked or it is older than the question."""
+def answer_to(state: RolloutState, approval: Approval, now: float) -> Answer:
+    """A person's answer to the question that is open now.
+
+    NONE where nobody was asked, where it has no name, is older than the question, or comes from the future.
+    """
     since = state.entered_at if state.phase is Phase.APPROVAL else state.asked_at
-    if since is None or not approval.by or approval.at < since:
+    if since is None or not approval.by or not since <= approval.at <= now:
         return Answer.NONE
     return approval.answer
 
@@ -177,7 +180,7 @@ def answer_to(state: RolloutState, approval: Approval) -> Answer:
 def _answered_no(
     policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float
 ) -> Stop | None:
-    if answer_to(state, evidence.approval) is Answer.REFUSED:
+    if answer_to(state, evidence.approval, now) is Answer.REFUSED:
         by = evidence.approval.by
         return Stop(Cause.APPROVAL_REFUSED, f"refused by {by}", by=by)
     if state.phase is Phase.APPROVAL and now - state.entered_at >= policy.approvals.wait_s:
