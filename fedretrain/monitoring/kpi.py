@@ -243,6 +243,9 @@ class DeviceSprt:
 def guardrail(kpi: Kpi, baseline_D: ArrayLike, alpha: float = 0.05, beta: float = 0.1) -> DeviceSprt:
     """Recipe C: the sequential test of a KPI's limit, with the champion's devices for its good mean and its spread.
 
+    Both are estimates: each is moved by one standard error to the careful side, the mean toward the limit and the spread up,
+    so that few baseline devices make the test slower rather than wrong.
+
     Args:
         kpi: With a limit.
         baseline_D: ``[D]`` the champion's value on each device over the same exposure; NaN is left out.
@@ -250,21 +253,22 @@ def guardrail(kpi: Kpi, baseline_D: ArrayLike, alpha: float = 0.05, beta: float 
         beta: Risk of passing one at the limit.
 
     Raises:
-        DataError: Fewer than two devices, or a champion that is itself beyond the limit.
+        DataError: Fewer than two devices, or a champion that is beyond the limit or not clearly inside it.
     """
     values = np.asarray(baseline_D, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 2:
         raise DataError("a guardrail needs a baseline of two devices", where=f"kpis.{kpi.name}")
-    good = float(values.mean())
-    bound = kpi.bound(good)
-    if good == bound or kpi.breached(good, good):
+    mean, std, num = float(values.mean()), float(values.std(ddof=1)), len(values)
+    bound = kpi.bound(mean)
+    good = mean + (1.0 if kpi.better is Better.LOWER else -1.0) * std / math.sqrt(num)
+    if good == bound or kpi.breached(good, mean):
         raise DataError(
-            f"the champion itself ({good:g}) is at or beyond the limit {bound:g}",
+            f"the champion itself ({mean:g} over {num} devices) is not clearly inside the limit {bound:g}",
             where=f"kpis.{kpi.name}.limit",
-            fix="give a limit that the champion keeps",
+            fix="give a limit that the champion keeps, or a baseline of more devices",
         )
-    return DeviceSprt(good, bound, float(values.std(ddof=1)), alpha, beta)
+    return DeviceSprt(good, bound, std * (1 + 1 / math.sqrt(2 * (num - 1))), alpha, beta)
 
 
 @dataclass(frozen=True)
