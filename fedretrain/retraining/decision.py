@@ -1,7 +1,8 @@
 """What a retraining decision says, how a retrain ends, and what the trigger remembers of both.
 
 Rules of this file:
-    * Values only. A decision carries its reason, a sentence for people, and its evidence, the numbers it rests on.
+    * Values only, which `core.build.plain` writes to a log and `core.build.build` reads back.
+    * A decision carries its reason, a sentence for people, and its evidence, the numbers it rests on.
     * Instants are seconds, as everywhere; the log keeps each value with the instant at which it was applied.
 """
 
@@ -9,12 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from fedretrain.retraining.config import Cause, Strategy, Where
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class Action(StrEnum):
@@ -71,7 +68,7 @@ class Decision:
 
     action: Action
     reason: str
-    evidence: Mapping[str, float | str] = field(default_factory=dict)
+    evidence: dict[str, float | str] = field(default_factory=dict)
     cause: Cause = Cause.NONE
     strategy: Strategy | None = None
     where: Where | None = None

@@ -30,8 +30,6 @@ from fedretrain.retraining.signals import all_hold
 from fedretrain.retraining.strategy import plan as plan_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fedretrain.retraining.config import MetricTrigger, RetrainingPolicy
     from fedretrain.retraining.signals import Signals
     from fedretrain.retraining.strategy import Plan
@@ -93,7 +91,7 @@ class _Wish:
 
     cause: Cause
     reason: str
-    evidence: Mapping[str, float | str] = field(default_factory=dict)
+    evidence: dict[str, float | str] = field(default_factory=dict)
     fired: tuple[str, ...] = ()
     skipped: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.errors import DataError
 from fedretrain.retraining.config import (
     BudgetRules,
@@ -21,7 +23,7 @@ from fedretrain.retraining.config import (
     Where,
     Worse,
 )
-from fedretrain.retraining.decision import Action, Ending, Outcome, TriggerState
+from fedretrain.retraining.decision import Action, Decision, Ending, Outcome, TriggerState
 from fedretrain.retraining.signals import Condition, DriftScope, Op, Signals
 from fedretrain.retraining.trigger import apply, decide
 
@@ -203,11 +205,16 @@ def test_every_decision_says_why_and_on_what(policy, ticks):
 @given(policies, steps)
 def test_the_log_of_what_changed_something_rebuilds_the_state(policy, ticks):
     life = live(policy, ticks)
-    log = [(event, now) for now, _, before, event, after in life if after != before]
+    log = [
+        json.dumps([now, type(event).__name__, plain(event)])
+        for now, _, before, event, after in life
+        if after != before
+    ]
     state = TriggerState.first(0.0)
-    for event, now in log:
-        state = apply(state, event, now)
+    for now, kind, values in map(json.loads, log):
+        state = apply(state, build({"Decision": Decision, "Outcome": Outcome}[kind], values), now)
     assert state == life[-1][4]
+    assert build(TriggerState, json.loads(json.dumps(plain(state)))) == state
 
 
 @FAST

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import DataError
 from fedretrain.retraining.config import OnlineGuard
@@ -123,6 +125,12 @@ def test_after_a_revert_it_rests_then_learns_anew_and_finally_stops():
 def test_events_that_cannot_follow_are_refused(status, event):
     with pytest.raises(DataError, match=status.value):
         apply(OnlineState(status), event)
+
+
+def test_events_and_state_survive_a_log():
+    events, state = advance(GUARD, OnlineState(), evidence(np.ones(100), distance=1.0), now=3.0)
+    for value in (*events, state, Resumed()):
+        assert build(type(value), json.loads(json.dumps(plain(value)))) == value
 
 
 @pytest.mark.parametrize("champion", [np.zeros(3), np.zeros((2, 1))])
