@@ -12,6 +12,7 @@ from scipy import stats
 
 from fedretrain.core.errors import DataError
 from fedretrain.monitoring.labels import (
+    CurveDrift,
     accuracy,
     arrival_curve,
     completeness,
@@ -182,7 +183,7 @@ def test_one_device_cannot_show_a_drift():
     rng = np.random.default_rng(4)
     assert curve_drift(device_curves(rng, 1, 3.0, 0.0), device_curves(rng, 1, 30.0, 0.0)).p_value == 1.0
     empty = arrival_curve(np.zeros((4, 1, 6)), np.zeros((4, 1)), [0.0], EDGES)
-    assert curve_drift(empty, empty) == type(curve_drift(empty, empty))(0.0, 1.0)
+    assert curve_drift(empty, empty) == CurveDrift(surplus=0.0, p_value=1.0)
 
 
 CONFUSION = np.array([[50, 10, 0], [5, 80, 5], [0, 0, 0]])  # true by predicted
