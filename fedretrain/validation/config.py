@@ -138,7 +138,7 @@ class ValidationPolicy:
     label_margin: float = 0.05
     macro_f1_margin: float = 0.03
     brier_margin: float = 0.02
-    calibration_margin: float = 0.03
+    calibration_margin: float = 0.05
     min_label_rows: int = 50
     max_slowdown: float = 1.5
     latency_budget_s: float | None = None

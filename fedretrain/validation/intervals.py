@@ -164,14 +164,18 @@ def t_tail(t: float, df: float) -> float:
 
 
 def t_quantile(alpha: float, df: float) -> float:
-    """The t above which a share `alpha` < 0.5 of Student's distribution lies, by bisection."""
-    low, high = 0.0, 1.0
-    while t_tail(high, df) > alpha:
-        low, high = high, 2.0 * high
-    for _ in range(60):  # to 2**-60 of the bracket
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if t_tail(middle, df) > alpha else (low, middle)
-    return high
+    """The t above which a share `alpha` < 0.5 of Student's distribution lies.
+
+    Newton's method from 0: the tail is convex there, so that it rises to the root and never passes it.
+    """
+    t, scale = 0.0, math.lgamma((df + 1.0) / 2.0) - math.lgamma(df / 2.0) - 0.5 * math.log(df * math.pi)
+    for _ in range(200):
+        density = math.exp(scale - (df + 1.0) / 2.0 * math.log1p(t * t / df))
+        step = (t_tail(t, df) - alpha) / density
+        t += step
+        if step <= 1e-12 * t:
+            break
+    return t
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:
