@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from sim.world import World
 
 
+_INSTANT_S = 1e-6
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the arms of one seed have in common.
@@ -195,7 +198,9 @@ class Arms:
 
 
 def timeline(config: Config) -> Timeline:
-    """When the campaign is, in virtual time."""
+    """When the campaign is, in virtual time; a lifetime begins where the history ends, and has no campaign before it."""
+    if config.lifetime.duration_s:
+        return Timeline(config.dataset.history_s, _INSTANT_S, config.lifetime.duration_s, live_fraction=0.0)
     return Timeline(
         history_s=config.dataset.history_s,
         campaign_s=config.campaign.num_rounds * config.campaign.round_interval_s,

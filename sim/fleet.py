@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from fedretrain.core.types import Objective
+    from fedretrain.features.pipeline import Pipeline
+    from fedretrain.features.schema import Schema
     from sim.devices import Traits
     from sim.sensors.events import DriftEvent
 
@@ -205,6 +208,36 @@ class Fleet(Protocol):
     @property
     def num_virtual(self) -> int:
         """Devices made by re-mounting others' signals, or from a seed: they must be called virtual. Natural ones come first."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """What models are trained for."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or 1."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; empty for regression."""
+        ...
+
+    @property
+    def schema(self) -> Schema:
+        """The raw channels."""
+        ...
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The preprocessing, fitted."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape F of one model input."""
         ...
 
     def virtual(self, devices: ArrayLike) -> NDArray[np.bool_]:

@@ -160,10 +160,11 @@ class RunFolder:
         files[REPORT] = self.write(REPORT, report.encode())
         summary = replace(run.summary, files=files)
         self.write(SUMMARY, (json.dumps(to_plain(summary), indent=2, allow_nan=False) + "\n").encode())
-        self._point_latest()
+        self.point_latest()
         return replace(run, summary=summary)
 
-    def _point_latest(self) -> None:
+    def point_latest(self) -> None:
+        """Make this run the one that ``latest`` names."""
         link, fresh = self.root / LATEST, self.root / f".{LATEST}-{os.getpid()}"
         with disk_errors(link):
             fresh.unlink(missing_ok=True)

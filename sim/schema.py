@@ -24,6 +24,7 @@ from sim.availability import AvailabilityConfig
 from sim.datasets.columns import TableSpec
 from sim.fleet import FleetConfig
 from sim.labels import LabelsConfig
+from sim.lifetime.config import LifetimeConfig
 from sim.network import NetworkConfig
 from sim.sections import DatasetConfig, ModelConfig
 from sim.sensors.config import DriftConfig
@@ -308,6 +309,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
+    lifetime: LifetimeConfig = field(default_factory=LifetimeConfig)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

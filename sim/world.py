@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fedretrain.features.schema import Schema
     from sim.datasets.base import SensorDataset, Timeline
     from sim.devices import Traits
-    from sim.fleet import DeviceStream
+    from sim.fleet import DeviceStream, Fleet
     from sim.sensors.events import DriftEvent
 
 _GROUP_BYTES = 4 << 20  # raw rows materialised at once; beyond it speed no longer grows, memory does
@@ -208,7 +208,7 @@ class SimulatedFleet:
 class World:
     """What the loop runs in."""
 
-    fleet: SimulatedFleet
+    fleet: Fleet
     availability: Availability
     network: Network
     labels: Labels

@@ -1,0 +1,101 @@
+"""The policy file: everything that a person decides about a fleet beforehand, typed and versioned.
+
+Rules of this file:
+    * The simulator and the server read the same file unchanged; its digest says what ran.
+    * The digest is of the meaning, not of the text: comments, order and defaults that are spelt out do not change it.
+    * Whatever a package decides by is that package's own configuration; here they are put together and checked
+      against each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from fedretrain.core.build import build, plain
+from fedretrain.core.checks import require
+from fedretrain.monitoring.config import MonitoringPolicy
+from fedretrain.retraining.config import RetrainingPolicy
+from fedretrain.rollout.config import RolloutPolicy
+from fedretrain.rollout.looks import GatePolicy, LookPlan, Stage, plan_looks
+from fedretrain.validation.config import ValidationPolicy
+
+if TYPE_CHECKING:
+    from fedretrain.retraining.config import Mode
+
+FORMAT = 1
+"""The format that this release reads."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy file.
+
+    Attributes:
+        format: Of the file; another one than `FORMAT` is refused.
+        name: For people.
+        monitoring: What is watched, and what raises an alert.
+        retraining: When to retrain and how.
+        validation: What a candidate must hold before anything ships.
+        rollout: Shadow, canary, ramp, approvals, rollback.
+        gate: How gates spend their error rate; its `alpha` is the rollout's.
+    """
+
+    format: int = FORMAT
+    name: str = "default"
+    monitoring: MonitoringPolicy = field(default_factory=MonitoringPolicy)
+    retraining: RetrainingPolicy = field(default_factory=RetrainingPolicy)
+    validation: ValidationPolicy = field(default_factory=ValidationPolicy)
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    gate: GatePolicy = field(default_factory=GatePolicy)
+
+    def __post_init__(self) -> None:
+        require(
+            self.format == FORMAT,
+            f"this release reads policy files of format {FORMAT}, not {self.format}",
+            key="format",
+        )
+        require(bool(self.name), "a policy without a name", key="name")
+        require(
+            self.gate.alpha == self.rollout.alpha,
+            f"gate.alpha={self.gate.alpha} and rollout.alpha={self.rollout.alpha}: a rollout has one alpha",
+            key="gate.alpha",
+            fix="set both alike",
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its meaning, in hex."""
+        return hashlib.sha256(json.dumps(plain(self), sort_keys=True).encode()).hexdigest()
+
+    def with_mode(self, mode: Mode) -> Policy:
+        """The same policy retraining in another mode."""
+        return replace(self, name=str(mode), retraining=replace(self.retraining, mode=mode))
+
+    def look_plan(self, *, seed: int = 0) -> LookPlan:
+        """Every look of a rollout under this policy, fixed before it starts.
+
+        The last exposure step proves; a tiny fleet, which has none, proves in shadow.
+        """
+        shadow, steps = self.rollout.shadow, self.rollout.steps
+        stages = [Stage("shadow", shadow.fraction, shadow.min_s, shadow.max_s, proves=not steps)]
+        stages += [
+            Stage(f"step {at + 1}", step.exposure_fraction, step.min_s, step.max_s, proves=step is steps[-1])
+            for at, step in enumerate(steps)
+        ]
+        return plan_looks(self.gate, stages, seed=seed)
+
+
+def read_policy(values: dict[str, Any], *, where: str = "policy") -> Policy:
+    """The policy of a file's content.
+
+    Args:
+        values: Plain values, as YAML or JSON gives them.
+        where: The file, for messages.
+
+    Raises:
+        ConfigError: If a key is unknown or a value impossible.
+    """
+    return build(Policy, values, where=where)

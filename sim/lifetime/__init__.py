@@ -1,0 +1,1 @@
+"""A fleet's whole life in virtual time: it serves, ages, is watched, retrained and released to."""

@@ -1,0 +1,252 @@
+"""The books of a life: what was decided, what happened, and what the oracle saw of it.
+
+Rules of this file:
+    * Events are written as they happen; steps once for each step of the tally; everything else when the life is over.
+    * A drift is *detected* at the first alert after its onset, *restored* when the hit devices' accuracy is back within
+      the bad margin of their own record for a whole trailing window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedretrain.coordinator.cycle import Trained
+from fedretrain.core.build import plain
+from fedretrain.core.clock import DAY_S
+from fedretrain.monitoring.alerts import WindowJudged
+from fedretrain.retraining.config import Where
+from fedretrain.retraining.decision import Action, Decision, Outcome
+from fedretrain.rollout.causes import EventKind
+from fedretrain.rollout.events import RolloutEvent
+from sim.lifetime.records import DetectionRecord, FeatureRecord, Life, LifeEvent, PolicySummary, StepRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedretrain.coordinator.cycle import CycleEvent, CycleState
+    from fedretrain.monitoring.alerts import Alert
+    from fedretrain.monitoring.view import FleetView
+    from sim.lifetime.loop import Living
+
+_YEAR_S = 365.25 * DAY_S
+ALERTS = ("drifted", "accuracy_fell", "confidence_decayed", "kpi_breached", "device_quarantined")
+"""Monitor events that count as noticing a drift."""
+
+
+class Chronicle:
+    """Keeps the books.
+
+    Args:
+        policy: Name of the policy.
+        seed: Of the life.
+        living: The life.
+    """
+
+    def __init__(self, policy: str, seed: int, living: Living) -> None:
+        self._policy, self._seed, self._living = policy, seed, living
+        self._events: list[LifeEvent] = []
+        self._steps: list[StepRecord] = []
+        self._features: list[FeatureRecord] = []
+        self._psi = np.nan
+        self._low_confidence = np.nan
+        self._view: FleetView | None = None
+        self._calm_s = 0.0
+        self._digest = hashlib.sha256()
+
+    def note(self, event: CycleEvent, state: CycleState) -> None:
+        """Write an event down."""
+        body = event.body
+        record = plain(body)
+        self._digest.update(
+            json.dumps([event.at, type(body).__name__, record], sort_keys=True, default=str).encode()
+        )
+        if isinstance(body, Decision):
+            if body.action is not Action.NONE:
+                self._decision(event.at, body, state)
+        elif isinstance(body, RolloutEvent):
+            kind = "champion" if body.kind is EventKind.PROMOTED else str(body.kind)
+            version = state.rollout.plan.candidate if state.rollout is not None else -1
+            self._write(event.at, kind, body.reason, version, {"step": float(body.step)})
+        elif isinstance(body, Trained):
+            kind = "candidate" if body.made else "no_candidate"
+            self._write(event.at, kind, body.reason, body.version, {})
+        elif not isinstance(body, (Outcome, WindowJudged)):
+            self._alert(event.at, body, state)
+
+    def _alert(self, at: float, body: Alert, state: CycleState) -> None:
+        kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(body).__name__).lower()
+        values = {k: v for k, v in plain(body).items() if k not in ("at", "version")}
+        text = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        self._write(at, kind, text, state.champion, numbers)
+
+    def _decision(self, at: float, body: Decision, state: CycleState) -> None:
+        kind = "deferred" if body.action is Action.DEFER else "retrain"
+        version = -1
+        if kind == "retrain" and body.where is Where.DEVICE:
+            kind = "personal_refresh"
+        elif kind == "retrain" and state.training is not None:
+            version = state.training.version
+        self._write(at, kind, body.reason, version, dict(body.evidence))
+
+    def _write(self, at: float, kind: str, text: str, version: int, evidence: dict[str, Any]) -> None:
+        kept = {name: value if isinstance(value, str) else float(value) for name, value in evidence.items()}
+        self._events.append(LifeEvent(self._policy, self._seed, at, kind, text, version, kept))
+
+    def step(self, tick: int, now: float, state: CycleState, views: Sequence[FleetView]) -> None:
+        """The end of a tick; a record at the end of each step."""
+        living = self._living
+        for view in views:
+            if view.window_s == min(w.length_s for w in living.policy.monitoring.windows):
+                self._short(view, now)
+            else:
+                self._view = view
+        if not len(living.truth.active(now)):
+            self._calm_s += living.life.tick_s
+        step_s = living.tally.step_s
+        if now % step_s > 1e-6 * step_s and tick + 1 < living.life.num_ticks:
+            return
+        self._steps.append(self._record(round(now / step_s) - 1, now, state))
+
+    def _short(self, view: FleetView, now: float) -> None:
+        """The short window's figures; its features once a step."""
+        known = view.psi_F[np.isfinite(view.psi_F)]
+        self._psi = float(known.max()) if len(known) else float("nan")
+        self._low_confidence = _number(view.serving.low_confidence_fraction if view.serving else None)
+        if now % self._living.tally.step_s <= 1e-6 * self._living.tally.step_s:
+            self._features += [
+                FeatureRecord(self._policy, self._seed, now, name, float(psi), bool(beyond))
+                for name, psi, beyond in zip(view.features, view.psi_F, view.significant_F, strict=True)
+                if np.isfinite(psi)
+            ]
+
+    def _record(self, index: int, now: float, state: CycleState) -> StepRecord:
+        living, tally = self._living, self._living.tally
+        index = min(index, tally.rows_DS.shape[1] - 1)
+        accuracy = tally.of_devices(index, index + 1)
+        rollout = state.rollout
+        long = self._view.serving if self._view is not None else None
+        epsilon = living.campaigns.epsilon()
+        candidate = rollout.plan.candidate if rollout is not None and rollout.is_open else -1
+        return StepRecord(
+            policy=self._policy,
+            seed=self._seed,
+            at=now,
+            rows=int(tally.rows_DS[:, index].sum()),
+            accuracy=float(np.nanmean(accuracy)) if np.isfinite(accuracy).any() else float("nan"),
+            worst_decile=tally.worst_decile(max(index - 6, 0), index + 1),
+            observed_accuracy=_number(long.accuracy if long else None),
+            completeness=_number(long.completeness if long else None),
+            estimated_accuracy=_number(long.estimated_accuracy if long else None),
+            bad_devices=int(tally.badly_served(index).sum()),
+            drifted_devices=len(living.truth.active(now)),
+            psi_max=self._psi,
+            low_confidence=self._low_confidence,
+            champion=state.champion,
+            phase=str(rollout.phase) if rollout is not None and rollout.is_open else "",
+            exposure=float((living.serving.version == candidate).mean()) if candidate >= 0 else 0.0,
+            training=living.campaigns.running,
+            epsilon=float("nan") if epsilon is None else epsilon,
+            safe_mode=False,
+        )
+
+    def close(self, state: CycleState, wall_s: float) -> Life:
+        """Everything, once the life is over."""
+        del state
+        return Life(
+            self._summary(wall_s),
+            tuple(self._steps),
+            tuple(self._features),
+            tuple(self._events),
+            tuple(self._detections()),
+        )
+
+    def _summary(self, wall_s: float) -> PolicySummary:
+        living, tally = self._living, self._living.tally
+        kinds = [event.kind for event in self._events]
+        steps = tally.rows_DS.shape[1]
+        hours = tally.step_s / 3600.0
+        campaigns = living.campaigns
+        return PolicySummary(
+            policy=self._policy,
+            seed=self._seed,
+            accuracy=tally.accuracy(living.life.scored_from_s),
+            by_segment={
+                name: tally.accuracy(a, b)
+                for name, (a, b) in living.life.segments_of(living.life.duration_s).items()
+            },
+            worst_decile=tally.worst_decile(0, steps),
+            retrains=kinds.count("retrain"),
+            personal_refreshes=kinds.count("personal_refresh"),
+            deferred=kinds.count("deferred"),
+            promoted=kinds.count("champion"),
+            rolled_back=kinds.count("rolled_back"),
+            bytes_up=campaigns.bytes_up + living.watch.bytes_up,
+            bytes_down=campaigns.bytes_down,
+            epsilon=campaigns.epsilon(),
+            labels_used=living.watch.num_labels,
+            bad_device_hours=float(sum(record.bad_devices for record in self._steps)) * hours,
+            device_hours=float(living.fleet.num_devices * steps) * hours,
+            false_alarms=sum(self._is_false(event) for event in self._events),
+            feature_years=self._calm_s / _YEAR_S * living.watch.num_features if living.truth.groups else 0.0,
+            wall_s=wall_s,
+            digest=self._digest.hexdigest(),
+        )
+
+    def _is_false(self, event: LifeEvent) -> bool:
+        """A drift alert while nothing injected is active."""
+        truth = self._living.truth
+        return event.kind == "drifted" and bool(truth.groups) and not len(truth.active(event.at))
+
+    def _detections(self) -> list[DetectionRecord]:
+        """What became of each injected drift."""
+        found = []
+        for group in self._living.truth.groups:
+            onset_at = min(event.onset_at for event in group)
+            alerts = [e.at - onset_at for e in self._events if e.kind in ALERTS and e.at >= onset_at]
+            found.append(
+                DetectionRecord(
+                    self._policy,
+                    self._seed,
+                    self._living.title_of(group[0].spec),
+                    onset_at,
+                    min(alerts, default=float("nan")),
+                    self._restored(self._living.truth.hit(group), onset_at),
+                )
+            )
+        return found
+
+    def _restored(self, hit: np.ndarray[Any, Any], onset_at: float) -> float:
+        """Seconds from the onset until few of the hit devices are badly served, for good; NaN if never."""
+        tally = self._living.tally
+        first = int(onset_at // tally.step_s)
+        steps = range(first, tally.rows_DS.shape[1])
+        bad = np.array([float(tally.badly_served(s)[hit].mean()) for s in steps])
+        harmed = bad > _HARMED
+        if not harmed.any():
+            return 0.0
+        last = int(np.flatnonzero(harmed)[-1])
+        return float("nan") if last == len(bad) - 1 else (first + last + 1) * tally.step_s - onset_at
+
+
+_HARMED = 0.1
+"""Share of the hit devices that may be badly served by chance."""
+
+
+def _short(value: Any) -> str:
+    """A value as it stands in a timeline."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        shown = ", ".join(_short(item) for item in value[:3])
+        return shown + (f" and {len(value) - 3} more" if len(value) > 3 else "")
+    return str(value)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,126 @@
+"""Everything that a rollout is told in the simulation: its gate's looks, coverage, exposure and validation.
+
+Rules of this file:
+    * Looks are fixed before the rollout starts (`Policy.look_plan`); each is taken once, when it is due.
+    * Gates, tests and reports are the library's; here evidence is gathered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.core.rng import seed_for
+from fedretrain.rollout.causes import Phase
+from fedretrain.rollout.evidence import RolloutEvidence
+from fedretrain.rollout.gate import judge
+from fedretrain.rollout.verdict import Verdict
+from fedretrain.validation.report import Verdict as Validated
+
+if TYPE_CHECKING:
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.rollout.looks import LookPlan
+    from fedretrain.rollout.metrics import MetricEvidence
+    from fedretrain.rollout.state import RolloutState
+    from fedretrain.rollout.verdict import GateReport
+    from fedretrain.validation.report import EvaluationReport
+    from sim.lifetime.examine import Examiner
+    from sim.lifetime.release import Release, Trial
+
+_VERDICTS = {
+    Validated.PASS: Verdict.PASS,
+    Validated.FAIL: Verdict.FAIL,
+    Validated.INCONCLUSIVE: Verdict.INCONCLUSIVE,
+}
+REVALIDATE_S = 86_400.0
+"""A candidate whose validation is inconclusive is validated again with the labels of another day."""
+
+
+class Judge:
+    """Gathers evidence for the rollout that is on.
+
+    Args:
+        policy: Rules and looks.
+        release: Who was told what.
+        trial: What both arms measured.
+        examiner: The offline validation.
+        device_type: ``[D]``.
+        seed: Of permutations.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        release: Release,
+        trial: Trial,
+        examiner: Examiner,
+        device_type: np.ndarray[tuple[int], np.dtype[np.int64]],
+        seed: int,
+    ) -> None:
+        self._policy, self._release, self._trial, self._examiner = policy, release, trial, examiner
+        self._type, self._all_types = device_type, frozenset(np.unique(device_type).tolist())
+        self._seed = seed
+        self._plan: LookPlan | None = None
+        self._look: int | None = None
+        self._gate: GateReport | None = None
+        self._gate_for = (0, 0)
+        self.validation: EvaluationReport | None = None
+        self._validated_at = -np.inf
+
+    def begin(self, rollout: int) -> None:
+        """A new rollout."""
+        self._plan = self._policy.look_plan(seed=seed_for(self._seed, rollout, -1, "looks"))
+        self._look, self._gate, self.validation, self._validated_at = None, None, None, -np.inf
+
+    def evidence(self, state: RolloutState, now: float) -> RolloutEvidence:
+        """What is known of an open rollout."""
+        verdict = self._validated(state, now)
+        self._take_look(state, now)
+        coverage = self._trial.covered(state.entered_at, now, self._type, self._all_types)
+        return RolloutEvidence(
+            gate=self._gate,
+            gate_for=self._gate_for,
+            coverage=coverage,
+            exposure=self._release.exposure(now),
+            validation=verdict,
+        )
+
+    def _validated(self, state: RolloutState, now: float) -> Verdict:
+        """The offline verdict: taken when the rollout begins, and again while it is undecided."""
+        if state.phase is Phase.PENDING and now - self._validated_at >= REVALIDATE_S:
+            undecided = self.validation is None or self.validation.verdict is Validated.INCONCLUSIVE
+            if undecided:
+                self.validation = self._examiner.report(state.plan.candidate, state.plan.champion, now)
+                self._validated_at = now
+        return Verdict.INCONCLUSIVE if self.validation is None else _VERDICTS[self.validation.verdict]
+
+    def _take_look(self, state: RolloutState, now: float) -> None:
+        """The gate's newest look, if one is due that was not taken."""
+        if (state.step, state.attempt) != self._gate_for:
+            self._look, self._gate, self._gate_for = None, None, (state.step, state.attempt)
+        start_at = state.entered_at if state.phase is Phase.SHADOW else state.installed_at
+        looking = state.phase in (Phase.SHADOW, Phase.CANARY, Phase.RAMP)
+        if not looking or start_at is None or self._plan is None:
+            return
+        due = self._plan.due(state.step, now - start_at)
+        if due is None or due == self._look:
+            return
+        self._look = due
+        evidence = self._measure(state, start_at, now)
+        self._gate = judge(self._policy.rollout.metrics, evidence, self._plan, due)
+
+    def _measure(self, state: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
+        """Evidence for every metric that has a rule."""
+        shadow = state.phase is Phase.SHADOW
+        treated = self._release.shadowing if shadow else self._release.treated
+        names = {rule.metric for rule in self._policy.rollout.metrics}
+        found: list[MetricEvidence] = []
+        if "accuracy" in names:
+            found.append(self._trial.accuracy(start_at, state.created_at, now, treated, shadow=shadow))
+        if "confidence" in names:
+            found.append(self._trial.confidence(start_at, state.created_at, now, treated, shadow=shadow))
+        if "latency" in names:
+            candidate, champion = state.plan.candidate, state.plan.champion
+            found.append(self._trial.latency(treated, candidate, champion, shadow=shadow))
+        return found

@@ -1,0 +1,269 @@
+"""One life: a fleet under one policy with one seed, tick after tick on the virtual clock.
+
+Rules of this file:
+    * Decisions are `coordinator.cycle`'s; this loop moves the clock, lets devices act, gathers evidence, carries out what
+      follows from events, and keeps the books.
+    * The order of a tick: devices predict and report, labels arrive, orders reach devices, campaigns train, then the
+      coordinator decides on what has arrived by then.
+    * A life is a pure function of configuration, policy and seed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.coordinator import cycle
+from fedretrain.coordinator.cycle import CycleState, Evidence
+from fedretrain.core.errors import ConfigError
+from fedretrain.core.rng import seed_for
+from fedretrain.monitoring.recipes import MonitorState
+from fedretrain.retraining.config import Where
+from fedretrain.retraining.decision import Action, Decision, TriggerState
+from fedretrain.rollout.causes import EventKind, Phase
+from fedretrain.rollout.events import RolloutEvent
+from fedretrain.rollout.evidence import RolloutEvidence
+from sim.arm import Arms
+from sim.lifetime.campaigns import Campaigns
+from sim.lifetime.chronicle import Chronicle
+from sim.lifetime.examine import Examiner
+from sim.lifetime.judge import Judge
+from sim.lifetime.oracle import Tally, Truth
+from sim.lifetime.release import Release, Trial
+from sim.lifetime.rows import LifeFleet, LifeRows
+from sim.lifetime.serving import Serving
+from sim.lifetime.watch import Watch
+from sim.sensors.config import SHAPED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sim.arm import Arm
+    from sim.lifetime.policies import NamedPolicy
+    from sim.lifetime.records import Life
+    from sim.schema import Config
+
+    Ids = NDArray[np.int64]
+
+BASE_LATENCY_S = 0.001
+
+
+def live(config: Config, policy: NamedPolicy, seed: int) -> Life:
+    """Live one life to its end."""
+    begun = time.perf_counter()
+    lived = Living(config, policy, seed)
+    lived.begin()
+    for tick in range(config.lifetime.num_ticks):
+        lived.tick(tick)
+    return lived.finish(time.perf_counter() - begun)
+
+
+class Living:
+    """A life under way.
+
+    Args:
+        config: The experiment's configuration.
+        policy: What it lives under.
+        seed: Of everything random.
+    """
+
+    def __init__(self, config: Config, policy: NamedPolicy, seed: int) -> None:
+        life = config.lifetime
+        self.life, self.policy, self.seed = life, policy.policy, seed
+        found = Arms().get(config, seed)
+        self.rows = LifeRows.of(found.world.fleet)
+        fleet = LifeFleet(
+            found.world.fleet,
+            self.rows,
+            buffer_s=life.buffer_s,
+            buffer_rows=life.buffer_rows,
+            holdout_every=life.holdout_every,
+        )
+        self.arm: Arm = replace(
+            found, setting=replace(found.setting, world=replace(found.world, fleet=fleet))
+        )
+        self.fleet = fleet
+        self.everybody = np.arange(fleet.num_devices)
+        traits = fleet.traits(self.everybody)
+        self.serving = Serving(self.arm, self.rows)
+        self.campaigns = Campaigns(self.arm)
+        strata = traits.site.astype(np.int64) * 1000 + traits.device_type
+        self.release = Release(self.serving, strata, seed)
+        trial = Trial(self.rows, self.serving, self.latency_of)
+        examiner = Examiner(
+            policy.policy.validation, self.arm, fleet, self.serving, life.buffer_s, self.latency_of
+        )
+        types = traits.device_type.astype(np.int64)
+        self.judge = Judge(policy.policy, self.release, trial, examiner, types, seed)
+        self.watch = Watch(self, policy.policy.monitoring, traits.site.astype(np.int64))
+        self.tally = Tally(fleet.num_devices, life)
+        self.truth = Truth(fleet.truth(self.everybody), fleet.num_devices)
+        self.chronicle = Chronicle(policy.name, seed, self)
+        self.state: CycleState | None = None
+        self._span_end = 0
+        self._to_refresh = np.zeros(fleet.num_devices, dtype=np.bool_)
+
+    def latency_of(self, version: int) -> float:
+        """Median latency in seconds of a version: all have the same architecture."""
+        del version
+        return BASE_LATENCY_S
+
+    def begin(self) -> None:
+        """The first champion, trained on the history, and its baseline."""
+        life, at = self.life, -self.life.baseline_s
+        self.campaigns.begin(1, None, {}, rounds=life.initial_rounds, at=at)
+        first = self.campaigns.run_all(at, 0.0)
+        if first.shared is None:
+            raise ConfigError(
+                f"no first champion: {first.reason}",
+                where="lifetime.initial_rounds",
+                fix="check that devices have labelled rows before the life begins (lifetime.baseline_s)",
+            )
+        self.serving.versions.add(1, first.shared, first.personal)
+        self.serving.serve(1)
+        history = self.rows.between(-life.baseline_s, 0.0)
+        self.serving.predict_served(np.arange(history.start, history.stop))
+        self.watch.begin(champion=1)
+        self.state = CycleState(1, MonitorState(1), TriggerState.first(0.0, self.watch.num_labels))
+
+    def tick(self, tick: int) -> None:
+        """One step of the clock."""
+        assert self.state is not None
+        start_at = tick * self.life.tick_s
+        now = start_at + self.life.tick_s
+        which = self.rows.between(start_at, now)
+        self._predict(tick, which)
+        online = self.arm.world.availability.online(self.everybody, now)
+        self.watch.observe(which, start_at, now, online, self.released())
+        self.tally.add(self.rows, which, self.serving.outputs)
+        changed = self.release.step(now, online)
+        self._refresh(now, online)
+        self._again(changed, now)
+        trained = self._train(now)
+        views = self.watch.views(self.state.champion, now)
+        rollout = self.state.rollout
+        judged = (
+            self.judge.evidence(rollout, now)
+            if rollout is not None and rollout.is_open
+            else RolloutEvidence(exposure=self.release.exposure(now))
+        )
+        signals = self.watch.signals(self.state, self.campaigns, now)
+        evidence = Evidence(views, self.watch.baseline, signals, trained, judged)
+        champion = self.state.champion
+        for event in cycle.tick(self.policy, self.state, evidence, now):
+            self.state = cycle.apply(self.policy, self.state, event)
+            self.chronicle.note(event, self.state)
+            self._carry_out(event.body, now)
+        if self.state.champion != champion:
+            self.watch.promoted(self.state.champion, now)
+        self.chronicle.step(tick, now, self.state, views)
+
+    def released(self) -> tuple[int, ...]:
+        """Versions that some device may serve."""
+        return tuple(self.serving.versions.shared)
+
+    def finish(self, wall_s: float) -> Life:
+        """The books, closed."""
+        assert self.state is not None
+        return self.chronicle.close(self.state, wall_s)
+
+    def _predict(self, tick: int, which: slice) -> None:
+        """Predict the coming span at its beginning; a candidate in shadow likewise."""
+        if tick % self.life.span_ticks == 0:
+            self._span_end = tick + self.life.span_ticks
+            rows = self._coming(tick * self.life.tick_s)
+            self.serving.predict_served(rows)
+            self._predict_shadow(rows)
+        del which
+
+    def _coming(self, at: float) -> Ids:
+        """The rows from an instant to the span's end."""
+        found = self.rows.between(at, self._span_end * self.life.tick_s)
+        return np.arange(found.start, found.stop)
+
+    def _predict_shadow(self, rows: Ids) -> None:
+        rollout = self.state.rollout if self.state is not None else None
+        if rollout is None or rollout.phase not in (Phase.SHADOW, Phase.FROZEN):
+            return
+        mine = rows[self.release.shadowing[self.rows.device[rows]]]
+        version = np.full(len(mine), rollout.plan.candidate, dtype=np.int64)
+        self.serving.predict(mine, version, self.serving.candidate_outputs)
+
+    def _again(self, devices: Ids, now: float) -> None:
+        """Predict again what comes, on devices that changed what they serve."""
+        if len(devices):
+            rows = self._coming(now)
+            self.serving.predict_served(rows[np.isin(self.rows.device[rows], devices)])
+
+    def _refresh(self, now: float, online: NDArray[np.bool_]) -> None:
+        """Devices that are to refresh their personal state do so once they are online."""
+        devices = np.flatnonzero(self._to_refresh & online)
+        if len(devices):
+            self.serving.refit(devices, at=now)
+            self._to_refresh[devices] = False
+            self._again(devices, now)
+
+    def _train(self, now: float) -> cycle.Trained | None:
+        """The rounds that are due; a campaign's end."""
+        found = self.campaigns.advance(now, self.life.round_interval_s)
+        if found is None:
+            return None
+        if found.shared is None:
+            return cycle.Trained(found.version, made=False, reason=found.reason)
+        self.serving.versions.add(found.version, found.shared, found.personal)
+        return cycle.Trained(found.version, made=True, reason=f"{found.num_rounds} rounds")
+
+    def _carry_out(self, body: cycle.Body, now: float) -> None:
+        """What follows for the world."""
+        assert self.state is not None
+        if isinstance(body, Decision) and body.action is Action.RETRAIN:
+            self._start(body, now)
+        if not isinstance(body, RolloutEvent):
+            return
+        if body.kind is EventKind.CREATED:
+            self.release.begin(self.state.num_rollouts)
+            self.judge.begin(self.state.num_rollouts)
+        if body.order is not None:
+            self.release.order(body.order)
+        if body.kind in (EventKind.SHADOW_STARTED, EventKind.UNFROZEN) and self.state.rollout is not None:
+            self.serving.prepare(
+                np.flatnonzero(self.release.shadowing), self.state.rollout.plan.candidate, at=now
+            )
+            self._predict_shadow(self._coming(now))
+
+    def _start(self, decision: Decision, now: float) -> None:
+        """Begin what a retrain decision asks for."""
+        assert self.state is not None
+        if decision.where is Where.DEVICE:
+            self._to_refresh[:] = True
+            return
+        assert self.state.training is not None
+        champion = self.state.champion
+        base = None if decision.from_scratch else self.serving.versions.shared[champion]
+        personal = {} if decision.from_scratch else self._personal_now()
+        self.campaigns.stop()
+        self.campaigns.begin(
+            self.state.training.version, base, personal, rounds=self.life.retrain_rounds, at=now
+        )
+
+    def _personal_now(self) -> dict[int, NDArray[np.float32]]:
+        """What each device holds for the version that it serves."""
+        held = self.serving.versions.personal
+        found = {}
+        for device, version in enumerate(self.serving.version.tolist()):
+            row = held[version].get(device)
+            if row is not None:
+                found[device] = row
+        return found
+
+    def title_of(self, spec: int) -> str:
+        """What a specification of the drift plan is called."""
+        wanted = self.arm.config.drift.specs[spec]
+        return f"{wanted.kind} {wanted.shape}" if wanted.kind in SHAPED else str(wanted.kind)
+
+    def seed_of(self, purpose: str) -> int:
+        """A seed of this life for a purpose of its own."""
+        return seed_for(self.seed, -1, -1, purpose)

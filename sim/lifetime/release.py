@@ -1,0 +1,241 @@
+"""Orders carried out by simulated devices, and what the two arms of a trial measured.
+
+Rules of this file:
+    * An order reaches a device when it is online. The device installs after its own check, and says what became of it.
+    * Arms are compared as they were ordered: a device that refused the candidate stays in the treated arm.
+    * In shadow both models predict the same rows of the same devices: the comparison is paired.
+    * A device's own record from before ends where the rollout begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.core.clock import DAY_S
+from fedretrain.core.rng import seed_for
+from fedretrain.rollout.evidence import Coverage, Exposure
+from fedretrain.rollout.exposure import exposed, held_back, ranks
+from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from fedretrain.rollout.events import Order
+    from sim.lifetime.rows import LifeRows
+    from sim.lifetime.serving import Serving
+
+    Ids = NDArray[np.int64]
+
+PRE_PERIOD_S = 14 * DAY_S
+
+
+@dataclass
+class _Standing:
+    """The present order, whom it is about, and who has answered it."""
+
+    order: Order
+    asked: NDArray[np.bool_]
+    confirmed: NDArray[np.bool_]
+    failed: NDArray[np.bool_]
+    heard: NDArray[np.bool_]
+
+
+class Release:
+    """Orders on their way to devices.
+
+    Args:
+        serving: The devices' models.
+        strata: ``[D]`` the stratum of each device.
+        seed: Of the order in which devices are exposed; each rollout has its own.
+    """
+
+    def __init__(self, serving: Serving, strata: Ids, seed: int) -> None:
+        self._serving, self._strata, self._seed = serving, strata, seed
+        self._standing: _Standing | None = None
+        self._rank = np.zeros(len(strata))
+        self._ever = np.zeros(len(strata), dtype=np.bool_)
+        self.treated = np.zeros(len(strata), dtype=np.bool_)
+        self.shadowing = np.zeros(len(strata), dtype=np.bool_)
+
+    def begin(self, rollout: int) -> None:
+        """A new rollout: its devices queue in an order of its own."""
+        salt = seed_for(self._seed, rollout, -1, "rollout")
+        self._rank = ranks(np.arange(len(self._strata)), self._strata, salt)
+        self._ever[:] = False
+
+    def order(self, order: Order) -> None:
+        """A new order: who shall run what."""
+        self.shadowing = self._rank < order.shadow_fraction
+        self.treated = exposed(self._rank, order.fraction, order.holdback_fraction)
+        self._ever |= self.treated
+        target = np.where(self.treated, order.candidate, order.fallback)
+        if order.holdback_fraction:
+            target[held_back(self._rank, order.holdback_fraction)] = order.holdback_version
+        self._serving.target = target
+        asked = self.treated if order.fraction > 0 else self._ever.copy()
+        none = np.zeros(len(target), dtype=np.bool_)
+        self._standing = _Standing(order, asked, none.copy(), none.copy(), none.copy())
+
+    def step(self, now: float, online: NDArray[np.bool_]) -> Ids:
+        """Devices that are online do what they were told; which ones changed what they serve."""
+        standing, serving = self._standing, self._serving
+        if standing is None:
+            return np.zeros(0, dtype=np.int64)
+        standing.heard |= online
+        behind = online & (serving.version != serving.target) & ~standing.failed
+        changed: list[Ids] = []
+        for version in np.unique(serving.target[behind]).tolist():
+            devices = np.flatnonzero(behind & (serving.target == version))
+            # A version that a device has run before lies verified in its slots: no check on the way back.
+            back = version == standing.order.fallback and standing.order.fraction == 0.0
+            installed = serving.install(devices, version, at=now, check=not back)
+            standing.failed[devices[installed.refused]] = True
+            changed.append(devices[~installed.refused])
+        standing.confirmed |= online & (serving.version == serving.target)
+        return np.concatenate(changed) if changed else np.zeros(0, dtype=np.int64)
+
+    def exposure(self, now: float) -> Exposure:
+        """What the devices say of the present order."""
+        standing = self._standing
+        if standing is None:
+            return Exposure()
+        asked = standing.asked
+        confirmed, failed = asked & standing.confirmed, asked & standing.failed & ~standing.confirmed
+        rest = asked & ~confirmed & ~failed
+        late = rest & ~standing.heard & (now >= standing.order.expires_at)
+        pending = rest & ~late
+        return Exposure(
+            num_targets=int(asked.sum()),
+            num_confirmed=int(confirmed.sum()),
+            num_expired=int(late.sum()),
+            num_pending=int(pending.sum()),
+            num_failed=int(failed.sum()),
+            num_offline=int((pending & ~standing.heard).sum()),
+            counter=standing.order.counter,
+        )
+
+
+class Trial:
+    """What two arms measured since a stage began.
+
+    Args:
+        rows: Every row of the life.
+        serving: The devices' models.
+        latency_of: Median latency in seconds of a version.
+    """
+
+    def __init__(self, rows: LifeRows, serving: Serving, latency_of: Callable[[int], float]) -> None:
+        self._rows, self._serving, self._latency_of = rows, serving, latency_of
+
+    def covered(self, start_at: float, now: float, device_type: Ids, all_types: frozenset[int]) -> Coverage:
+        """Hours of the day and device types with scored rows since the stage began."""
+        which = self._rows.between(start_at, now)
+        hours = np.unique((self._rows.event_at[which] % DAY_S // 3600.0).astype(np.int64))
+        types = np.unique(device_type[self._rows.device[which]])
+        return Coverage(frozenset(hours.tolist()), frozenset(types.tolist()), all_types)
+
+    def accuracy(
+        self, start_at: float, created_at: float, now: float, treated: NDArray[np.bool_], *, shadow: bool
+    ) -> MetricEvidence:
+        """Accuracy by the labels that have arrived.
+
+        Args:
+            start_at: When the stage began.
+            created_at: When the rollout began.
+            now: The instant.
+            treated: ``[D]`` devices of the treated arm.
+            shadow: Whether candidate and champion are compared on the same rows.
+        """
+        rows, serving = self._rows, self._serving
+        taken = rows.between(start_at, now)
+        which = np.arange(taken.start, taken.stop)[rows.label_at[taken] <= now]
+        right = serving.outputs.label[which] == rows.y[which]
+        before = self._before(created_at, now)
+        if shadow:
+            theirs = serving.candidate_outputs.label[which] == rows.y[which]
+            mine = treated[rows.device[which]]
+            arm = np.flatnonzero(treated)
+            return MetricEvidence(
+                "accuracy",
+                self._means(which[mine], theirs[mine].astype(np.float64), arm, before),
+                self._means(which[mine], right[mine].astype(np.float64), arm, before),
+                paired=True,
+            )
+        given = treated[rows.device[which]]
+        score = right.astype(np.float64)
+        return MetricEvidence(
+            "accuracy",
+            self._means(which[given], score[given], np.flatnonzero(treated), before),
+            self._means(which[~given], score[~given], np.flatnonzero(~treated), before),
+            paired=False,
+        )
+
+    def confidence(
+        self, start_at: float, created_at: float, now: float, treated: NDArray[np.bool_], *, shadow: bool
+    ) -> MetricEvidence:
+        """Mean confidence: it needs no labels."""
+        rows, serving = self._rows, self._serving
+        taken = rows.between(start_at, now)
+        which = np.arange(taken.start, taken.stop)
+        given = treated[rows.device[which]]
+        before = self._before(created_at, now, confidence=True)
+        own = serving.outputs.confidence[which].astype(np.float64)
+        if shadow:
+            theirs = serving.candidate_outputs.confidence[which].astype(np.float64)
+            arm = np.flatnonzero(treated)
+            pair = (self._means(which[given], value[given], arm, before) for value in (theirs, own))
+            return MetricEvidence("confidence", next(pair), next(pair), paired=True)
+        return MetricEvidence(
+            "confidence",
+            self._means(which[given], own[given], np.flatnonzero(treated), before),
+            self._means(which[~given], own[~given], np.flatnonzero(~treated), before),
+            paired=False,
+        )
+
+    def latency(
+        self, treated: NDArray[np.bool_], candidate: int, champion: int, *, shadow: bool
+    ) -> MetricEvidence:
+        """Median latency of each device's predictions, relative to the champion's."""
+        arms = []
+        for version, devices in (
+            (candidate, np.flatnonzero(treated)),
+            (champion, np.flatnonzero(treated if shadow else ~treated)),
+        ):
+            spread = 1.0 + 0.02 * np.cos(
+                devices * 2.399963
+            )  # devices differ a little, always in the same way
+            value = self._latency_of(version) * spread
+            known = self._latency_of(champion) * spread
+            arms.append(DeviceMeans(devices, value, np.full(len(devices), 100.0), known))
+        return MetricEvidence("latency", arms[0], arms[1], paired=shadow)
+
+    def _before(self, created_at: float, now: float, *, confidence: bool = False) -> NDArray[np.float64]:
+        """``[D]`` each device's mean in the time before the rollout, by labels that have arrived by now."""
+        rows, serving = self._rows, self._serving
+        taken = rows.between(created_at - PRE_PERIOD_S, created_at)
+        which = np.arange(taken.start, taken.stop)
+        if confidence:
+            score = serving.outputs.confidence[which].astype(np.float64)
+        else:
+            which = which[rows.label_at[taken] <= now]
+            score = (serving.outputs.label[which] == rows.y[which]).astype(np.float64)
+        num = len(rows.starts) - 1
+        count = np.bincount(rows.device[which], minlength=num)
+        total = np.bincount(rows.device[which], weights=score, minlength=num)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    def _means(
+        self, which: Ids, score: NDArray[np.float64], arm: Ids, before: NDArray[np.float64]
+    ) -> DeviceMeans:
+        """One row for each device of an arm."""
+        num = len(self._rows.starts) - 1
+        device = self._rows.device[which]
+        count = np.bincount(device, minlength=num)[arm]
+        total = np.bincount(device, weights=score, minlength=num)[arm]
+        value = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return DeviceMeans(arm, value, count.astype(np.float64), before[arm])
