@@ -1,0 +1,103 @@
+"""What a finished lifetime says on the terminal: a table of policies, and where to look."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from sim.lifetime.report.headline import headlines
+from sim.report.words import Words, count, significant, size
+from sim.results import Metric
+
+if TYPE_CHECKING:
+    from sim.lifetime.records import LifetimeRun
+    from sim.lifetime.report.headline import Headline
+    from sim.outputs import RunFolder
+    from sim.results import Estimate
+
+_SAY = Words(Metric.ACCURACY, "")
+_HEADER = (
+    "policy",
+    "accuracy",
+    "worst tenth",
+    "badly served",
+    "retrains",
+    "refreshes",
+    "promoted",
+    "rolled back",
+    "up",
+    "down",
+    "labels",
+    "epsilon",
+)
+
+
+def announce(run: LifetimeRun, folder: RunFolder, out: TextIO | None = None) -> None:
+    """Print the run's table.
+
+    Args:
+        run: Finished.
+        folder: Where it was written.
+        out: Standard output if not given.
+    """
+    to = out or sys.stdout
+    heads = headlines(run)
+    rows = [_HEADER, *(_row(head) for head in heads)]
+    kept = [i for i in range(len(_HEADER)) if i < len(_HEADER) - 1 or any(h.epsilon for h in heads)]
+    widths = {i: max(len(row[i]) for row in rows) for i in kept}
+    to.write("\n")
+    for row in rows:
+        to.write("  ".join(row[i].ljust(widths[i]) for i in kept).rstrip() + "\n")
+    to.write("\n")
+    for line in _notes(run):
+        to.write(f"{line}\n")
+    to.write(f"report   {folder.path / 'report.html'}\nsummary  {folder.path / 'summary.json'}\n")
+
+
+def _row(head: Headline) -> tuple[str, ...]:
+    counts = head.counts
+    numbers = [
+        count(counts[name].value) for name in ("retrains", "personal_refreshes", "promoted", "rolled_back")
+    ]
+    return (
+        head.policy,
+        _score(head.accuracy),
+        _score(head.worst_decile),
+        _score(head.bad_share),
+        *numbers,
+        size(counts["bytes_up"].value),
+        size(counts["bytes_down"].value),
+        count(counts["labels_used"].value),
+        "no DP" if head.epsilon is None else significant(head.epsilon.value),
+    )
+
+
+def _score(value: Estimate) -> str:
+    return f"{_SAY.score(value.value)} {_SAY.interval(value)}".rstrip()
+
+
+def _notes(run: LifetimeRun) -> list[str]:
+    """What the table rests on, and how drifts were noticed where any was injected."""
+    seeds = len(run.seeds)
+    days = run.duration_s / 86_400
+    over = f"mean of {seeds} seeds with 95 % intervals" if seeds > 1 else "one seed, so no intervals"
+    virtual = f", {count(run.num_virtual)} of them virtual" if run.num_virtual else ""
+    notes = [
+        f"{count(run.num_devices)} devices{virtual}, {count(days)} days; {over}. Accuracy is the simulator's oracle."
+    ]
+    if run.truth:
+        notes += [_noticed(run, policy) for policy in run.policies]
+    return notes
+
+
+def _noticed(run: LifetimeRun, policy: str) -> str:
+    lives = [life for life in run.lives if life.summary.policy == policy]
+    found = [d for life in lives for d in life.detections]
+    seen = sum(math.isfinite(d.detected_after_s) for d in found)
+    alarms = sum(life.summary.false_alarms for life in lives)
+    years = sum(life.summary.feature_years for life in lives)
+    rate = (
+        f"{alarms} false alarms in {significant(years)} feature-years" if years else "no time without drift"
+    )
+    return f"{policy}: noticed {seen} of {len(found)} injected drifts, {rate}"

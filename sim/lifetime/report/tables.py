@@ -1,0 +1,123 @@
+"""The tables of a lifetime's page.
+
+Rules of this file:
+    * Policies are columns, so that a row is one question with every policy's answer beside the others.
+    * Intervals stand small under their figure; what was not measured is a dash, never a zero.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from sim.report import words
+from sim.report.markup import markup_table, swatch
+from sim.report.words import Words
+from sim.results import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sim.lifetime.report.headline import Headline
+    from sim.results import Estimate
+
+SAY = Words(Metric.ACCURACY, "")
+
+
+def headline_table(heads: Sequence[Headline]) -> str:
+    """Every headline figure of every policy."""
+    head = '<th scope="col"></th>' + "".join(
+        f'<th scope="col">{swatch(h.colour)}{escape(h.policy)}</th>' for h in heads
+    )
+    groups = (
+        ("How good", _scores(heads)),
+        ("What it did", _actions(heads)),
+        ("What it cost", _costs(heads)),
+    )
+    body = "".join(
+        f'<tr class="group"><th scope="rowgroup" colspan="{len(heads) + 1}">{name}</th></tr>{"".join(rows)}'
+        for name, rows in groups
+    )
+    return markup_table(head, body, "Headline figures of every policy")
+
+
+def _row(name: str, what: str, cells: Sequence[str]) -> str:
+    small = f"<small>{escape(what)}</small>" if what else ""
+    return f'<tr><th scope="row">{escape(name)}{small}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+
+
+def _scores(heads: Sequence[Headline]) -> list[str]:
+    names = list(dict.fromkeys(name for h in heads for name in h.segments))
+    rows = [_row("Accuracy", "oracle, all scored rows", [f"<b>{_score(h.accuracy)}</b>" for h in heads])]
+    if len(heads) > 1:
+        first = heads[0].policy
+        rows.append(_row(f"Against {first}", "paired by seed", [_change(h.change) for h in heads]))
+    rows += [
+        _row(name, "accuracy in this part of the life", [_score(h.segments.get(name)) for h in heads])
+        for name in names
+    ]
+    return [
+        *rows,
+        _row(
+            "Worst tenth of the devices",
+            "mean accuracy over the life",
+            [_score(h.worst_decile) for h in heads],
+        ),
+        _row(
+            "Served by a bad model",
+            "share of device-hours, oracle",
+            [_score(h.bad_share) for h in heads],
+        ),
+        _row("", "device-hours", [_number(h.bad_hours, words.count) for h in heads]),
+    ]
+
+
+def _actions(heads: Sequence[Headline]) -> list[str]:
+    named = (
+        ("Retrains", "campaigns begun", "retrains"),
+        ("Personal refreshes", "personal layers alone, on the devices", "personal_refreshes"),
+        ("Deferred", "wanted, and put off", "deferred"),
+        ("Promoted", "candidates that became champion", "promoted"),
+        ("Rolled back", "candidates taken back", "rolled_back"),
+    )
+    return [
+        _row(name, what, [_number(h.counts[key], words.count) for h in heads]) for name, what, key in named
+    ]
+
+
+def _costs(heads: Sequence[Headline]) -> list[str]:
+    named: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+        ("Sent by devices", "updates and telemetry", "bytes_up", words.size),
+        ("Sent to devices", "models", "bytes_down", words.size),
+        ("Labels used", "that came back", "labels_used", words.count),
+        ("Simulated in", "wall time of one life", "wall_s", words.seconds),
+    )
+    rows = [
+        _row(name, what, [_number(h.counts[key], show) for h in heads]) for name, what, key, show in named
+    ]
+    spent = ["no DP" if h.epsilon is None else _number(h.epsilon, words.significant) for h in heads]
+    rows.insert(2, _row("Epsilon", "spent on released shared weights", spent))
+    return rows
+
+
+def _score(value: Estimate | None) -> str:
+    if value is None:
+        return words.DASH
+    return SAY.score(value.value) + _small(SAY.interval(value))
+
+
+def _change(value: Estimate | None) -> str:
+    if value is None:
+        return words.DASH
+    sign = "+" if value.value >= 0 else words.MINUS
+    return sign + SAY.difference(value.value) + _small(SAY.interval(value))
+
+
+def _number(value: Estimate, show: Callable[[float], str]) -> str:
+    if value.low is None or value.high is None or value.low == value.high:
+        return show(value.value)
+    return show(value.value) + _small(f"[{show(value.low)}, {show(value.high)}]")
+
+
+def _small(text: str) -> str:
+    return f"<small>{text}</small>" if text else ""
