@@ -1,0 +1,77 @@
+"""Exposure: nested, stratified within one device, indifferent to the order of its arguments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedretrain.rollout.exposure import control, exposed, held_back, ranks
+
+FLEETS = st.lists(st.integers(0, 4), min_size=1, max_size=80)
+SHARES = st.floats(0.0, 1.0)
+
+
+@given(FLEETS, SHARES, SHARES, st.floats(0.0, 0.5), st.integers(0, 2**63))
+@settings(max_examples=150, deadline=None)
+def test_a_larger_share_contains_a_smaller_one(
+    strata: list[int], a: float, b: float, kept: float, salt: int
+) -> None:
+    rank_D = ranks(np.arange(len(strata)), strata, salt)
+    few_D, many_D = (exposed(rank_D, f, kept) for f in sorted((a, b)))
+    assert not (few_D & ~many_D).any()
+    assert not (exposed(rank_D, 1.0, kept) & held_back(rank_D, kept)).any()
+    assert (exposed(rank_D, a, kept) <= ~control(rank_D, a)).all()
+    assert exposed(rank_D, 1.0).all()
+    assert not exposed(rank_D, 0.0).any()
+
+
+@given(FLEETS, SHARES, st.integers(0, 2**63))
+@settings(max_examples=150, deadline=None)
+def test_each_stratum_is_exposed_within_one_device_of_its_share(
+    strata: list[int], share: float, salt: int
+) -> None:
+    stratum_D = np.array(strata)
+    on_D = exposed(ranks(np.arange(len(strata)), stratum_D, salt), share)
+    for stratum in np.unique(stratum_D):
+        here_D = stratum_D == stratum
+        assert abs(on_D[here_D].sum() - share * here_D.sum()) < 1.0 + 1e-9
+
+
+@given(FLEETS, st.integers(0, 2**63), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_ranks_belong_to_devices_not_to_places(strata: list[int], salt: int, random: object) -> None:
+    device_D, stratum_D = np.arange(len(strata)) * 7 + 3, np.array(strata)
+    order = list(range(len(strata)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    mixed = ranks(device_D[order], stratum_D[order], salt)
+    np.testing.assert_array_equal(mixed, ranks(device_D, stratum_D, salt)[order])
+
+
+def test_many_strata_of_one_device_are_exposed_in_proportion() -> None:
+    rank_D = ranks(np.arange(1000), np.arange(1000), 11)
+    for share in (0.02, 0.1, 0.5):
+        assert (
+            abs(exposed(rank_D, share).sum() - 1000 * share) <= 3
+        )  # the golden ratio's sequence is that even
+
+
+def test_each_device_is_as_likely_as_any_other() -> None:
+    """Over 2,000 salts a share of 0.1 of 20 devices: binomial, five standard deviations wide."""
+    hits_D = sum(
+        exposed(ranks(np.arange(20), np.arange(20) % 3, salt), 0.1).astype(int) for salt in range(2000)
+    )
+    assert np.abs(hits_D - 200).max() < 5 * np.sqrt(2000 * 0.1 * 0.9)
+
+
+def test_another_rollout_is_another_order() -> None:
+    a, b = (ranks(np.arange(500), np.zeros(500, int), salt) for salt in (1, 2))
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.2
+
+
+def test_devices_listed_twice_or_without_stratum_are_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        ranks([1, 1], [0, 0], 0)
+    with pytest.raises(ValueError, match="one row each"):
+        ranks([1, 2], [0], 0)
