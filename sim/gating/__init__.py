@@ -1,0 +1,1 @@
+"""The simulator as a gate: a candidate's aggregation replayed under a fitted fleet's conditions."""
