@@ -7,9 +7,12 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
 
+from sim.lifetime.report.detection import alarms, found, shown_delay
 from sim.report import words
 from sim.report.markup import markup_table, swatch
 from sim.report.words import Words
@@ -18,6 +21,8 @@ from sim.results import Metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sim.lifetime.records import LifetimeRun
+    from sim.lifetime.report.detection import Alarms, Found
     from sim.lifetime.report.headline import Headline
     from sim.results import Estimate
 
@@ -121,3 +126,56 @@ def _number(value: Estimate, show: Callable[[float], str]) -> str:
 
 def _small(text: str) -> str:
     return f"<small>{text}</small>" if text else ""
+
+
+def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
+    """Every kind of drift under every policy."""
+    colours = {head.policy: head.colour for head in heads}
+    with_harm = any(math.isfinite(item.harm) for item in found(run))
+    names = ["Drift", "Policy", "Drifts", *(["Harm"] if with_harm else [])]
+    names += ["Noticed", "after, median", "9 in 10 within", "Harmed its devices", "Restored", "after, median"]
+    head = "".join(
+        f'<th scope="col"{" class=left" if i == 1 else ""}>{name}</th>' for i, name in enumerate(names)
+    )
+    body, last = [], ""
+    groups = Counter(item.kind for item in found(run))
+    for item in found(run):
+        first = f'<th scope="rowgroup" rowspan="{groups[item.kind]}">{escape(item.kind)}</th>'
+        harm = f"<td>{SAY.difference(item.harm)}</td>" if with_harm else ""
+        body.append(
+            f'<tr>{first if item.kind != last else ""}<td class="left">{swatch(colours[item.policy])}{escape(item.policy)}</td>'
+            f"<td>{item.num}</td>{harm}{_detected(item)}</tr>"
+        )
+        last = item.kind
+    return markup_table(head, "".join(body), "How drifts were noticed and mended")
+
+
+def _detected(item: Found) -> str:
+    cells = [_share(item.noticed), shown_delay(item.median_s), shown_delay(item.late_s), str(item.harmed)]
+    none = [words.DASH, words.DASH]
+    cells += [_share(item.restored), shown_delay(item.restored_s)] if item.harmed else none
+    return "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}{words.NBSP}%"
+
+
+def alarm_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
+    """False alarms of every policy."""
+    colours = {head.policy: head.colour for head in heads}
+    names = ("Policy", "False alarms", "Feature-years without drift", "Per feature and year")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(
+        f'<tr><th scope="row">{swatch(colours[item.policy])}{escape(item.policy)}</th><td>{item.num}</td>'
+        f"<td>{words.significant(item.feature_years)}</td><td>{_rate(item)}</td></tr>"
+        for item in alarms(run)
+    )
+    return markup_table(head, body, "False alarms of every policy")
+
+
+def _rate(item: Alarms) -> str:
+    if not item.feature_years:
+        return "not measurable: a drift was always active"
+    ends = f"[{words.significant(item.least)}, {words.significant(item.most)}]"
+    return f"{words.significant(item.rate)}{_small(ends)}"
