@@ -90,6 +90,12 @@ def assign(old: Assignments, order: Order, now: float) -> Assignments:
     )
 
 
+def shadowing(assignments: Assignments) -> NDArray[np.bool_]:
+    """Who scores the candidate without serving it: ``[D]`` bool."""
+    order = assignments.order
+    return exposed(assignments.rank_D, 0.0 if order is None else order.shadow_fraction)
+
+
 def confirm(
     old: Assignments,
     device_K: ArrayLike,

@@ -79,7 +79,7 @@ def create(
         policy.shadow.fraction,
         _warnings(policy, rollout, detectable),
     )
-    evidence = {"detectable": list(detectable), "limit": policy.kpi_regression_limit}
+    evidence = jsonable({"detectable": list(detectable), "limit": policy.kpi_regression_limit})
     reason = f"version {candidate} against champion {champion}"
     return RolloutEvent(EventKind.CREATED, rollout, 0, now, reason=reason, evidence=evidence, plan=plan)
 

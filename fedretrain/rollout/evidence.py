@@ -146,7 +146,7 @@ class RolloutEvidence:
         safe_mode: The fleet is in safe mode.
         champion_withdrawn: The version that the rollout falls back to may no longer be served.
         last_good: The version to fall back to instead; None is the rules baseline, in safe mode.
-        superseded_by: A newer candidate that waits, or None.
+        superseded_by: A newer candidate that waits, or None. It ends the holdback of a rollout that is through.
     """
 
     gate: GateReport | None = None

@@ -4,6 +4,7 @@ Rules of this file:
     * A tick is pure: the shell stores the events first, then carries out the effects, then remembers their keys.
     * A fleet has one place for a rollout: two candidates at once share devices and alpha, and neither could be blamed. A second one is
       refused, waits, or takes the place of the first, as the policy says.
+    * A holdback does not keep the place: it ends when the next rollout begins (`RolloutEvidence.superseded_by`).
     * A frozen rollout keeps the place: a person is looking at it.
 """
 
@@ -79,7 +80,8 @@ def admit(
         return Admission.REFUSE, f"version {candidate} is quarantined"
     on = next((rollout for rollout in rollouts if rollout.is_open), None)
     if on is None:
-        return Admission.START, "no rollout is on"
+        kept = next((rollout.rollout for rollout in rollouts if rollout.holdback_open), None)
+        return Admission.START, "no rollout is on" if kept is None else f"the holdback of {kept} ends"
     if on.plan.candidate == candidate:
         return Admission.REFUSE, f"version {candidate} is on already, in {on.rollout}"
     why = f"{on.rollout} is on, in {on.phase}"

@@ -8,7 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,8 +17,6 @@ from fedretrain.rollout.causes import LIVE, ApprovalPoint, EventKind, Phase
 from fedretrain.rollout.events import gate_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fedretrain.rollout.events import RolloutEvent
     from fedretrain.rollout.state import RolloutState
 
@@ -178,49 +176,62 @@ class Transition:
     guards: tuple[Guard, ...] = ()
 
 
+_P, _K = Phase, EventKind
+_STEPPING = (_P.SHADOW, _P.CANARY, _P.RAMP)
+_FORWARD = (gates_passed, not_paused, source_alive, agreed)
+_BACK = (exposure_gone, has_cause)
+_Block = Mapping[EventKind, tuple[tuple[Phase, ...], tuple[Guard, ...]]]
+"""For each kind of event the phases it may come in, and its guards."""
+
+_UP: Mapping[Phase, _Block] = {
+    _P.SHADOW: {_K.SHADOW_STARTED: ((_P.PENDING,), (validation_passed, not_paused))},
+    _P.APPROVAL: {_K.APPROVAL_ASKED: (_STEPPING, (gates_passed, not_paused))},
+    _P.CANARY: {_K.CANARY_STARTED: ((_P.SHADOW, _P.APPROVAL), (step_left, *_FORWARD))},
+    _P.RAMP: {_K.RAMP_STARTED: ((_P.CANARY, _P.RAMP, _P.APPROVAL), (step_left, *_FORWARD))},
+    _P.CHAMPION: {_K.PROMOTED: ((*_STEPPING, _P.APPROVAL), (no_step_left, *_FORWARD))},
+}
+_STAYS: _Block = {
+    _K.GATE_PASSED: (_STEPPING, (gate_says_pass, installed)),
+    _K.APPROVED: ((_P.APPROVAL,), (by_a_person, consent_counts)),
+    _K.INSTALLED: ((_P.CANARY, _P.RAMP), ()),
+    _K.HELD: (LIVE, (has_cause,)),
+    _K.ASKED: (_STEPPING, (has_cause,)),
+    _K.EXTENDED: (_STEPPING, (asked, by_a_person)),
+    _K.SOURCE_BROKE: (LIVE, (source_alive,)),
+    _K.SOURCE_OVERDUE: (LIVE, (source_broken,)),
+    _K.SOURCE_MENDED: (LIVE, (source_broken,)),
+    _K.PAUSED: (LIVE, (by_a_person, not_paused)),
+    _K.RESUMED: (LIVE, (by_a_person, paused)),
+    _K.STEPPED_DOWN: ((_P.DE_ESCALATING,), (one_step_down,)),
+    _K.RETARGETED: ((_P.ROLLING_BACK, _P.FROZEN), _BACK),
+    _K.HOLDBACK_ENDED: ((_P.CHAMPION,), (holdback_on,)),
+}
+_DOWN: Mapping[Phase, _Block] = {
+    _P.ROLLING_BACK: {_K.ROLLBACK_STARTED: ((*LIVE, _P.CHAMPION, _P.DE_ESCALATING), _BACK)},
+    _P.DE_ESCALATING: {_K.DE_ESCALATION_STARTED: ((_P.APPROVAL, _P.RAMP), (one_step_down, has_cause))},
+    _P.FROZEN: {_K.FROZEN: (LIVE[1:], _BACK)},
+    _P.SHADOW: {_K.UNFROZEN: ((_P.FROZEN,), (by_a_person,))},
+    _P.ROLLED_BACK: {_K.ROLLED_BACK: ((_P.ROLLING_BACK,), (everybody_back,))},
+}
+
+
 def _rows() -> tuple[Transition, ...]:
-    """The table, from the way up to the ways down."""
-    p, k = Phase, EventKind
-    stepping = (p.SHADOW, p.CANARY, p.RAMP)
-    forward = (gates_passed, not_paused, source_alive, agreed)
-    starts = {
-        k.CANARY_STARTED: (p.CANARY, (p.SHADOW, p.APPROVAL), (step_left, *forward)),
-        k.RAMP_STARTED: (p.RAMP, (p.CANARY, p.RAMP, p.APPROVAL), (step_left, *forward)),
-        k.PROMOTED: (p.CHAMPION, (*stepping, p.APPROVAL), (no_step_left, *forward)),
-    }
-    stays: dict[EventKind, tuple[tuple[Phase, ...], tuple[Guard, ...]]] = {
-        k.GATE_PASSED: (stepping, (gate_says_pass, installed)),
-        k.APPROVED: ((p.APPROVAL,), (by_a_person, consent_counts)),
-        k.INSTALLED: ((p.CANARY, p.RAMP), ()),
-        k.HELD: (LIVE, (has_cause,)),
-        k.ASKED: (stepping, (has_cause,)),
-        k.EXTENDED: (stepping, (asked, by_a_person)),
-        k.SOURCE_BROKE: (LIVE, (source_alive,)),
-        k.SOURCE_OVERDUE: (LIVE, (source_broken,)),
-        k.SOURCE_MENDED: (LIVE, (source_broken,)),
-        k.PAUSED: (LIVE, (by_a_person, not_paused)),
-        k.RESUMED: (LIVE, (by_a_person, paused)),
-        k.STEPPED_DOWN: ((p.DE_ESCALATING,), (one_step_down,)),
-        k.RETARGETED: ((p.ROLLING_BACK, p.FROZEN), (exposure_gone, has_cause)),
-        k.HOLDBACK_ENDED: ((p.CHAMPION,), (holdback_on,)),
-    }
-    back = (exposure_gone, has_cause)
-    return (
-        Transition(p.PENDING, k.SHADOW_STARTED, p.SHADOW, (validation_passed, not_paused)),
-        *(Transition(s, k.APPROVAL_ASKED, p.APPROVAL, (gates_passed, not_paused)) for s in stepping),
-        *(Transition(s, kind, to, guards) for kind, (to, from_, guards) in starts.items() for s in from_),
-        *(Transition(s, kind, s, guards) for kind, (phases, guards) in stays.items() for s in phases),
-        *(Transition(s, k.ROLLBACK_STARTED, p.ROLLING_BACK, back) for s in (*LIVE, p.CHAMPION)),
-        Transition(p.DE_ESCALATING, k.ROLLBACK_STARTED, p.ROLLING_BACK, back),
-        Transition(p.FROZEN, k.ROLLBACK_STARTED, p.ROLLING_BACK, (*back, by_a_person)),
-        *(
-            Transition(s, k.DE_ESCALATION_STARTED, p.DE_ESCALATING, (one_step_down, has_cause))
-            for s in (p.APPROVAL, p.RAMP)
-        ),
-        *(Transition(s, k.FROZEN, p.FROZEN, back) for s in LIVE[1:]),
-        Transition(p.FROZEN, k.UNFROZEN, p.SHADOW, (by_a_person,)),
-        Transition(p.ROLLING_BACK, k.ROLLED_BACK, p.ROLLED_BACK, (everybody_back,)),
+    """The table: the way up, what leaves the phase as it is, the ways down."""
+    moves = (
+        Transition(source, kind, target, guards)
+        for part in (_UP, _DOWN)
+        for target, block in part.items()
+        for kind, (sources, guards) in block.items()
+        for source in sources
     )
+    stays = (
+        Transition(source, kind, source, guards)
+        for kind, (sources, guards) in _STAYS.items()
+        for source in sources
+    )
+    # What is frozen is taken back by a person only.
+    given_up = Transition(_P.FROZEN, _K.ROLLBACK_STARTED, _P.ROLLING_BACK, (*_BACK, by_a_person))
+    return (*moves, given_up, *stays)
 
 
 TRANSITIONS: tuple[Transition, ...] = _rows()

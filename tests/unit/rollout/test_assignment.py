@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedretrain.rollout.assignment import Assignments, Slip, assign, confirm, exposure, unassigned
+from fedretrain.rollout.assignment import Assignments, Slip, assign, confirm, exposure, shadowing, unassigned
 from fedretrain.rollout.events import Order
 from fedretrain.rollout.evidence import Exposure
 from fedretrain.rollout.exposure import ranks
@@ -106,3 +106,11 @@ def test_figures_that_do_not_add_up_are_refused() -> None:
         with pytest.raises(ValueError, match="add up"):
             Exposure(*parts)
     assert Exposure().confirmed_fraction == Exposure().reachable_fraction == 0.0
+
+
+def test_shadow_serves_nothing_and_asks_nobody() -> None:
+    fleet = assign(fleet_of(), Order(1, 7, 0.0, 3, 0.0, 2, 100.0, shadow_fraction=0.25), 0.0)
+    assert shadowing(fleet).sum() == 50
+    assert not shadowing(fleet_of()).any()
+    assert (fleet.version_D == 3).all()
+    assert exposure(fleet, 0.0) == Exposure(counter=1)

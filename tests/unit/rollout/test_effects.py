@@ -9,7 +9,7 @@ import pytest
 
 from fedretrain.core.errors import DataError
 from fedretrain.rollout.causes import Cause, IncidentKind, Phase, RollbackKind, incident_kind
-from fedretrain.rollout.config import OnRetrain, OnSecond
+from fedretrain.rollout.config import HoldbackRules, OnRetrain, OnSecond
 from fedretrain.rollout.effects import EffectKind, due, effects
 from fedretrain.rollout.evidence import Command
 from fedretrain.rollout.incident import incident_from_record, write_incident
@@ -91,6 +91,14 @@ def test_two_rollouts_at_once_are_refused_or_queued_by_policy() -> None:
     assert admit(POLICY, 8, [], quarantined={8})[0] is Admission.REFUSE
     done = Drive().to(Phase.CHAMPION).state
     assert admit(POLICY, 8, [done])[0] is Admission.START
+
+
+def test_the_next_rollout_ends_a_holdback() -> None:
+    drive = Drive(replace(POLICY, holdback=HoldbackRules(0.1))).to(Phase.CHAMPION)
+    assert admit(POLICY, 8, [drive.state]) == (Admission.START, "the holdback of r1 ends")
+    assert drive.tick(1.0, gate=None, superseded_by=7) == []
+    assert drive.tick(1.0, gate=None, superseded_by=8) == ["holdback_ended"]
+    assert drive.state.phase is Phase.CHAMPION
 
 
 def test_a_retrain_while_one_is_on_supersedes_and_starts_once_the_place_is_free() -> None:

@@ -432,6 +432,8 @@ def test_an_event_with_a_forged_order_or_gate_is_illegal() -> None:
         apply(drive.state, replace(passed, evidence={"gate": "shadow", "verdict": "inconclusive"}))
     with pytest.raises(IllegalTransition, match="where none belongs"):
         apply(drive.state, replace(passed, order=started.order))
+    with pytest.raises(IllegalTransition, match="step and attempt"):
+        apply(drive.state, replace(passed, attempt=1))
     state = apply(drive.state, passed)
     assert started.order is not None
     for change, what in (
@@ -490,3 +492,18 @@ def test_impossible_policies_name_their_key(values: dict, key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(RolloutPolicy, values)
     assert key in caught.value.where
+
+
+def test_forged_events_of_the_way_back_neither_raise_exposure_nor_close_it_early() -> None:
+    drive = Drive(replace(POLICY, default_rollback=RollbackKind.GRADUAL)).to(Phase.RAMP, 3)
+    (down,) = decide(drive.policy, drive.state, well(drive.state, gate=FAIL), drive.now)
+    assert down.order is not None
+    with pytest.raises(IllegalTransition, match="never exposes more"):
+        apply(drive.state, replace(down, order=replace(down.order, fraction=0.9)))
+    with pytest.raises(IllegalTransition, match=r"the step below is 0\.1"):
+        apply(drive.state, replace(down, order=replace(down.order, fraction=0.2)))
+    drive.tick(0.0, operator=said(Command.ROLL_BACK))
+    (closed,) = decide(drive.policy, drive.state, well(drive.state), drive.now)
+    for evidence in ({}, {"counter": drive.state.counter}, {"counter": 0, "num_pending": 0}):
+        with pytest.raises(IllegalTransition, match=r"nothing is known|have not confirmed"):
+            apply(drive.state, replace(closed, evidence=evidence))
