@@ -1,8 +1,12 @@
 """When a rollout is looked at, and what each look may spend: all fixed before it starts.
 
 Rules of this file:
-    * One alpha per rollout. A candidate that does no harm is rolled back with at most this chance: it is split evenly over the stages (shadow and
-      each exposure step), within a stage over its looks by alpha spending, and within a look over the guardrails.
+    * Stage 0 is shadow, the others are exposure steps: a stage's index is the rollout's step.
+    * One alpha per rollout. A candidate that does no harm is rolled back with at most this chance. It is split over the stages, within a stage over
+      its looks by alpha spending, and within a look over the guardrails.
+    * Shares of alpha: 0.05 for shadow (paired over the whole fleet, it needs no more), 0.15 for the stages that prove (what they let by still
+      has to be proven harmless), 0.2 in reserve for a stage that a person lets start again, and the rest for the steps between, in proportion to the
+      square root of their information f (1 - f): short and wide steps find harm at the least exposure.
     * A candidate beyond its limit is promoted with at most the same chance. Only the proving stages can promote, so they share it; it is not split
       over guardrails, because every one of them must be proven (an intersection-union test).
     * A stage measures afresh: its window begins when it does. Looks that a late tick missed are lost, and nothing else.
@@ -20,6 +24,10 @@ from fedretrain.rollout.spending import Spending, levels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_RESERVE = 0.2
+_SHADOW_SHARE = 0.05
+_PROVING_SHARE = 0.15
+
 
 @dataclass(frozen=True)
 class GatePolicy:
@@ -28,6 +36,7 @@ class GatePolicy:
     Attributes:
         alpha: The chance of rolling back a candidate that does no harm, and of promoting one at its limit; per rollout, one-sided.
         look_every_s: Time between looks at a stage.
+        proof_every_s: Time between looks that may prove, from a stage's shortest time on: few, so that each may spend more.
         harm_spending: How a stage's share of harm's alpha is spent over its looks.
         proof_spending: Likewise for proofs of non-inferiority.
         hold_p: A stage that does not prove is held, up to its longest time, while harm's p-value is below this.
@@ -39,9 +48,10 @@ class GatePolicy:
 
     alpha: float = 0.05
     look_every_s: float = 43_200.0
-    harm_spending: Spending = Spending.POCOCK
-    proof_spending: Spending = Spending.POCOCK
-    hold_p: float = 0.1
+    proof_every_s: float = 86_400.0
+    harm_spending: Spending = Spending.EARLY
+    proof_spending: Spending = Spending.OBRIEN_FLEMING
+    hold_p: float = 0.03
     exact_below: int = 200
     num_permutations: int = 2_000
     sprt_miss: float = 0.05
@@ -50,6 +60,7 @@ class GatePolicy:
     def __post_init__(self) -> None:
         require(0.0 < self.alpha < 0.5, f"alpha is {self.alpha}", key="gate.alpha", fix="give 0.001 to 0.2")
         positive("gate.look_every_s", self.look_every_s)
+        positive("gate.proof_every_s", self.proof_every_s)
         require(0.0 <= self.hold_p <= 0.5, f"{self.hold_p} is not in 0 to 0.5", key="gate.hold_p")
         require(self.exact_below >= 0, f"{self.exact_below} devices", key="gate.exact_below")
         require(
@@ -156,25 +167,46 @@ def plan_looks(policy: GatePolicy, stages: Sequence[Stage], *, seed: int = 0) ->
         fix="let the last step prove",
     )
     looks: list[Look] = []
-    for index, stage in enumerate(stages):
+    for index, (stage, share) in enumerate(zip(stages, _shares(stages), strict=True)):
         proof = policy.alpha / num_proving if stage.proves else 0.0
-        looks += _looks(policy, index, stage, policy.alpha / len(stages), proof)
+        looks += _looks(policy, index, stage, policy.alpha * share, proof)
     return LookPlan(policy, tuple(stages), tuple(looks), seed)
 
 
+def _shares(stages: Sequence[Stage]) -> list[float]:
+    """Each stage's share of harm's alpha."""
+    proving = [index for index, stage in enumerate(stages) if index and stage.proves]
+    others = [index for index, stage in enumerate(stages) if index and not stage.proves]
+    shares = [_SHADOW_SHARE if index == 0 else 0.0 for index in range(len(stages))]
+    left = 1.0 - _RESERVE - (_SHADOW_SHARE if len(stages) > 1 else 0.0)
+    if len(stages) == 1:
+        return [left]
+    for index in proving:
+        shares[index] = (_PROVING_SHARE if others else left) / len(proving)
+    left -= _PROVING_SHARE if proving else 0.0
+    weights = {index: math.sqrt(stages[index].fraction * (1.0 - stages[index].fraction)) for index in others}
+    for index, weight in weights.items():
+        shares[index] = left * weight / sum(weights.values())
+    return shares
+
+
 def _looks(policy: GatePolicy, index: int, stage: Stage, harm: float, proof: float) -> list[Look]:
-    """The looks of one stage: every `look_every_s`, when it may first pass, and at its end."""
-    regular = [policy.look_every_s * k for k in range(1, math.ceil(stage.max_s / policy.look_every_s))]
-    times = sorted({*regular, stage.min_s, stage.max_s})
-    passing = [at for at in times if at >= stage.min_s]
+    """The looks of one stage: at regular times, when it may first pass, and at its end."""
+    proving = _times(policy.proof_every_s, stage.min_s, stage.max_s) if proof else ()
+    times = sorted({*_times(policy.look_every_s, 0.0, stage.max_s), stage.min_s, *proving})
     harm_levels = levels(policy.harm_spending, tuple(at / stage.max_s for at in times), harm)
-    proof_levels = (
-        levels(policy.proof_spending, tuple(at / stage.max_s for at in passing), proof)
-        if proof
-        else (0.0,) * len(passing)
-    )
-    proof_of = dict(zip(passing, proof_levels, strict=True))
+    proof_levels: tuple[float, ...] = ()
+    if proof:
+        proof_levels = levels(policy.proof_spending, tuple(at / stage.max_s for at in proving), proof)
+    proof_of = dict(zip(proving, proof_levels, strict=True))
     return [
         Look(index, at, level, proof_of.get(at, 0.0), at >= stage.min_s, at == times[-1])
         for at, level in zip(times, harm_levels, strict=True)
     ]
+
+
+def _times(every_s: float, start_s: float, end_s: float) -> tuple[float, ...]:
+    """Multiples of `every_s` after `start_s` (itself one if positive), and `end_s`."""
+    steps = range(1, math.ceil((end_s - start_s) / every_s))
+    first = (start_s,) if start_s > 0.0 else ()
+    return tuple(sorted({*first, *(start_s + every_s * k for k in steps), end_s}))

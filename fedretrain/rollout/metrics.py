@@ -111,7 +111,7 @@ class MetricRule:
     margin: float = 0.02
     relative: bool = True
     min_devices: int = 10
-    min_events: int = 100
+    min_events: int = 50
     no_data: NoData = NoData.HOLD
     limit: float | None = None
 
