@@ -117,7 +117,7 @@ def go_on(
         event = _approved(policy, state, evidence, now)
         if event is not None:
             return event
-    if state.paused_by or state.broken_at is not None:
+    if state.paused_by or evidence.installs_stopped or state.broken_at is not None:
         return None
     if state.phase is Phase.PENDING:
         if evidence.validation is not Verdict.PASS:

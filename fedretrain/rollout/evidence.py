@@ -143,6 +143,7 @@ class RolloutEvidence:
         validation: The offline verdict on the candidate.
         broken_sources: Metric sources known to be broken apart from what the gate says.
         kill: The kill switch for rollouts is on.
+        installs_stopped: The kill switch for installs is on: nothing moves up, and going back goes on.
         safe_mode: The fleet is in safe mode.
         champion_withdrawn: The version that the rollout falls back to may no longer be served.
         last_good: The version to fall back to instead; None is the rules baseline, in safe mode.
@@ -158,6 +159,7 @@ class RolloutEvidence:
     validation: Verdict = Verdict.INCONCLUSIVE
     broken_sources: tuple[str, ...] = ()
     kill: bool = False
+    installs_stopped: bool = False
     safe_mode: bool = False
     champion_withdrawn: bool = False
     last_good: int | None = None

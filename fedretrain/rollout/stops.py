@@ -215,6 +215,8 @@ def past_limit(
     if state.phase not in (Phase.CANARY, Phase.RAMP):
         return None
     if state.installed_at is None:
+        if evidence.installs_stopped:
+            return None
         return Cause.NOT_INSTALLED if lasted - state.broken_s >= policy.installs.limit_s else None
     measured = now - state.installed_at - state.broken_s
     return Cause.INCONCLUSIVE if measured >= step_rule(policy, state).max_s else None

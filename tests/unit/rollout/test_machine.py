@@ -202,6 +202,18 @@ def test_emergencies_are_immediate_whatever_the_policy_says(change: dict[str, bo
         RolloutPolicy(rollback={cause.value: RollbackKind.GRADUAL})
 
 
+def test_stopped_installs_hold_the_way_up_and_leave_the_way_back_open() -> None:
+    waiting = Drive()
+    assert waiting.tick(1.0, installs_stopped=True) == []
+    drive = waiting.to(Phase.CANARY)
+    silent = Exposure(20, 0, 0, 20, counter=drive.state.counter)
+    assert drive.tick(60.0, installs_stopped=True, exposure=silent) == ["held"]
+    assert drive.tick(0.0, installs_stopped=True) == ["installed"]
+    assert drive.tick(1.0, installs_stopped=True) == ["gate_passed"]
+    assert drive.tick(1.0, installs_stopped=True, gate=FAIL) == ["rollback_started"]
+    assert drive.tick(1.0, installs_stopped=True) == ["rolled_back"]
+
+
 def test_a_rollback_stays_open_until_every_exposed_device_confirmed_or_expired() -> None:
     drive = Drive().to(Phase.RAMP, 3)
     drive.tick(0.0, gate=FAIL, exposure=confirmed(drive.state))
