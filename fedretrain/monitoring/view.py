@@ -1,4 +1,4 @@
-"""The fleet in one window, as a decision sees it.
+"""How a window becomes a view: counts against the champion's baseline.
 
 Rules of this file:
     * What is not known is NaN or None, and the verdict is INCONCLUSIVE. Silence is never "fine".
@@ -12,8 +12,7 @@ Shapes: G groups, D devices, F features, C cells, M classes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +24,14 @@ from fedretrain.monitoring.cardinality import estimate
 from fedretrain.monitoring.config import NullKind
 from fedretrain.monitoring.discovery import benjamini_hochberg, benjamini_yekutieli
 from fedretrain.monitoring.divergence import psi
+from fedretrain.monitoring.fleet_view import FleetView, ServingView, ViewVerdict
 from fedretrain.monitoring.intervals import device_share
 from fedretrain.monitoring.labels import expected_completeness, macro_f1
 from fedretrain.monitoring.locate import DriftPlace, Scope, locate
 from fedretrain.monitoring.null import p_value, pooled_p_value
 from fedretrain.monitoring.predictions import low_share, output_skew, quantile_bounds
 from fedretrain.monitoring.quality import missing_fraction, violation_fraction
-from fedretrain.monitoring.ratios import Ratio, ratio
+from fedretrain.monitoring.ratios import ratio
 from fedretrain.monitoring.reports import LATENCY_EDGES_S
 
 if TYPE_CHECKING:
@@ -41,111 +41,12 @@ if TYPE_CHECKING:
 
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.config import DriftRules, MonitoringPolicy
-    from fedretrain.monitoring.kpi import DecayEvidence
     from fedretrain.monitoring.null import EmpiricalNull
     from fedretrain.monitoring.refusal import Refusal
     from fedretrain.monitoring.store import FleetStore
     from fedretrain.monitoring.windows import Served, WindowCounts
 
-
-class ViewVerdict(StrEnum):
-    """What a window says about the inputs."""
-
-    INCONCLUSIVE = "inconclusive"  # too few rows, no null, or a null too small to reject anything
-    UNCHANGED = "unchanged"
-    SHIFTED = "shifted"  # at least one feature above the limit and beyond its null
-
-
-@dataclass(frozen=True)
-class ServingView:
-    """What the champion's predictions and their labels say.
-
-    Attributes:
-        num_predictions: Predictions in the window.
-        output_psi: PSI of the predictions against the baseline's.
-        output_p: Its p-value under the empirical null.
-        low_confidence_fraction: Share of unsure predictions.
-        decay: What recipe B makes of them.
-        latency_s: Upper bounds of the 50th, 95th and 99th percentile.
-        completeness: Labelled share of the predictions.
-        expected_completeness: What it should be by now if labels come as they did.
-        accuracy: Share of the labelled predictions that were right.
-        accuracy_low: Lower bound.
-        accuracy_high: Upper bound.
-        macro_f1: Mean F1 over classes.
-        rmse: Root mean squared error of a regression.
-        rmse_low: Lower bound.
-        rmse_high: Upper bound.
-        num_labelled_devices: Devices with a label.
-        estimated_accuracy: Accuracy estimated from confidence: an estimate, not a measurement.
-        kpis: KPIs with their intervals.
-    """
-
-    num_predictions: int
-    output_psi: float
-    output_p: float
-    low_confidence_fraction: float
-    decay: DecayEvidence
-    latency_s: tuple[float, float, float]
-    completeness: float
-    expected_completeness: float
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    macro_f1: float
-    rmse: float
-    rmse_low: float
-    rmse_high: float
-    num_labelled_devices: int
-    estimated_accuracy: float
-    kpis: Mapping[str, Ratio]
-
-
-@dataclass(frozen=True)
-class FleetView:
-    """The fleet in one window.
-
-    Attributes:
-        at: The window's end, seconds.
-        window_s: Its length.
-        version: The champion.
-        features: F names.
-        verdict: What the window says about the inputs.
-        num_rows: Sensor rows.
-        num_devices: Devices that reported.
-        psi_F: PSI of each feature; NaN where unknown.
-        p_F: p-value under the empirical null; NaN where unknown.
-        known_F: Features about which the window can say something.
-        significant_F: Features beyond their null, false-discovery rate controlled.
-        shifted_F: Those of them above the limit.
-        psi_GF: PSI of each group against its own baseline.
-        missing_F: Missing share.
-        violations_F: Share outside of the schema's range.
-        distinct_F: About how many distinct values; NaN if they are not counted.
-        serving: Predictions and labels; None if the champion served nothing.
-        where: Where drift lives.
-        refusals: Rows refused so far, by reason.
-    """
-
-    at: float
-    window_s: float
-    version: int
-    features: tuple[str, ...]
-    verdict: ViewVerdict
-    num_rows: int
-    num_devices: int
-    psi_F: NDArray[np.float64]
-    p_F: NDArray[np.float64]
-    known_F: NDArray[np.bool_]
-    significant_F: NDArray[np.bool_]
-    shifted_F: NDArray[np.bool_]
-    psi_GF: NDArray[np.float64]
-    missing_F: NDArray[np.float64]
-    violations_F: NDArray[np.float64]
-    distinct_F: NDArray[np.float64]
-    serving: ServingView | None
-    where: DriftPlace
-    refusals: Mapping[Refusal, int] = field(default_factory=dict)
+__all__ = ["FleetView", "ServingView", "ViewVerdict", "judge_psi", "view"]
 
 
 def view(

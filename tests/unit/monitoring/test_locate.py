@@ -101,6 +101,20 @@ def test_everybody_is_the_fleet_and_nobody_is_broken() -> None:
     assert blamed <= stats.binom.ppf(0.999, RUNS, PlaceRules().alpha)
 
 
+def test_without_groups_the_fleets_majority_decides() -> None:
+    rng = np.random.default_rng(0)
+    windows = [rng.multinomial(500, np.full(8, 1 / 8), (6, 2)) for _ in range(8)]
+    live, pairs = windows.pop(), np.arange(6) // 2  # pairs are too small to be judged
+    record = make_record(windows, 24, 50)
+    for moved, scope in ((4, Scope.FLEET), (1, Scope.DEVICE), (0, Scope.NONE)):
+        changed = live.copy()
+        changed[:moved, 0] = [500, 0, 0, 0, 0, 0, 0, 0]
+        found = locate(record, changed, pairs, ("a", "b"), PlaceRules())
+        assert found.scope is scope
+        assert found.groups == ()
+        assert found.features == (("a",) if moved else ())
+
+
 def test_a_broken_device_is_found_in_a_fleet_that_moves() -> None:
     scopes, found = confusion("everybody and a stuck device")
     assert scopes[Scope.FLEET] >= 0.95 * RUNS

@@ -85,6 +85,11 @@ def test_a_healthy_day_is_unchanged_with_the_p_values_of_its_null(
     assert (found.at, found.window_s, found.version) == ((END + 24) * SLOT_S, DAY_S, 1)
     serving = found.serving
     assert serving is not None
+    assert (found.accuracy, found.completeness, found.kpis) == (
+        serving.accuracy,
+        serving.completeness,
+        serving.kpis,
+    )
     assert serving.accuracy_low < 0.9 < serving.accuracy_high
     assert serving.accuracy_low < serving.accuracy < serving.accuracy_high
     assert serving.completeness == pytest.approx(0.5, abs=0.03)
@@ -149,6 +154,16 @@ def test_silence_is_inconclusive(baseline: Baseline) -> None:
     found = view(store_of(BINS, DEVICES), baseline, END + 24, POLICY)
     assert_says_nothing(found)
     assert found.serving is None
+    for name in (
+        "output_psi",
+        "low_confidence_fraction",
+        "accuracy",
+        "macro_f1",
+        "completeness",
+        "estimated_accuracy",
+    ):
+        assert math.isnan(getattr(found, name))
+    assert found.kpis == {}
     assert found.where.scope is Scope.UNKNOWN
     assert np.isnan(found.missing_F).all()
     assert found.num_devices == 0
