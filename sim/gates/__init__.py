@@ -1,0 +1,1 @@
+"""Gates by Monte-Carlo: many rollouts of good and harmful candidates over simulated fleets."""
