@@ -19,12 +19,13 @@ from fedretrain.rollout.descent import end_holdback, go_back, leave_freeze, paus
 from fedretrain.rollout.evidence import Coverage, Exposure, RolloutEvidence
 from fedretrain.rollout.fold import IllegalTransition, apply, begin, replay
 from fedretrain.rollout.state import RolloutState
-from fedretrain.rollout.stops import fallback_of, find_stop
+from fedretrain.rollout.stops import fallback_of, find_limit, find_stop
 from fedretrain.rollout.transitions import TRANSITIONS
 
 if TYPE_CHECKING:
     from fedretrain.rollout.config import RolloutPolicy
     from fedretrain.rollout.events import RolloutEvent
+    from fedretrain.rollout.stops import Stop
 
 __all__ = [
     "TRANSITIONS",
@@ -40,18 +41,6 @@ __all__ = [
     "replay",
 ]
 
-_RULES = (
-    pause_or_resume,
-    go_back,
-    leave_freeze,
-    watch_sources,
-    note_installed,
-    note_gate,
-    go_on,
-    hold_or_ask,
-    end_holdback,
-)
-"""Asked in this order once no cause to go back is found; the first event counts, and then all are asked again."""
 _MOST_EVENTS = 16
 """More events in one tick are a defect of the rules, not of the world."""
 
@@ -93,20 +82,50 @@ def _next(
     """The next event, or None."""
     stop = find_stop(policy, state, evidence, now)
     if stop is not None:
-        to = fallback_of(state, evidence)
-        return take_back(
-            policy,
-            state,
-            now,
-            stop.cause,
-            stop.reason,
-            kind=stop.kind,
-            fallback=to,
-            evidence=stop.evidence,
-            by=stop.by,
-        )
+        return _stopped(policy, state, evidence, now, stop)
     for rule in _RULES:
         event = rule(policy, state, evidence, now)
         if event is not None:
             return event
     return None
+
+
+def _give_up(
+    policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float
+) -> RolloutEvent | None:
+    """Back, where a step is still undecided at its limit and nobody may be asked."""
+    stop = find_limit(policy, state, evidence, now)
+    return None if stop is None else _stopped(policy, state, evidence, now, stop)
+
+
+def _stopped(
+    policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float, stop: Stop
+) -> RolloutEvent:
+    """The event that takes the candidate back for `stop`."""
+    to = fallback_of(state, evidence)
+    return take_back(
+        policy,
+        state,
+        now,
+        stop.cause,
+        stop.reason,
+        kind=stop.kind,
+        fallback=to,
+        evidence=stop.evidence,
+        by=stop.by,
+    )
+
+
+_RULES = (
+    pause_or_resume,
+    go_back,
+    leave_freeze,
+    watch_sources,
+    note_installed,
+    note_gate,
+    go_on,
+    _give_up,
+    hold_or_ask,
+    end_holdback,
+)
+"""Asked in this order once no cause to go back is found; the first event counts, and then all are asked again."""

@@ -62,7 +62,7 @@ def step_rule(policy: RolloutPolicy, state: RolloutState) -> Step:
 def find_stop(
     policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float
 ) -> Stop | None:
-    """The first cause to take the candidate back, or None."""
+    """The first cause to take the candidate back, limits apart (`find_limit`), or None."""
     if state.phase in LIVE:
         rules = _ALL
     elif state.phase is Phase.DE_ESCALATING:
@@ -236,7 +236,10 @@ def may_ask(policy: RolloutPolicy, state: RolloutState) -> bool:
     return policy.on_inconclusive is OnLimit.ASK and more and state.phase is not Phase.PENDING
 
 
-def _limit(policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float) -> Stop | None:
+def find_limit(
+    policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float
+) -> Stop | None:
+    """The candidate's time is over. Asked after the way up, so that a PASS at the last look, at the limit itself, still counts."""
     lacking = past_limit(policy, state, evidence, now)
     if lacking is None:
         return None
@@ -254,6 +257,6 @@ _HARM: tuple[Callable[[RolloutPolicy, RolloutState, RolloutEvidence, float], Sto
     _refused_by_devices,
 )
 """What may also hasten a gradual rollback."""
-_ALL = (*_HARM, _superseded, _answered_no, _source_overdue, _limit)
+_ALL = (*_HARM, _superseded, _answered_no, _source_overdue)
 _OF_A_CHAMPION = (_ordered, _gate_failed)
 """Safe mode and the kill switch act on the fleet; a champion goes back by a person, or by a gate against its holdback."""

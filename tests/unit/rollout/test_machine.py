@@ -86,6 +86,17 @@ def test_a_step_holds_while_inconclusive_and_rolls_back_at_its_limit_without_bla
     assert drive.payloads(EffectKind.OPEN_INCIDENT)[0]["kind"] == "undecided"
 
 
+@pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.CANARY])
+def test_a_pass_at_the_last_look_counts_at_the_limit_itself(phase: Phase) -> None:
+    drive = Drive().to(phase)
+    drive.tick(0.0, gate=UNSURE)
+    assert "gate_passed" in drive.tick(72.0 if phase is Phase.SHADOW else 24.0)
+    late = Drive()
+    assert late.tick(168.0) == ["shadow_started"]
+    slow = Drive().to(Phase.CANARY)
+    assert slow.tick(48.0, gate=None) == ["installed"]
+
+
 def test_at_the_limit_a_person_may_grant_one_more_attempt_but_no_pass() -> None:
     drive = Drive(replace(POLICY, on_inconclusive=OnLimit.ASK)).to(Phase.CANARY)
     drive.tick(0.0, gate=None)
