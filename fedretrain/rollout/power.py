@@ -1,16 +1,18 @@
 """What each stage will be able to see, stated before the rollout starts.
 
 Rules of this file:
-    * Computed from the pre-period alone: two halves of the devices' record before, the second adjusted by the first as the gate will adjust.
-    * Variance is never assumed to shrink below what the half period showed: device effects wander, and more events do not average that away. Fewer
-      events than in the half period make it grow in proportion.
+    * Computed from the pre-period alone: device means over windows as long as the looks, each adjusted by the devices' record before the window, as the
+      gate will adjust.
+    * Variance is never assumed to shrink below what the longest measured window showed: device effects wander, and more events do not average that
+      away. A look earlier than the shortest window has a variance greater in proportion.
+    * A stage sees a regression if one of its looks does, with the plan's power.
     * A statement, not a promise: it assumes that the fleet behaves as it did.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,20 +21,22 @@ from fedretrain.rollout.adjust import adjust
 from fedretrain.rollout.tails import student_quantile
 
 if TYPE_CHECKING:
-    from fedretrain.rollout.looks import LookPlan
+    from collections.abc import Sequence
+
+    from fedretrain.rollout.looks import Look, LookPlan
     from fedretrain.rollout.metrics import DeviceMeans, MetricRule
 
 
 @dataclass(frozen=True)
 class PrePeriod:
-    """How a metric spread between devices before the rollout.
+    """How a metric spread between devices over one window before the rollout.
 
     Attributes:
         mean: Of the device means.
         variance: Between devices, after adjustment by each device's own earlier record.
         raw_variance: Without the adjustment.
-        span_s: Time that one half covers.
-        num_devices: Devices measured in both halves.
+        span_s: Length of the window.
+        num_devices: Devices measured in the window and before it.
     """
 
     mean: float
@@ -51,7 +55,7 @@ class StagePower:
         stage: Its name.
         num_treated: Devices that run the candidate.
         num_control: Devices that do not.
-        detectable: Smallest regression found with the plan's power by the stage's longest time, in the unit of the rule's margin.
+        detectable: Smallest regression found with the plan's power at one of the stage's looks, in the unit of the rule's margin.
         limit: The rule's margin.
     """
 
@@ -77,67 +81,88 @@ class StagePower:
         )
 
 
-def pre_period(first: DeviceMeans, second: DeviceMeans, span_s: float) -> PrePeriod:
-    """Measure the pre-period from its two halves.
+def pre_period(earlier: DeviceMeans, window: DeviceMeans, span_s: float) -> PrePeriod:
+    """Measure one window of the pre-period.
 
     Args:
-        first: Device means over the first half.
-        second: Over the second half; devices that only one half knows are left out.
-        span_s: Time that each half covers.
+        earlier: Device means over the record before the window.
+        window: Over the window; devices that only one of both knows are left out.
+        span_s: Length of the window.
 
     Raises:
         ValueError: If fewer than 3 devices were measured in both.
     """
-    a, b = first.measured(), second.measured()
+    a, b = earlier.measured(), window.measured()
     _, at_a, at_b = np.intersect1d(a.device_K, b.device_K, return_indices=True)
     if len(at_a) < 3:
-        raise ValueError(f"{len(at_a)} devices were measured in both halves of the pre-period")
-    later = b.take(at_b)
-    known = type(later)(later.device_K, later.value_K, later.weight_K, a.value_K[at_a])
+        raise ValueError(f"{len(at_a)} devices were measured in the window and before it")
+    found = b.take(at_b)
+    known = replace(found, before_K=a.value_K[at_a])
     adjusted = adjust(known, known.take(np.zeros(0, dtype=np.int64)))
     return PrePeriod(
-        float(later.value_K.mean()),
+        float(found.value_K.mean()),
         float(adjusted.treated_K.var(ddof=1)),
-        float(later.value_K.var(ddof=1)),
+        float(found.value_K.var(ddof=1)),
         span_s,
         len(at_a),
     )
 
 
 def detectable(
-    rule: MetricRule, before: PrePeriod, plan: LookPlan, num_devices: int, *, num_guardrails: int = 1
+    rule: MetricRule,
+    before: Sequence[PrePeriod],
+    plan: LookPlan,
+    num_devices: int,
+    *,
+    num_guardrails: int = 1,
 ) -> tuple[StagePower, ...]:
-    """The smallest regression that each exposure stage finds with the plan's power, by its last look.
+    """The smallest regression that each exposure step finds with the plan's power at one of its looks.
 
-    Shadow (a stage of all devices) is left out: it is paired, and its differences are not known before.
+    Shadow (stage 0) is left out: it is paired, and its differences are not known before.
 
     Args:
         rule: Whose margin is the limit.
-        before: The pre-period.
+        before: Windows of the pre-period, at least one; the longest that is no longer than a look's time counts for it.
         plan: The looks.
         num_devices: Size of the fleet.
         num_guardrails: Among which a look's level is split.
+
+    Returns:
+        One per exposure step; infinite where fewer than two devices are exposed or nothing was measured.
+
+    Raises:
+        ValueError: If there is no window.
     """
-    unit = abs(before.mean) if rule.relative else 1.0
+    if not before:
+        raise ValueError("no window of the pre-period")
+    unit = abs(before[0].mean) if rule.relative else 1.0
     result = []
-    for index, stage in enumerate(plan.stages):
+    for index, stage in enumerate(plan.stages[1:], start=1):
         num_treated = round(stage.fraction * num_devices)
-        num_control = num_devices - num_treated
-        if num_control < 2:
-            continue
-        if num_treated < 2 or unit == 0.0:
-            result.append(
-                StagePower(rule.metric, stage.name, num_treated, num_control, math.inf, rule.margin)
+        arms = num_treated, num_devices - num_treated
+        smallest = math.inf
+        if min(arms) >= 2 and unit > 0.0:
+            smallest = min(
+                _reach(look, before, arms, num_guardrails, plan.policy.power)
+                for look in plan.looks
+                if look.stage == index
             )
-            continue
-        last = [look for look in plan.looks if look.stage == index][-1]
-        variance = before.variance * max(1.0, before.span_s / last.at_s)
-        error = math.sqrt(variance * (1.0 / num_treated + 1.0 / num_control))
-        dof = float(min(num_treated, num_control) - 1)
-        reach = student_quantile(last.harm_level / num_guardrails, dof) + student_quantile(
-            1.0 - plan.policy.power, dof
-        )
-        result.append(
-            StagePower(rule.metric, stage.name, num_treated, num_control, reach * error / unit, rule.margin)
-        )
+        result.append(StagePower(rule.metric, stage.name, *arms, smallest / unit, rule.margin))
     return tuple(result)
+
+
+def _reach(
+    look: Look, before: Sequence[PrePeriod], arms: tuple[int, int], num_guardrails: int, power: float
+) -> float:
+    """The smallest regression that one look finds with `power`, in the metric's own unit."""
+    error = math.sqrt(_variance(before, look.at_s) * (1.0 / arms[0] + 1.0 / arms[1]))
+    dof = float(min(arms) - 1)
+    level = look.harm_level / num_guardrails
+    return (student_quantile(level, dof) + student_quantile(1.0 - power, dof)) * error
+
+
+def _variance(before: Sequence[PrePeriod], span_s: float) -> float:
+    """Between devices, over a window of `span_s`."""
+    ordered = sorted(before, key=lambda window: window.span_s)
+    fitting = [window for window in ordered if window.span_s <= span_s] or ordered[:1]
+    return fitting[-1].variance * max(1.0, fitting[-1].span_s / span_s)

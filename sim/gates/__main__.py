@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fedretrain.coordinator.policy import Policy
 
+_WINDOWS_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _LISTS = ("num_devices", "correlations", "events_per_day", "controllers")
 
 
@@ -84,8 +85,8 @@ def stated(config: GatesConfig, policy: Policy) -> list[str]:
         for num in config.num_devices:
             for correlation in config.correlations:
                 model = FleetModel(num, correlation, events_per_day=events, persistence=config.persistence)
-                halves = Fleet(model, CANDIDATE_EQUAL, config.seed).halves()
-                before = pre_period(*halves, span_s=model.before_days * DAY_S)
+                fleet = Fleet(model, CANDIDATE_EQUAL, config.seed)
+                before = [pre_period(*fleet.pre_period(days), span_s=days * DAY_S) for days in _WINDOWS_DAYS]
                 plan = policy.look_plan()
                 said.append(f"{num} devices, correlation {correlation}, {events:.0f} events a day:")
                 rule = policy.rollout.metrics[0]

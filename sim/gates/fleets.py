@@ -118,14 +118,16 @@ class Fleet:
         self._count_2D = np.zeros((2, num))  # successes and failures since the stage began
         self._count_4D = np.zeros((4, num))  # shadow: both succeed, champion only, candidate only, neither
 
-    def halves(self) -> tuple[DeviceMeans, DeviceMeans]:
-        """Two records of the champion alone, as long as the record from before each: what power is computed from."""
-        events = self.model.events_per_day * self.model.before_days
-        later_2D = self.draws.poisson(events * np.stack([self.chance_D, 1.0 - self.chance_D]))
+    def pre_period(self, days: float) -> tuple[DeviceMeans, DeviceMeans]:
+        """The champion's record from before and a window of `days` after it: what power is computed from."""
+        events = self.model.events_per_day * days
+        window_2D = self.draws.poisson(events * np.stack([self.chance_D, 1.0 - self.chance_D]))
         nothing_D = np.full(len(self.device_D), np.nan)
-        events_D = np.full(len(self.device_D), events)
-        first = DeviceMeans(self.device_D, self.before_D, events_D, nothing_D)
-        return first, DeviceMeans(self.device_D, _share(*later_2D), later_2D.sum(0).astype(float), nothing_D)
+        events_D = np.full(len(self.device_D), self.model.events_per_day * self.model.before_days)
+        earlier = DeviceMeans(self.device_D, self.before_D, events_D, nothing_D)
+        return earlier, DeviceMeans(
+            self.device_D, _share(*window_2D), window_2D.sum(0).astype(float), nothing_D
+        )
 
     def begin(self, now: float) -> None:
         """A stage begins: both arms are measured afresh."""
