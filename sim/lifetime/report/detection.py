@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from sim.lifetime.records import DetectionRecord, Life, LifetimeRun
 
+NEVER = "not at all"
+"""Of what did not happen within the life; a policy may be called never."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -138,8 +141,8 @@ def _alarms(policy: str, lives: Sequence[Life]) -> Alarms:
 
 
 def shown_delay(value: float) -> str:
-    """``6 h``, ``3.2 days`` or ``never``."""
-    return span_days(value) if math.isfinite(value) else "never"
+    """``6 h``, ``3.2 days`` or `NEVER`."""
+    return span_days(value) if math.isfinite(value) else NEVER
 
 
 def span_days(value: float) -> str:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from sim.lifetime.report import figures
-from sim.lifetime.report.figures import Told
+from sim.lifetime.report import figures, watching
 from sim.lifetime.report.log import event_log
 from sim.lifetime.report.reading import reading
 from sim.lifetime.report.tables import SAY, alarm_table, detection_table, headline_table
+from sim.lifetime.report.told import Told
 from sim.report import words
 from sim.report.markup import facts, figure
 from sim.report.style import STYLE_SHEET, variable
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from sim.report.figures import Figure
 
 _SHEET = """
-tr.group th{padding-top:18px;color:var(--muted);font-weight:560;font-size:12.5px;border-top:0}
+.headline td,.headline th{padding:5px 11px}
+.headline tbody th span:not(.swatch){font-weight:400;color:var(--muted);font-size:12.5px;margin-left:6px}
+tr.group th{padding-top:16px!important;color:var(--muted);font-weight:560;font-size:12.5px;border-top:0}
 td.why{white-space:normal;min-width:300px}
+.headline small{display:inline;margin-left:6px}.panel>p.foot{font-size:14px;color:var(--muted);max-width:110ch;margin-top:10px}
 .panel details{margin:0 0 10px}.panel summary{font-size:14px}
 .grid+.panel,.panel+.panel{margin-top:18px}
 """
@@ -48,12 +51,12 @@ def render_lifetime(run: LifetimeRun) -> str:
     sections = [
         f'<section class="cards" aria-label="Headline">{"".join(_cards(told))}</section>',
         _reading(told),
-        f'<h2>Policies</h2><section class="panel">{headline_table(told.heads)}</section>',
+        f'<h2>Policies</h2><section class="panel headline">{headline_table(told.heads)}</section>',
         _figures(
             "Accuracy over time", told, (figures.accuracy, figures.worst, figures.badly, figures.epsilon)
         ),
-        _figures("Decisions", told, (figures.decisions,)),
-        _figures("What monitors saw", told, (figures.shift, figures.beliefs)),
+        _figures("Decisions", told, (watching.decisions,)),
+        _figures("What monitors saw", told, (watching.shift, watching.beliefs)),
         _detection(told),
         _log(told),
         _caveats(run),
@@ -127,12 +130,12 @@ def _detection(told: Told) -> str:
     if not any(life.detections for life in run.lives):
         return ""
     note = (
-        "<p>The first alert after an onset counts, whatever raised it: alerts are not attributed to drifts. A drift that was never "
+        '<p class="foot">The first alert after an onset counts, whatever raised it: alerts are not attributed to drifts. A drift that was never '
         "noticed counts as infinitely late. False alarms are drift alerts in the time in which no injected drift was active; their "
         f"intervals are 95{words.NBSP}% for a Poisson count.</p>"
     )
     tables = f'<section class="panel">{detection_table(run, told.heads)}</section><section class="panel">{alarm_table(run, told.heads)}{note}</section>'
-    return _figures("Drifts, noticed and mended", told, (figures.delays,)) + tables
+    return _figures("Drifts, noticed and mended", told, (watching.delays,)) + tables
 
 
 def _log(told: Told) -> str:

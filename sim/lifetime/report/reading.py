@@ -52,7 +52,7 @@ def _differences(heads: Sequence[Headline]) -> str:
 def _difference(head: Headline, first: Headline) -> str:
     change = head.change
     assert change is not None
-    name, base = escape(head.policy), escape(first.policy)
+    name, base = f"<b>{escape(head.policy)}</b>", escape(first.policy)
     if not math.isfinite(change.value):
         return f"{name} cannot be compared with {base}."
     if change.low is None or change.high is None:

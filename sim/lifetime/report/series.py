@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.report.series import Curve, thin
-from sim.statistics import UNBOUNDED, over_seeds
+from sim.statistics import over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sim.lifetime.records import FeatureRecord, Life, StepRecord, TruthRecord
-    from sim.statistics import Bounds
 
     Floats = NDArray[np.float64]
 
@@ -43,26 +42,47 @@ def over_time(
     lives: Sequence[Life],
     value: Callable[[StepRecord], float],
     window: int = 1,
-    bounds: Bounds = UNBOUNDED,
+    base: Sequence[Life] = (),
 ) -> Curve:
-    """A quantity over time, each point the mean of the last `window` steps that know it."""
+    """A quantity over time, each point the mean of the last `window` steps that know it.
+
+    Args:
+        lives: One policy's.
+        value: Of a step.
+        window: Steps.
+        base: Another policy's lives: the difference from those, paired by seed; empty for the quantity itself.
+    """
     found: dict[float, list[float]] = defaultdict(list)
+    other = {life.summary.seed: _smooth(life, value, window) for life in base}
     for life in lives:
-        smooth = trailing(np.array([value(step) for step in life.steps], dtype=np.float64), window)
-        for step, v in zip(life.steps, smooth.tolist(), strict=True):
-            if math.isfinite(v):
-                found[step.at].append(v)
+        known = other.get(life.summary.seed, {})
+        for at, v in _smooth(life, value, window).items():
+            if not base:
+                found[at].append(v)
+            elif at in known:
+                found[at].append(v - known[at])
     most = max(map(len, found.values()), default=0)
-    known = sorted(at for at, values in found.items() if len(values) == most)
-    kept = thin(list(range(len(known))))
-    estimates = [over_seeds(found[known[i]], bounds) for i in kept]
+    common = sorted(at for at, values in found.items() if len(values) == most)
+    kept = thin(list(range(len(common))))
+    estimates = [over_seeds(found[common[i]]) for i in kept]
     return Curve(
         rounds=np.array([i + 1.0 for i in kept]),
-        at=np.array([known[i] for i in kept]),
+        at=np.array([common[i] for i in kept]),
         mean=np.array([e.value for e in estimates]),
         low=np.array([e.value if e.low is None else e.low for e in estimates]),
         high=np.array([e.value if e.high is None else e.high for e in estimates]),
     )
+
+
+def _smooth(life: Life, value: Callable[[StepRecord], float], window: int) -> dict[float, float]:
+    """Instant -> smoothed value, where it is known."""
+    smooth = trailing(np.array([value(step) for step in life.steps], dtype=np.float64), window).tolist()
+    return {step.at: v for step, v in zip(life.steps, smooth, strict=True) if math.isfinite(v)}
+
+
+def bare(curve: Curve) -> Curve:
+    """Without its band."""
+    return Curve(curve.rounds, curve.at, curve.mean, curve.mean, curve.mean)
 
 
 def trailing(values: Floats, window: int) -> Floats:

@@ -35,46 +35,40 @@ def headline_table(heads: Sequence[Headline]) -> str:
         f'<th scope="col">{swatch(h.colour)}{escape(h.policy)}</th>' for h in heads
     )
     groups = (
-        ("How good", _scores(heads)),
+        ("How good: oracle", _scores(heads)),
+        ("Accuracy in parts of the life: oracle", _parts(heads)),
         ("What it did", _actions(heads)),
         ("What it cost", _costs(heads)),
     )
     body = "".join(
         f'<tr class="group"><th scope="rowgroup" colspan="{len(heads) + 1}">{name}</th></tr>{"".join(rows)}'
         for name, rows in groups
+        if rows
     )
     return markup_table(head, body, "Headline figures of every policy")
 
 
 def _row(name: str, what: str, cells: Sequence[str]) -> str:
-    small = f"<small>{escape(what)}</small>" if what else ""
+    small = f" <span>{escape(what)}</span>" if what else ""
     return f'<tr><th scope="row">{escape(name)}{small}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
 
 
 def _scores(heads: Sequence[Headline]) -> list[str]:
-    names = list(dict.fromkeys(name for h in heads for name in h.segments))
-    rows = [_row("Accuracy", "oracle, all scored rows", [f"<b>{_score(h.accuracy)}</b>" for h in heads])]
+    rows = [_row("Accuracy", "all scored rows", [f"<b>{_score(h.accuracy)}</b>" for h in heads])]
     if len(heads) > 1:
         first = heads[0].policy
-        rows.append(_row(f"Against {first}", "paired by seed", [_change(h.change) for h in heads]))
-    rows += [
-        _row(name, "accuracy in this part of the life", [_score(h.segments.get(name)) for h in heads])
-        for name in names
-    ]
+        rows.append(_row(f"Above {first}", "paired by seed", [_change(h.change) for h in heads]))
     return [
         *rows,
-        _row(
-            "Worst tenth of the devices",
-            "mean accuracy over the life",
-            [_score(h.worst_decile) for h in heads],
-        ),
-        _row(
-            "Served by a bad model",
-            "share of device-hours, oracle",
-            [_score(h.bad_share) for h in heads],
-        ),
-        _row("", "device-hours", [_number(h.bad_hours, words.count) for h in heads]),
+        _row("Worst tenth of the devices", "accuracy over the life", [_score(h.worst_decile) for h in heads]),
+        _row("Served by a bad model", "share of device-hours", [_score(h.bad_share) for h in heads]),
+        _row("The same", "device-hours", [_number(h.bad_hours, _count) for h in heads]),
     ]
+
+
+def _parts(heads: Sequence[Headline]) -> list[str]:
+    names = dict.fromkeys(name for h in heads for name in h.segments)
+    return [_row(name, "", [_score(h.segments.get(name)) for h in heads]) for name in names]
 
 
 def _actions(heads: Sequence[Headline]) -> list[str]:
@@ -85,16 +79,14 @@ def _actions(heads: Sequence[Headline]) -> list[str]:
         ("Promoted", "candidates that became champion", "promoted"),
         ("Rolled back", "candidates taken back", "rolled_back"),
     )
-    return [
-        _row(name, what, [_number(h.counts[key], words.count) for h in heads]) for name, what, key in named
-    ]
+    return [_row(name, what, [_number(h.counts[key], _count) for h in heads]) for name, what, key in named]
 
 
 def _costs(heads: Sequence[Headline]) -> list[str]:
     named: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
         ("Sent by devices", "updates and telemetry", "bytes_up", words.size),
         ("Sent to devices", "models", "bytes_down", words.size),
-        ("Labels used", "that came back", "labels_used", words.count),
+        ("Labels used", "that came back", "labels_used", _count),
         ("Simulated in", "wall time of one life", "wall_s", words.seconds),
     )
     rows = [
@@ -124,8 +116,13 @@ def _number(value: Estimate, show: Callable[[float], str]) -> str:
     return show(value.value) + _small(f"[{show(value.low)}, {show(value.high)}]")
 
 
+def _count(value: float) -> str:
+    """A mean of counts: a decimal only where it says something."""
+    return words.count(round(value) if value >= 100 else value)
+
+
 def _small(text: str) -> str:
-    return f"<small>{text}</small>" if text else ""
+    return f" <small>{text}</small>" if text else ""
 
 
 def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
@@ -133,7 +130,7 @@ def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
     colours = {head.policy: head.colour for head in heads}
     with_harm = any(math.isfinite(item.harm) for item in found(run))
     names = ["Drift", "Policy", "Drifts", *(["Harm"] if with_harm else [])]
-    names += ["Noticed", "after, median", "9 in 10 within", "Harmed its devices", "Restored", "after, median"]
+    names += ["Noticed", "half within", "9 in 10 within", "Did harm", "Restored", "half within"]
     head = "".join(
         f'<th scope="col"{" class=left" if i == 1 else ""}>{name}</th>' for i, name in enumerate(names)
     )

@@ -83,11 +83,13 @@ class Timeline:
     marks: dict[str, list[float]]
 
     @property
-    def rows(self) -> frozenset[str]:
-        """Rows that hold something."""
-        return frozenset(
-            name for part in (self.stretches, self.marks) for name, found in part.items() if found
-        )
+    def rows(self) -> list[str]:
+        """Rows that hold something, from the top."""
+        return [name for name in ROWS if self.stretches.get(name) or self.marks.get(name)]
+
+    def count(self, row: str) -> int:
+        """How much a row holds."""
+        return len(self.stretches.get(row, ())) + len(self.marks.get(row, ()))
 
 
 def timeline(life: Life, duration_s: float) -> Timeline:
@@ -105,12 +107,6 @@ def timeline(life: Life, duration_s: float) -> Timeline:
     phases = _stretches_by_row([*_phases(events)], duration_s)
     marks = {name: [e.at for e in events if e.kind in kinds] for name, kinds in _MARKS}
     return Timeline(stretches | phases, marks)
-
-
-def used_rows(timelines: Sequence[Timeline]) -> list[str]:
-    """Rows that some of the timelines use."""
-    used = frozenset().union(*(t.rows for t in timelines))
-    return [name for name in ROWS if name in used]
 
 
 def _training(events: Sequence[LifeEvent]) -> list[tuple[float, str, str]]:
