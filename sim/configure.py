@@ -127,9 +127,16 @@ def _unreadable(overrides: Sequence[str]) -> str:
     return ""
 
 
+_SHORT = {"policy": "lifetime.policy", "policies": "lifetime.policies"}
+"""What is typed so often that its group is left out."""
+
+
 def _free(word: str) -> str:
-    """Options of a factory are free-form: a new key under ``.options.`` needs no ``+``."""
-    key = word.partition("=")[0]
+    """A word in full: short keys, and options of a factory, which are free-form and need no ``+``."""
+    key, equals, value = word.partition("=")
+    if key in _SHORT and equals:
+        # A path is one word to Hydra only in quotes.
+        return f"{_SHORT[key]}={value}" if value[:1] in "[\"'" else f"{_SHORT[key]}='{value}'"
     return f"++{word}" if ".options." in key and key[0] not in "+~" else word
 
 

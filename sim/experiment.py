@@ -74,6 +74,11 @@ def run_overrides(
         run_folder = RunFolder(path.absolute().parent.parent, path.absolute())
     else:
         plan = plan_run(overrides, folder=folder)
+        if plan.config.lifetime.duration_s:
+            from sim.lifetime.run import run_lifetime
+
+            run_lifetime(plan, quiet=quiet)
+            return 0
         run_folder = RunFolder.create(Path(plan.config.output_dir), plan.config.name, datetime.now(UTC))
     run = execute(plan, run_folder, quiet=quiet, grid=grid)
     if not quiet:

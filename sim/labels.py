@@ -58,6 +58,9 @@ class LabelsConfig:
             operator looks at alarms), below 0 less often. The fraction lost stays `loss_fraction`.
         class_rate: The probability of being labelled is multiplied by the entry of the sample's class; empty for
             none, else one number from 0 to 1 for each class.
+        shared: Devices that hold the same sample at the same place (sensors that see one exposure) get its label together:
+            a draw depends on the place alone.
+        until_s: Samples taken from this instant on are never labelled; 0: there is no such instant.
         replay_offline: Labels of a device that is offline arrive once it is online again.
     """
 
@@ -69,12 +72,15 @@ class LabelsConfig:
     loss_fraction: float = 0.0
     bias: float = 0.0
     class_rate: tuple[float, ...] = ()
+    shared: bool = False
+    until_s: float = 0.0
     replay_offline: bool = True
 
     def __post_init__(self) -> None:
         as_tuples(self, ["class_rate"])
         not_negative("labels.delay_s", self.delay_s)
         not_negative("labels.sigma", self.sigma)
+        not_negative("labels.until_s", self.until_s)
         not_negative("labels.cutoff_s", self.cutoff_s)
         fraction("labels.loss_fraction", self.loss_fraction)
         finite("labels.bias", self.bias)
@@ -130,10 +136,23 @@ class Labels:
             ``[N]`` instants, never before `event_at`; inf where the label is lost.
         """
         ids, taken = np.asarray(devices, dtype=np.int64), np.asarray(event_at, dtype=np.float64)
+        at = self._arrival_at(ids, index, taken, hardness, y)
+        return np.where(taken < self.config.until_s, at, np.inf) if self.config.until_s else at
+
+    def _arrival_at(
+        self,
+        ids: NDArray[np.int64],
+        index: ArrayLike,
+        taken: Floats,
+        hardness: ArrayLike | None,
+        y: NDArray[Any] | None,
+    ) -> Floats:
+        """See `label_at`, but for `until_s`."""
         if self._certain:
             at = taken + self.delays(taken, taken)
             return at if self._deliver is None else self._deliver(ids, at)
-        seeds = rng.seeds_for(self._seed, -1, ids, "labels")
+        drawn_for = np.zeros_like(ids) if self.config.shared else ids
+        seeds = rng.seeds_for(self._seed, -1, drawn_for, "labels")
         place = 2 * np.asarray(index, dtype=np.int64)
         arrives = rng.uniforms_at(seeds, place) < self._probability(len(ids), hardness, y)
         at = np.where(arrives, taken + self.delays(rng.uniforms_at(seeds, place + 1), taken), np.inf)

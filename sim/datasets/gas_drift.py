@@ -225,7 +225,9 @@ def load(
     in_time = np.argsort(seconds, kind="stable")
     split_s = float(seconds[future].min())
     if clock == "batches":
-        split_s = np.floor(split_s / _MONTH_S) * _MONTH_S  # where the batch begins, so that periods are batches
+        split_s = (
+            np.floor(split_s / _MONTH_S) * _MONTH_S
+        )  # where the batch begins, so that periods are batches
     at = (timeline or Timeline()).shift(seconds, split_s)
     by_sensor = table.x.reshape(-1, NUM_SENSORS, NUM_FEATURES)[in_time]
     rows = len(in_time)

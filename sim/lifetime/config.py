@@ -20,7 +20,9 @@ class LifetimeConfig:
         initial_rounds: Rounds that make the first champion, before the life begins.
         retrain_rounds: Rounds of each later campaign.
         round_interval_s: Virtual seconds between the rounds of a campaign.
-        baseline_s: The end of the history that the first champion is not trained on: its baseline comes from there.
+        baseline_s: The end of the history, from which the first champion's baseline comes.
+        baseline_held_out: Whether the first champion is not trained on it. Where a history is too short for that, the
+            baseline's accuracy is of rows that it was trained on, and flatters it.
         settle_s: So long a new champion serves before it is judged, by a baseline made of that time.
         segments: Named parts of the life, each from an instant to an instant; empty: quarters.
         buffer_s: How long a device keeps a labelled sample.
@@ -41,6 +43,7 @@ class LifetimeConfig:
     retrain_rounds: int = 10
     round_interval_s: float = HOUR_S
     baseline_s: float = 2 * DAY_S
+    baseline_held_out: bool = True
     settle_s: float = 3 * DAY_S
     segments: dict[str, tuple[float, float]] = field(default_factory=dict)
     buffer_s: float = 30 * DAY_S

@@ -113,7 +113,8 @@ class Living:
 
     def begin(self) -> None:
         """The first champion, trained on the history, and its baseline."""
-        life, at = self.life, -self.life.baseline_s
+        life = self.life
+        at = -life.baseline_s if life.baseline_held_out else 0.0
         self.campaigns.begin(1, None, {}, rounds=life.initial_rounds, at=at)
         first = self.campaigns.run_all(at, 0.0)
         if first.shared is None:
@@ -124,6 +125,7 @@ class Living:
             )
         self.serving.versions.add(1, first.shared, first.personal)
         self.serving.serve(1)
+        self.serving.prepare(self.everybody, 1, at=at)
         history = self.rows.between(-life.baseline_s, 0.0)
         self.serving.predict_served(np.arange(history.start, history.stop))
         self.watch.begin(champion=1)
@@ -214,6 +216,8 @@ class Living:
         if found.shared is None:
             return cycle.Trained(found.version, made=False, reason=found.reason)
         self.serving.versions.add(found.version, found.shared, found.personal)
+        # Candidates are judged, offline and in shadow, with the personal state that devices would hold for them.
+        self.serving.prepare(self.everybody, found.version, at=now)
         return cycle.Trained(found.version, made=True, reason=f"{found.num_rounds} rounds")
 
     def _carry_out(self, body: cycle.Body, now: float) -> None:
@@ -228,10 +232,7 @@ class Living:
             self.judge.begin(self.state.num_rollouts)
         if body.order is not None:
             self.release.order(body.order)
-        if body.kind in (EventKind.SHADOW_STARTED, EventKind.UNFROZEN) and self.state.rollout is not None:
-            self.serving.prepare(
-                np.flatnonzero(self.release.shadowing), self.state.rollout.plan.candidate, at=now
-            )
+        if body.kind in (EventKind.SHADOW_STARTED, EventKind.UNFROZEN):
             self._predict_shadow(self._coming(now))
 
     def _start(self, decision: Decision, now: float) -> None:

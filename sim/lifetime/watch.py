@@ -18,6 +18,7 @@ from fedretrain.coordinator.signals import Facts, signals_of
 from fedretrain.monitoring.baseline import Baseline, make_baseline, slots_of
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.intake import Intake
+from fedretrain.monitoring.locate import DriftPlace, Scope
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.monitoring.view import FleetView, view
 from sim.lifetime.telemetry import Reporter
@@ -81,6 +82,7 @@ class Watch:
         self.baseline: Baseline | None = None
         self._settled_at = 0.0
         self._views: dict[float, FleetView] = {}
+        self._where = DriftPlace(Scope.UNKNOWN)
         self.num_features = bins.num_features
         self.num_labels = 0
         self.bytes_up = 0
@@ -146,6 +148,8 @@ class Watch:
                 refusals=self._intake.refusals,
             )
             self._views[window.length_s] = seen
+            if seen.where.scope is not Scope.UNKNOWN:  # looked for once a day; it stands until the next look
+                self._where = seen.where
             found.append(seen)
         return tuple(found)
 
@@ -162,7 +166,7 @@ class Watch:
             campaign_epsilon=campaigns.campaign_epsilon(self._living.life.retrain_rounds),
             can_personalize=self._living.arm.task.personal.size > 0,
         )
-        return signals_of(inputs, labels, self.baseline, state.monitor, facts)
+        return signals_of(replace(inputs, where=self._where), labels, self.baseline, state.monitor, facts)
 
     def promoted(self, champion: int, now: float) -> None:
         """A new champion: judge nothing until it has a record of its own."""
@@ -170,6 +174,7 @@ class Watch:
         self.baseline = replace(self.baseline, version=champion)
         self._settled_at = now + self._living.life.settle_s
         self._views.clear()
+        self._where = DriftPlace(Scope.UNKNOWN)
 
     def _settle(self, champion: int, now: float) -> None:
         """Make the champion's baseline once it has served long enough."""
