@@ -37,11 +37,11 @@ def reading(run: LifetimeRun, heads: Sequence[Headline]) -> list[str]:
 
 
 def _best(best: Headline, heads: Sequence[Headline]) -> str:
-    most = "Most accurate was" if len(heads) > 1 else "Its one policy was"
     bad = ""
     if math.isfinite(best.bad_share.value):
         bad = f"; {_SAY.score(best.bad_share.value)} of all device-hours were served by a bad model"
-    return f"{most} <b>{escape(best.policy)}</b>: {_SAY.score(best.accuracy.value)} of its predictions were right{bad}."
+    who = "Most accurate was" if len(heads) > 1 else "One policy lived,"
+    return f"{who} <b>{escape(best.policy)}</b>: {_SAY.score(best.accuracy.value)} of its predictions were right{bad}."
 
 
 def _differences(heads: Sequence[Headline]) -> str:

@@ -8,7 +8,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +38,8 @@ class Told:
         run: The run.
         heads: Its policies with their colours.
         lives: Policy -> its lives, by seed.
-        span: The stretch of time that figures show.
+        span: The stretch of time that figures show, with the drifts of every seed.
+        first_span: The same with the first seed's drifts only, for what is drawn of that seed.
         window: Steps over which curves are smoothed.
         smoothed: What that comes to, for people.
     """
@@ -47,6 +48,7 @@ class Told:
     heads: list[Headline]
     lives: dict[str, list[Life]]
     span: Span
+    first_span: Span
     window: int
     smoothed: str
 
@@ -59,9 +61,11 @@ class Told:
         window = window_of(everyone)
         unit = words.time_unit(run.duration_s)
         span = Span(run.duration_s, unit, run.segments, tuple(onsets(run.truth)))
+        first = min((life.summary.seed for life in everyone), default=0)
+        own = tuple(onsets([record for record in run.truth if record.seed == first]))
         step_s = _step_s(everyone)
         smoothed = f"each point is the mean of the {span_days(window * step_s)} before it"
-        return cls(run, heads, lives, span, window, smoothed)
+        return cls(run, heads, lives, span, replace(span, onsets=own), window, smoothed)
 
     @property
     def featured(self) -> Headline:

@@ -47,7 +47,7 @@ def decisions(told: Told) -> Figure | None:
         name="decisions",
         title=f"What was decided, and what became of it (seed {seed})",
         says=f"Bars last, strokes are instants, crosses are candidates taken back; a champion\u2019s bar bears its version.{nothing}",
-        plot=lambda: maps.timelines(named, told.span),
+        plot=lambda: maps.timelines(named, told.first_span),
         header=("Policy", *(row.capitalize() for row in rows)),
         rows=tuple(
             (name, *(str(len(found.stretches.get(row, ())) + len(found.marks.get(row, ()))) for row in rows))
@@ -80,7 +80,7 @@ def shift(told: Told) -> Figure | None:
         title=f"How far features moved from the champion\u2019s baseline: PSI by window (seed {seed})",
         says="Significant means beyond the baseline\u2019s own windows, false discoveries controlled; a new champion brings "
         f"a new baseline.{which}",
-        plot=lambda: maps.heats(panels, told.span),
+        plot=lambda: maps.heats(panels, told.first_span),
         header=(
             "Feature",
             *(f"{name}, {part}" for name, *_ in panels for part in ("largest PSI", "significant")),

@@ -1,0 +1,52 @@
+"""What a finished lifetime says on the terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from sim.lifetime.console import announce
+from sim.outputs import RunFolder
+from sim.report.words import NBSP
+from tests.unit.sim.lifetime.life_factory import make_lifetime
+
+
+def said(run):
+    out = io.StringIO()
+    announce(run, RunFolder(Path("runs"), Path("runs/lifetime/now")), out)
+    return out.getvalue().replace(NBSP, " ").splitlines()
+
+
+def test_the_table_has_a_row_for_each_policy_and_ends_in_the_files():
+    lines = said(make_lifetime())
+    assert lines[1].startswith("policy")
+    assert [line.split()[0] for line in lines[2:5]] == ["never", "scheduled", "hybrid"]
+    assert len({line.find("%") for line in lines[2:5]}) == 1, "columns stand below each other"
+    assert lines[-2] == "report   runs/lifetime/now/report.html"
+    assert lines[-1] == "summary  runs/lifetime/now/summary.json"
+
+
+def test_intervals_need_seeds():
+    several, one = said(make_lifetime()), said(make_lifetime(num_seeds=1))
+    assert "[" in several[2]
+    assert "[" not in one[2]
+    assert any("one seed, so no intervals" in line for line in one)
+    assert any("mean of 3 seeds with 95 % intervals" in line for line in several)
+
+
+def test_virtual_devices_are_named():
+    assert any("60 devices, 40 of them virtual" in line for line in said(make_lifetime()))
+    assert not any("virtual" in line for line in said(make_lifetime(num_virtual=0)))
+
+
+def test_detection_is_told_only_where_drift_was_injected():
+    text = "\n".join(said(make_lifetime()))
+    assert "hybrid: noticed 8 of 9 injected drifts, 1 false alarms in 0.900 feature-years" in text
+    assert "injected" not in "\n".join(said(make_lifetime(truth=False)))
+
+
+def test_epsilon_has_a_column_only_with_dp():
+    private = said(make_lifetime(private=True))
+    assert private[1].endswith("epsilon")
+    assert private[4].endswith("4.50")
+    assert "epsilon" not in said(make_lifetime())[1]
