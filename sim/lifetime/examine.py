@@ -44,7 +44,7 @@ class Examiner:
         fleet: The life's devices.
         serving: Their models.
         window_s: How far back labelled rows are taken.
-        latency_of: Median latency in seconds of a version.
+        costs: Median latency in seconds of a version, and the size in bytes of its package.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Examiner:
         fleet: LifeFleet,
         serving: Serving,
         window_s: float,
-        latency_of: Callable[[int], float],
+        costs: tuple[Callable[[int], float], Callable[[int], int]],
     ) -> None:
         self._policy, self._arm, self._fleet, self._serving = policy, arm, fleet, serving
         self._reference = executor_for(ExecutorKind.EACH, arm.task, arm.model, arm.training)
-        self._window_s, self._latency_of = window_s, latency_of
+        self._window_s, self._costs = window_s, costs
 
     def report(self, candidate: int, champion: int, now: float) -> EvaluationReport:
         """Validate a version against the champion on what is labelled by now."""
@@ -98,15 +98,16 @@ class Examiner:
         serving = self._serving
         weights = serving.versions.shared[candidate]
         broken = sum(int((~np.isfinite(leaf)).sum()) for leaf in weights.values())
-        sizes = {
-            v: sum(leaf.nbytes for leaf in serving.versions.shared[v].values()) for v in (candidate, champion)
-        }
         return Inspection(
             nonfinite_weights=broken,
             sanity=None if broken else self._sanity(candidate),
-            footprint=Footprint(self._latency_of(candidate), sizes[candidate]),
-            champion_footprint=Footprint(self._latency_of(champion), sizes[champion]),
+            footprint=self._footprint(candidate),
+            champion_footprint=self._footprint(champion),
         )
+
+    def _footprint(self, version: int) -> Footprint:
+        latency_of, size_of = self._costs
+        return Footprint(latency_of(version), size_of(version))
 
     def _sanity(self, candidate: int) -> SanityOutcome | None:
         """Vectors made with the executor that trained, run with the reference one."""

@@ -32,8 +32,10 @@ from sim.lifetime.chronicle import Chronicle
 from sim.lifetime.examine import Examiner
 from sim.lifetime.judge import Judge
 from sim.lifetime.oracle import Tally, Truth
+from sim.lifetime.pool import Pool
 from sim.lifetime.release import Release, Trial
 from sim.lifetime.rows import LifeFleet, LifeRows
+from sim.lifetime.saboteur import Saboteur
 from sim.lifetime.serving import Serving
 from sim.lifetime.watch import Watch
 from sim.sensors.config import SHAPED
@@ -68,11 +70,15 @@ class Living:
         config: The experiment's configuration.
         policy: What it lives under.
         seed: Of everything random.
+        saboteur: Changes what happens on purpose; None: nothing.
     """
 
-    def __init__(self, config: Config, policy: NamedPolicy, seed: int) -> None:
+    def __init__(
+        self, config: Config, policy: NamedPolicy, seed: int, saboteur: Saboteur | None = None
+    ) -> None:
         life = config.lifetime
         self.life, self.policy, self.seed = life, policy.policy, seed
+        self.saboteur = saboteur or Saboteur()
         found = Arms().get(config, seed)
         self.rows = LifeRows.of(found.world.fleet)
         fleet = LifeFleet(
@@ -88,14 +94,13 @@ class Living:
         self.fleet = fleet
         self.everybody = np.arange(fleet.num_devices)
         traits = fleet.traits(self.everybody)
-        self.serving = Serving(self.arm, self.rows)
-        self.campaigns = Campaigns(self.arm)
+        self.serving = Serving(self.arm, self.rows, self.saboteur)
+        self.campaigns = Campaigns(self.saboteur.training(self.arm))
         strata = traits.site.astype(np.int64) * 1000 + traits.device_type
         self.release = Release(self.serving, strata, seed)
         trial = Trial(self.rows, self.serving, self.latency_of)
-        examiner = Examiner(
-            policy.policy.validation, self.arm, fleet, self.serving, life.buffer_s, self.latency_of
-        )
+        costs = (self.latency_of, self.size_of)
+        examiner = Examiner(policy.policy.validation, self.arm, fleet, self.serving, life.buffer_s, costs)
         types = traits.device_type.astype(np.int64)
         self.judge = Judge(policy.policy, self.release, trial, examiner, types, seed)
         self.watch = Watch(self, policy.policy.monitoring, traits.site.astype(np.int64))
@@ -105,11 +110,16 @@ class Living:
         self.state: CycleState | None = None
         self._span_end = 0
         self._to_refresh = np.zeros(fleet.num_devices, dtype=np.bool_)
+        self.saboteur.attach(self)
 
     def latency_of(self, version: int) -> float:
-        """Median latency in seconds of a version: all have the same architecture."""
-        del version
-        return BASE_LATENCY_S
+        """Median latency in seconds of a version: all have the same architecture, so an honest life's are alike."""
+        return self.saboteur.latency_s(version, BASE_LATENCY_S)
+
+    def size_of(self, version: int) -> int:
+        """Size in bytes of a version's package."""
+        usual = sum(leaf.nbytes for leaf in self.serving.versions.shared[version].values())
+        return self.saboteur.size_bytes(version, usual)
 
     def begin(self) -> None:
         """The first champion, trained on the history, and its baseline."""
@@ -140,6 +150,7 @@ class Living:
         self._predict(tick, which)
         online = self.arm.world.availability.online(self.everybody, now)
         self.watch.observe(which, start_at, now, online, self.released())
+        self.campaigns.collect(start_at, now)
         self.tally.add(self.rows, which, self.serving.outputs)
         changed = self.release.step(now, online)
         self._refresh(now, online)
@@ -158,6 +169,7 @@ class Living:
         for event in cycle.tick(self.policy, self.state, evidence, now):
             self.state = cycle.apply(self.policy, self.state, event)
             self.chronicle.note(event, self.state)
+            self.saboteur.heard(event)
             self._carry_out(event.body, now)
         if self.state.champion != champion:
             self.watch.promoted(self.state.champion, now)
@@ -215,10 +227,12 @@ class Living:
             return None
         if found.shared is None:
             return cycle.Trained(found.version, made=False, reason=found.reason)
+        found = self.saboteur.made(found)
+        assert found.shared is not None
         self.serving.versions.add(found.version, found.shared, found.personal)
         # Candidates are judged, offline and in shadow, with the personal state that devices would hold for them.
         self.serving.prepare(self.everybody, found.version, at=now)
-        return cycle.Trained(found.version, made=True, reason=f"{found.num_rounds} rounds")
+        return cycle.Trained(found.version, made=True, reason=found.told)
 
     def _carry_out(self, body: cycle.Body, now: float) -> None:
         """What follows for the world."""
@@ -245,9 +259,15 @@ class Living:
         champion = self.state.champion
         base = None if decision.from_scratch else self.serving.versions.shared[champion]
         personal = {} if decision.from_scratch else self._personal_now()
+        rounds, pooled = self.life.retrain_rounds, decision.where is Where.POOL
         self.campaigns.stop()
         self.campaigns.begin(
-            self.state.training.version, base, personal, rounds=self.life.retrain_rounds, at=now
+            self.state.training.version,
+            base,
+            personal,
+            rounds=rounds if decision.then_federated or not pooled else 0,
+            at=now,
+            pool_rounds=rounds if pooled else 0,
         )
 
     def _personal_now(self) -> dict[int, NDArray[np.float32]]:

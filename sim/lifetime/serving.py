@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedretrain.training.executor import Executor
     from sim.arm import Arm
     from sim.lifetime.rows import LifeRows
+    from sim.lifetime.saboteur import Saboteur
     from sim.personal_store import Rows
 
     Ids = NDArray[np.int64]
@@ -117,10 +118,11 @@ class Serving:
     Args:
         arm: World, model and method.
         rows: Every row of the life.
+        saboteur: May change what versions say, and what devices install them with.
     """
 
-    def __init__(self, arm: Arm, rows: LifeRows) -> None:
-        self._arm, self._rows = arm, rows
+    def __init__(self, arm: Arm, rows: LifeRows, saboteur: Saboteur) -> None:
+        self._arm, self._rows, self._saboteur = arm, rows, saboteur
         self.versions = Versions()
         num = arm.world.fleet.num_devices
         self.version = np.zeros(num, dtype=np.int64)
@@ -138,7 +140,7 @@ class Serving:
         """Predict rows ``[n]`` with the given version of each row's device, ``[n]``."""
         for version in np.unique(versions).tolist():
             mine = rows[versions == version]
-            for part, logits in self._logits(mine, version):
+            for part, logits in self._logits(mine, version, served=outputs is self.outputs):
                 outputs.put(part, logits)
 
     def predict_served(self, rows: Ids) -> None:
@@ -162,8 +164,15 @@ class Serving:
         work = [ClientWork(ClientId(0), data, None, 0)]
         return executor.predict(self.versions.shared[version], work, personalized=False)[0]
 
-    def _logits(self, rows: Ids, version: int) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
-        """Outputs of rows ``[n]`` by a version, in parts: those of devices without a personal state, and the others'."""
+    def _logits(
+        self, rows: Ids, version: int, *, served: bool = False
+    ) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
+        """Outputs of rows ``[n]`` by a version, in parts."""
+        for part, logits in self._own_logits(rows, version):
+            yield part, self._saboteur.logits(version, part, logits, served=served)
+
+    def _own_logits(self, rows: Ids, version: int) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
+        """Those of devices without a personal state, and the others'."""
         shared, executor = self.versions.shared[version], self._arm.executor
         personal = self.versions.personal[version] if self._arm.task.personal.size else {}
         owner = self._rows.device[rows]
@@ -202,7 +211,8 @@ class Serving:
         if check:
             for old in np.unique(self.version[devices]).tolist():
                 mine = self.version[devices] == old
-                refused[mine] = self._adopt(devices[mine], version, old, at)
+                executor = self._saboteur.installing(version, self._arm.executor)
+                refused[mine] = self._adopt(devices[mine], version, old, at, executor)
         done = devices[~refused]
         self.version[done] = version
         return Installed(devices, refused)
@@ -223,7 +233,9 @@ class Serving:
             kept += int((~self._adopt(mine, version, version, at)).sum())
         return kept
 
-    def _adopt(self, devices: Ids, version: int, old: int, at: float) -> NDArray[np.bool_]:
+    def _adopt(
+        self, devices: Ids, version: int, old: int, at: float, executor: Executor | None = None
+    ) -> NDArray[np.bool_]:
         """Re-fit personal states to a version where that pays: ``[K]`` True where the device refuses the version."""
         arm = self._arm
         before = self.personal_before(devices, version)
@@ -235,7 +247,12 @@ class Serving:
         ]
         shared, serving = self.versions.shared[version], self.versions.shared[old]
         found = blend(
-            arm.executor, shared, work, arm.world.fleet.objective, arm.config.blend, serving=serving
+            executor or arm.executor,
+            shared,
+            work,
+            arm.world.fleet.objective,
+            arm.config.blend,
+            serving=serving,
         )
         fell = np.array([one in (Verdict.FELL, Verdict.NONFINITE) for one in found.verdicts], dtype=np.bool_)
         personal = self.versions.personal[version]
