@@ -212,11 +212,38 @@ class FleetLog:
             ),
         )
 
+    def of_devices(self, keep_D: NDArray[np.bool_]) -> FleetLog:
+        """The log of some of the devices, numbered anew in their order."""
+        number = np.cumsum(keep_D) - 1
+
+        def of(columns: C) -> C:
+            kept = take(columns, keep_D[columns.device])
+            return replace(kept, device=number[kept.device])
+
+        header = self.header
+        chosen = np.flatnonzero(keep_D).tolist()
+        header = replace(
+            header,
+            num_devices=len(chosen),
+            site=tuple(header.site[d] for d in chosen),
+            device_type=tuple(header.device_type[d] for d in chosen),
+        )
+        tables = (
+            "connections",
+            "asked",
+            "replies",
+            "failures",
+            "predictions",
+            "arrivals",
+            "telemetry",
+        )
+        return replace(self, header=header, **{name: of(getattr(self, name)) for name in tables})
+
     def slots(self) -> Floats:
         """``[S]`` the instants of the heartbeats in the window."""
         step, begin, end = self.header.heartbeat_s, self.header.begin_at, self.header.end_at
         first = np.ceil((begin - _EDGE_S) / step)
-        instants: Floats = step * np.arange(first, np.ceil((end - _EDGE_S) / step))
+        instants: Floats = np.arange(first, np.ceil((end - _EDGE_S) / step)).astype(np.float64) * step
         return instants
 
     def online(self) -> NDArray[np.bool_]:
@@ -259,7 +286,7 @@ def _columns(events: Sequence[Any], names: Sequence[str]) -> dict[str, NDArray[A
 
 
 def _telemetry(events: Sequence[Telemetered], width: int) -> Telemetry:
-    lists = {
+    lists: dict[str, NDArray[Any]] = {
         name: np.array([getattr(one, name) for one in events], dtype=np.float64).reshape(len(events), width)
         for name in ("level", "shift", "log_std", "missing")
     }

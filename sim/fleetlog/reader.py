@@ -13,8 +13,7 @@ import json
 import math
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fedretrain.core.build import build
@@ -113,7 +112,7 @@ def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
 def _built(cls: type[Any], values: dict[str, Any], path: Path, number: int) -> Any:
     """A header or event with exactly its fields, each of its type."""
     where = f"{path}:{number}"
-    known = _types(cls)
+    known = _TYPES[cls]
     if values.keys() == known.keys() and all(type(values[name]) in wanted for name, wanted in known.items()):
         return cls(**values)  # plain numbers of the right types: nothing to convert, and logs have many lines
     absent = set(known) - {"clock"} - set(values)
@@ -129,12 +128,12 @@ def _built(cls: type[Any], values: dict[str, Any], path: Path, number: int) -> A
         ) from error
 
 
-@cache
-def _types(cls: type[Any]) -> dict[str, tuple[type, ...]]:
-    """The JSON types that each field takes as they are; none where a value has to be converted."""
-    plain: dict[Any, tuple[type, ...]] = {int: (int,), float: (float,)}
-    hints = get_type_hints(cls)
-    return {one.name: plain.get(hints[one.name], ()) for one in fields(cls)}
+_PLAIN: dict[Any, tuple[type, ...]] = {int: (int,), float: (float,)}
+_TYPES: dict[Any, dict[str, tuple[type, ...]]] = {
+    cls: {name: _PLAIN.get(hint, ()) for name, hint in get_type_hints(cls).items()}
+    for cls in (Header, *KINDS.values())
+}
+"""The JSON types that each field takes as they are; none where a value has to be converted."""
 
 
 @dataclass
