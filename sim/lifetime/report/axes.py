@@ -50,6 +50,19 @@ class Span:
         return f"virtual time, {self.unit[1]}"
 
 
+def settled(figure: Any) -> Any:
+    """A figure laid out for good, its axes at rounded places.
+
+    The solver of the constrained layout visits its terms in the order of their addresses, so places differ in their
+    last bits from drawing to drawing, and with them the names of clipping paths: the page would not repeat.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for place in figure.axes:
+        place.set_position([round(float(v), 5) for v in place.get_position().bounds])
+    return figure
+
+
 def time_axis(place: Any, span: Span) -> None:
     """The whole life on the axis."""
     place.set_xlim(0, span.end)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.lifetime.report.axes import WIDTH_IN, backdrop, shortened, time_axis
+from sim.lifetime.report.axes import WIDTH_IN, backdrop, settled, shortened, time_axis
 from sim.lifetime.report.series import LEVELS, runs_of
 from sim.report.plots import WIDE, new_figure
 from sim.report.style import INK, MUTED, PAPER, SERIES
@@ -38,7 +38,7 @@ def timelines(named: Sequence[tuple[str, str, Timeline]], span: Span) -> Any:
         _timeline(place, colour, found, span)
         place.set_title(policy, color=colour)
     time_axis(axes[-1, 0], span)
-    return figure
+    return settled(figure)
 
 
 def _timeline(place: Any, colour: str, found: Timeline, span: Span) -> None:
@@ -84,7 +84,7 @@ def heats(panels: Sequence[tuple[str, str, Heat, Sequence[float]]], span: Span) 
         if place is not axes[-1, 0]:
             place.set_xlabel("")
             place.set_xticklabels([])
-    return figure
+    return settled(figure)
 
 
 def _scale(place: Any) -> None:

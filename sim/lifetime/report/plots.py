@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.lifetime.report.axes import backdrop, letters, share_area, shortened, strip, time_axis
+from sim.lifetime.report.axes import backdrop, letters, settled, share_area, shortened, strip, time_axis
 from sim.lifetime.report.detection import NEVER
 from sim.report.plots import HALF, WIDE, draw_lines, new_figure
 from sim.report.style import LINE, MUTED
@@ -34,7 +34,7 @@ def scores(lines: Sequence[Line], gains: Sequence[Line], drifted: Curve | None, 
         span: The stretch of time.
         base: Name of the first policy.
     """
-    ratios = (0.18, 2.5, *([1.3] if gains else []), *([0.7] if drifted is not None else []))
+    ratios = (0.18, 2.5, *([1.8] if gains else []), *([0.7] if drifted is not None else []))
     figure, axes = new_figure(
         (WIDE[0], 0.3 + 1.2 * sum(ratios)), len(ratios), 1, sharex=True, height_ratios=ratios
     )
@@ -53,7 +53,7 @@ def scores(lines: Sequence[Line], gains: Sequence[Line], drifted: Curve | None, 
         axes[-1, 0].set_ylim(0, max(5.0, 115 * float(drifted.mean.max(initial=0))))
         axes[-1, 0].set_title("Devices with an injected drift (truth), %")
     time_axis(axes[-1, 0], span)
-    return figure
+    return settled(figure)
 
 
 def beliefs(lines: Sequence[Line], complete: Curve, span: Span) -> Any:
@@ -68,7 +68,7 @@ def beliefs(lines: Sequence[Line], complete: Curve, span: Span) -> Any:
     below.set_ylim(0, 104)
     below.set_title("Predictions of the monitor\u2019s long window that have a label, %")
     time_axis(below, span)
-    return figure
+    return settled(figure)
 
 
 def trend(lines: Sequence[Line], scale: float, title: str, span: Span) -> Any:
@@ -81,7 +81,7 @@ def trend(lines: Sequence[Line], scale: float, title: str, span: Span) -> Any:
         place.set_ylim(bottom=max(0.0, place.get_ylim()[0]))
     place.set_title(title)
     time_axis(place, span)
-    return figure
+    return settled(figure)
 
 
 def delays(
@@ -125,4 +125,4 @@ def delays(
         place.set_xlabel(f"{unit} after the onset")
         place.set_ylim(len(kinds) - 0.45, -0.55)
         place.set_yticks(range(len(kinds)), [shortened(kind) for kind in kinds])
-    return figure
+    return settled(figure)
