@@ -36,6 +36,8 @@ class Facts:
     Attributes:
         num_labels: Labels that came back since the fleet began.
         num_devices: Of the fleet.
+        num_pool_rows: Labelled rows of the server-held pool; 0 without one.
+        labels_leave_devices: Whether labels may be sent to the server.
         remaining_epsilon: What the promise has left; None without one.
         campaign_epsilon: What a campaign would cost.
         filter_allows: The filter's own answer; None where it was not asked.
@@ -46,6 +48,8 @@ class Facts:
 
     num_labels: int
     num_devices: int
+    num_pool_rows: int = 0
+    labels_leave_devices: bool = False
     remaining_epsilon: float | None = None
     campaign_epsilon: float = 0.0
     filter_allows: bool | None = None
@@ -86,6 +90,8 @@ def signals_of(
         telemetry_fraction=inputs.num_devices / max(facts.num_devices, 1),
         label_completeness=None if labelled is None else labelled.completeness,
         num_labels=facts.num_labels,
+        num_pool_rows=facts.num_pool_rows,
+        labels_leave_devices=facts.labels_leave_devices,
         personal_gain=facts.personal_gain,
         refused_base_fraction=facts.refused_base_fraction,
         can_personalize=facts.can_personalize,

@@ -1,8 +1,8 @@
-"""Retraining in virtual time: one campaign of federated rounds at a time, through the coordinator's own `run_round`.
+"""Retraining in virtual time: one campaign at a time, on the server's pool or through the coordinator's own `run_round`.
 
 Rules of this file:
     * Rounds of all campaigns are numbered on: no stream of randomness and no privacy event repeats.
-    * The privacy ledger belongs to the population and outlives every campaign.
+    * The privacy ledger belongs to the population and outlives every campaign; a round on the pool charges nothing.
     * Devices' personal states of the new version grow beside those that they serve with; nothing that is served
       changes before an install.
 """
@@ -26,6 +26,7 @@ from sim.personal_store import PersonalStore
 if TYPE_CHECKING:
     from fedretrain.core.params import Params
     from sim.arm import Arm
+    from sim.lifetime.pool import Pool
     from sim.personal_store import Rows
 
 
@@ -38,7 +39,9 @@ class _Running:
     store: PersonalStore
     rounds_left: int
     next_at: float
+    pool_rounds_left: int = 0
     released: int = 0
+    pooled: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Trained:
         version: The version that it was to make.
         shared: The new shared parameters; None if no round was released.
         personal: The personal states that its clients hold for the new version.
-        num_rounds: Released rounds.
+        num_rounds: Released rounds, and those on the pool.
+        num_pool_rounds: How many of them ran on the pool.
         reason: Why there is nothing, for people; empty otherwise.
     """
 
@@ -58,6 +62,16 @@ class Trained:
     personal: Rows
     num_rounds: int
     reason: str = ""
+    num_pool_rounds: int = 0
+
+    @property
+    def told(self) -> str:
+        """How it was made, for people."""
+        federated = self.num_rounds - self.num_pool_rounds
+        if not self.num_pool_rounds:
+            return f"{federated} rounds"
+        then = f", then {federated} federated rounds" if federated else ""
+        return f"{self.num_pool_rounds} rounds on the pool of consented devices{then}"
 
 
 class Campaigns:
@@ -65,9 +79,11 @@ class Campaigns:
 
     Args:
         arm: World (with the life's fleet), model and method.
+        pool: The server's, if there is one.
     """
 
-    def __init__(self, arm: Arm) -> None:
+    def __init__(self, arm: Arm, pool: Pool | None = None) -> None:
+        self.pool = pool
         self._arm, self._rules = arm, arm.rules
         self._ledger = MemoryLedger()
         private = self._rules.rounds.dp is not None
@@ -82,6 +98,11 @@ class Campaigns:
     def running(self) -> bool:
         """Whether a campaign is under way."""
         return self._running is not None
+
+    def collect(self, start_at: float, now: float) -> None:
+        """Consented devices copy to the pool what was labelled since `start_at`."""
+        if self.pool is not None:
+            self.bytes_up += self.pool.copied(start_at, now)
 
     def epsilon(self) -> float | None:
         """What the population's ledger adds up to; None without DP."""
@@ -113,15 +134,25 @@ class Campaigns:
             self._priced_for, self._price = key, after - (self.epsilon() or 0.0)
         return self._price
 
-    def begin(self, version: int, base: Params | None, personal: Rows, *, rounds: int, at: float) -> None:
+    def begin(
+        self,
+        version: int,
+        base: Params | None,
+        personal: Rows,
+        *,
+        rounds: int,
+        at: float,
+        pool_rounds: int = 0,
+    ) -> None:
         """Start a campaign.
 
         Args:
             version: What it makes.
             base: The shared parameters to start from; None: from scratch.
             personal: The personal states to start from.
-            rounds: How many rounds.
+            rounds: How many federated rounds.
             at: The instant of the first one.
+            pool_rounds: How many rounds on the pool come before them.
         """
         arm, rules = self._arm, self._rules
         shared = arm.first_shared() if base is None else base
@@ -136,7 +167,9 @@ class Campaigns:
             ids = np.array(sorted(personal), dtype=np.int64)
             store.stage(ids, np.stack([personal[d] for d in ids.tolist()]))
             store.commit()
-        self._running = _Running(version, state, store, rounds, at)
+        if self.pool is not None:
+            self.pool.begin()
+        self._running = _Running(version, state, store, rounds + pool_rounds, at, pool_rounds)
 
     def stop(self) -> None:
         """Give up the campaign under way; what was charged stays charged."""
@@ -164,6 +197,8 @@ class Campaigns:
 
     def _one_round(self, running: _Running) -> str:
         """One round; the reason why the campaign cannot go on, or nothing."""
+        if running.pool_rounds_left:
+            return self._pool_round(running)
         arm, at = self._arm, running.next_at
         world = arm.world
         everybody = np.arange(world.fleet.num_devices)
@@ -187,10 +222,25 @@ class Campaigns:
         stopped = result.outcome in (Outcome.BUDGET_SPENT, Outcome.DIVERGED)
         return result.reason if stopped else ""
 
+    def _pool_round(self, running: _Running) -> str:
+        """One round on the pool; the reason why the campaign cannot go on, or nothing."""
+        running.pool_rounds_left -= 1
+        shared = self.pool.round(running.state.tree, self._round, running.next_at) if self.pool else None
+        self._round += 1
+        if shared is None:
+            return "the pool has no labelled rows"
+        params = running.state.layout.pack(shared)
+        if not np.isfinite(params).all():
+            return "training on the pool diverged"
+        running.state = replace(running.state, params=params)
+        running.pooled += 1
+        return ""
+
     def _end(self, running: _Running, reason: str) -> Trained:
         self._history, self._running = running.state, None
         arrays = running.store.to_arrays()
         personal = dict(zip(arrays["devices"].tolist(), arrays["rows"], strict=True))
-        if not running.released:
+        done = running.released + running.pooled
+        if not done:
             return Trained(running.version, None, {}, 0, reason or "no round reached its quorum")
-        return Trained(running.version, running.state.tree, personal, running.released)
+        return Trained(running.version, running.state.tree, personal, done, num_pool_rounds=running.pooled)

@@ -29,6 +29,8 @@ class LifetimeConfig:
         buffer_rows: How many it keeps at most.
         holdout_every: Every so manieth row of a device is kept for validation and never trained on; 0: candidates are
             validated on rows that they may have been trained on, which the report says.
+        pool_devices: The first so many devices have consented: their labelled rows are copied to the server, where
+            `full` and `incremental` train on them.
         span_ticks: Ticks predicted at once (speed; nothing else depends on it).
         bad_margin: A device-day is *badly served* if the accuracy of the day lies so far below the device's record from
             before its first drift (or the fleet's baseline).
@@ -49,13 +51,21 @@ class LifetimeConfig:
     buffer_s: float = 30 * DAY_S
     buffer_rows: int = 1000
     holdout_every: int = 5
+    pool_devices: int = 0
     span_ticks: int = 24
     bad_margin: float = 0.1
     scored_from_s: float = 0.0
 
     def __post_init__(self) -> None:
         as_tuples(self, ["policies"])
-        for name in ("duration_s", "baseline_s", "scored_from_s", "holdout_every", "settle_s"):
+        for name in (
+            "duration_s",
+            "baseline_s",
+            "scored_from_s",
+            "holdout_every",
+            "settle_s",
+            "pool_devices",
+        ):
             not_negative(f"lifetime.{name}", getattr(self, name))
         for name in ("tick_s", "round_interval_s", "buffer_s"):
             positive(f"lifetime.{name}", getattr(self, name))

@@ -95,7 +95,9 @@ class Living:
         self.everybody = np.arange(fleet.num_devices)
         traits = fleet.traits(self.everybody)
         self.serving = Serving(self.arm, self.rows, self.saboteur)
-        self.campaigns = Campaigns(self.saboteur.training(self.arm))
+        training = self.saboteur.training(self.arm)
+        pool = Pool(training, fleet, life.pool_devices) if life.pool_devices else None
+        self.campaigns = Campaigns(training, pool)
         strata = traits.site.astype(np.int64) * 1000 + traits.device_type
         self.release = Release(self.serving, strata, seed)
         trial = Trial(self.rows, self.serving, self.latency_of)

@@ -116,7 +116,7 @@ class LifeFleet:
         holdout_every: int = 0,
     ) -> None:
         self._fleet, self.rows = fleet, rows
-        self._buffer_s, self._buffer_rows = buffer_s, buffer_rows
+        self.buffer_s, self.buffer_rows = buffer_s, buffer_rows
         place = np.arange(len(rows)) - np.repeat(rows.starts[:-1], np.diff(rows.starts))
         self.held_out = np.zeros(len(rows), dtype=np.bool_)
         if holdout_every:
@@ -194,7 +194,7 @@ class LifeFleet:
     def _buffer(self, device: int, at: float) -> ClientData:
         rows = self.rows
         mine = rows.of_device(device)
-        first, last = np.searchsorted(rows.event_at[mine], (at - self._buffer_s, at), side="right")
+        first, last = np.searchsorted(rows.event_at[mine], (at - self.buffer_s, at), side="right")
         mine = mine[first:last]
-        held = mine[(rows.label_at[mine] <= at) & ~self.held_out[mine]][-self._buffer_rows :]
+        held = mine[(rows.label_at[mine] <= at) & ~self.held_out[mine]][-self.buffer_rows :]
         return ClientData(rows.x[held], rows.y[held])

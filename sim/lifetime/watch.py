@@ -162,6 +162,8 @@ class Watch:
         facts = Facts(
             num_labels=self.num_labels,
             num_devices=self._living.fleet.num_devices,
+            num_pool_rows=0 if campaigns.pool is None else campaigns.pool.num_rows(now),
+            labels_leave_devices=campaigns.pool is not None,
             remaining_epsilon=campaigns.remaining_epsilon(),
             campaign_epsilon=campaigns.campaign_epsilon(self._living.life.retrain_rounds),
             can_personalize=self._living.arm.task.personal.size > 0,
@@ -204,5 +206,5 @@ def _names(living: Living) -> tuple[str, ...]:
     """Names of the flattened model inputs."""
     fleet = living.fleet
     size = int(np.prod(living.rows.x.shape[1:]))
-    names = fleet.schema.names
+    names = fleet.pipeline.feature_names(fleet.schema)
     return names if len(names) == size else tuple(f"input {i}" for i in range(size))
