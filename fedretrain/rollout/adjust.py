@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _FEWEST = 10  # devices with a record from before, below which the coefficient is noise
 
+_ROUNDING = 1e-20
+
 
 @dataclass(frozen=True)
 class Adjusted:
@@ -56,9 +58,10 @@ def adjust(treated: DeviceMeans, control: DeviceMeans) -> Adjusted:
         return Adjusted(treated.value_K, control.value_K, 0.0, num_before)
     x = np.concatenate([_centred(x_K[has_K]), _centred(x_L[has_L])])
     y = np.concatenate([_centred(treated.value_K[has_K]), _centred(control.value_K[has_L])])
-    spread = float(x @ x)
-    coefficient = float(x @ y) / spread if spread > 0.0 else 0.0
-    middle = float(np.concatenate([x_K[has_K], x_L[has_L]]).mean())
+    records = np.concatenate([x_K[has_K], x_L[has_L]])
+    middle, spread = float(records.mean()), float(x @ x)
+    flat = spread <= _ROUNDING * float(records @ records)  # equal records but for rounding predict nothing
+    coefficient = 0.0 if flat else float(x @ y) / spread
     return Adjusted(
         treated.value_K - coefficient * np.where(has_K, x_K - middle, 0.0),
         control.value_K - coefficient * np.where(has_L, x_L - middle, 0.0),

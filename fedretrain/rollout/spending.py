@@ -76,34 +76,45 @@ def levels(spending: Spending, fractions: tuple[float, ...], alpha: float) -> tu
         share = spent(spending, fraction, alpha) - used
         used += share
         scale = math.sqrt(fraction - before)
-        bound = _crossing(nodes, mass, scale, share, math.sqrt(fraction))
+        bound = _crossing(nodes, mass, scale, share)
         result.append(normal_above(bound / math.sqrt(fraction)))
         nodes, mass = _advance(nodes, mass, scale, bound, math.sqrt(fraction))
         before = fraction
     return tuple(result)
 
 
-def _crossing(
-    nodes: NDArray[np.float64], mass: NDArray[np.float64], scale: float, share: float, spread: float
-) -> float:
-    """The height that the walk exceeds at this look, not having crossed before, with probability `share`."""
-    low, high = -_REACH * spread, 2 * _REACH * spread
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        above = sum(
-            m * normal_above((middle - x) / scale) for x, m in zip(nodes.tolist(), mass.tolist(), strict=True)
-        )
-        low, high = (middle, high) if above > share else (low, middle)
-    return 0.5 * (low + high)
+def _crossing(nodes: NDArray[np.float64], mass: NDArray[np.float64], scale: float, share: float) -> float:
+    """The height that the walk exceeds at this look, not having crossed before, with probability `share`.
+
+    Newton's steps from 0: beyond its mode the tail is convex, so they approach from below and never overshoot.
+    """
+    places, masses = (nodes / scale).tolist(), mass.tolist()
+    height = 0.0
+    for _ in range(100):
+        above = sum(m * normal_above(height - x) for x, m in zip(places, masses, strict=True))
+        z = height - nodes / scale
+        density = float(np.exp(-0.5 * z * z) @ mass) / math.sqrt(2.0 * math.pi)
+        step = (above - share) / density
+        height += step
+        if abs(step) < 1e-10:
+            break
+    return height * scale
 
 
 def _advance(
     nodes: NDArray[np.float64], mass: NDArray[np.float64], scale: float, bound: float, spread: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nodes and masses of the walk at this look, where it stayed below `bound`."""
-    unit, weight = np.polynomial.legendre.leggauss(_NODES)
+    unit, weight = _legendre()
     low, high = -_REACH * spread, bound
     at = 0.5 * (high - low) * unit + 0.5 * (high + low)
     z = (at[:, None] - nodes[None, :]) / scale
     density = np.exp(-0.5 * z * z) @ mass / (scale * math.sqrt(2.0 * math.pi))
     return at, density * weight * 0.5 * (high - low)
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights on (-1, 1); slow to find, so found once."""
+    unit, weight = np.polynomial.legendre.leggauss(_NODES)
+    return unit, weight
