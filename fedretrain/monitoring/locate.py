@@ -170,6 +170,8 @@ def locate(
     p_D = _outlier_p(z_DF, far_DF & ~common_F, reference_D)
     outlier_D = benjamini_hochberg(p_D, rules.alpha)
     scattered = outlier_D.sum() > max(1.0, rules.max_device_fraction * reference_D.sum())
+    if scattered:
+        outlier_D = np.zeros_like(outlier_D)  # so many are no single devices any more: nobody is accused
     if everywhere or scattered:
         scope, who_D = Scope.FLEET, judged_D & moved_D
     elif groups:
