@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -222,11 +223,16 @@ class Chronicle:
         return found
 
     def _restored(self, hit: np.ndarray[Any, Any], onset_at: float) -> float:
-        """Seconds from the onset until few of the hit devices are badly served, for good; NaN if never."""
+        """Seconds from the onset until few of the hit devices are badly served, for good; NaN if never.
+
+        What comes after the next drift's onset is the next one's.
+        """
         tally = self._living.tally
+        onsets = [min(event.onset_at for event in group) for group in self._living.truth.groups]
+        next_at = min((at for at in onsets if at > onset_at), default=math.inf)
         first = int(onset_at // tally.step_s)
-        steps = range(first, tally.rows_DS.shape[1])
-        bad = np.array([float(tally.badly_served(s)[hit].mean()) for s in steps])
+        end = min(tally.rows_DS.shape[1], int(min(next_at // tally.step_s, tally.rows_DS.shape[1])))
+        bad = np.array([float(tally.badly_served(s)[hit].mean()) for s in range(first, end)])
         harmed = bad > _HARMED
         if not harmed.any():
             return 0.0
