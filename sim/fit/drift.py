@@ -240,11 +240,9 @@ def _widened(
     gain, level = float(np.expm1(widened.size)), float(days.level[device, channel])
     expected = gain * level
     seen = moved.size if moved is not None else 0.0
-    # What the mean would have done under a gain, beside what it did, in standard errors of the baseline's mean.
-    as_gain = (
-        abs(seen - expected) <= abs(seen) if abs(expected) > 3.0 * np.sqrt(shift_variance) else gain < 0.0
-    )
-    if as_gain:
+    # Nothing but a gain narrows a spread. Upwards the mean tells, where a gain would have moved it enough to see.
+    visible = abs(expected) > 3.0 * np.sqrt(shift_variance)
+    if gain < 0.0 or (visible and abs(seen - expected) <= abs(seen)):
         return _told(days, device, channel, DriftKind.GAIN, gain, widened)
     size = float(np.sqrt(max(np.exp(2.0 * widened.size) - 1.0, 0.0)))
     return _told(days, device, channel, DriftKind.NOISE, size, widened)
