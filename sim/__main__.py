@@ -24,6 +24,10 @@ python -m sim --multirun KEY=A,B [...]        one run for each combination, in p
 python -m sim resume=PATH                     continue an interrupted run from its checkpoint, bit for bit
 python -m sim compare RUN RUN                 paired differences between two runs, with intervals
 python -m sim reproduce RUN                   run again from a run's resolved configuration and compare digests
+python -m sim log OUT.jsonl [KEY=VALUE ...]   what a coordinator would see of the campaign's fleet, as an event log
+python -m sim fit LOG [OUT.yaml] [--until AT] a fleet that can be simulated from a fleet's event log, and how true it is
+python -m sim gate candidate=RUN fleet=FITTED [KEY=VALUE ...]
+                                              replay a candidate's aggregation there; exit status 0 PASS, 1 FAIL, 3 INCONCLUSIVE
 python -m sim task new NAME [FOLDER]          scaffold a sensor task of your own
 python -m sim task check PATH                 say what is wrong with it
 python -m sim schema                          the documented schema of summary.json
@@ -45,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``python -m sim``; those of this process if not given.
 
     Returns:
-        The exit status: 0, 1 for a difference found by `reproduce`, 2 for a user's error, 130 for Ctrl-C.
+        The exit status: 0, 1 for a difference found by `reproduce` or a FAIL of `gate`, 2 for a user's error, 3 for a `gate` that is
+        INCONCLUSIVE, 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # A simulated client is too small to be worth two threads: processes share the cores instead.
@@ -72,6 +77,9 @@ def _command(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "compare": _compare,
         "reproduce": _reproduce,
+        "log": _log,
+        "fit": _fit,
+        "gate": _gate,
         "task": _task,
         "schema": _schema,
     }
@@ -137,6 +145,26 @@ def _reproduce(words: list[str]) -> int:
 
     (run,) = _two(words, "python -m sim reproduce RUN", 1)
     return reproduce(run)
+
+
+def _log(words: list[str]) -> int:
+    from sim.fleetlog.command import log_command
+
+    folder, words = _option(words, "--config-dir")
+    return log_command(words, folder=folder)
+
+
+def _fit(words: list[str]) -> int:
+    from sim.fit.command import fit_command
+
+    until, words = _option(words, "--until")
+    return fit_command(words, until=until)
+
+
+def _gate(words: list[str]) -> int:
+    from sim.gating.command import gate_command
+
+    return gate_command(words)
 
 
 def _task(words: list[str]) -> int:
