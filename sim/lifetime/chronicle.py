@@ -231,7 +231,8 @@ class Chronicle:
         onsets = [min(event.onset_at for event in group) for group in self._living.truth.groups]
         next_at = min((at for at in onsets if at > onset_at), default=math.inf)
         first = int(onset_at // tally.step_s)
-        end = min(tally.rows_DS.shape[1], int(min(next_at // tally.step_s, tally.rows_DS.shape[1])))
+        steps = tally.rows_DS.shape[1]
+        end = steps if math.isinf(next_at) else min(steps, int(next_at // tally.step_s))
         bad = np.array([float(tally.badly_served(s)[hit].mean()) for s in range(first, end)])
         harmed = bad > _HARMED
         if not harmed.any():

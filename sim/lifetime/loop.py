@@ -107,7 +107,7 @@ class Living:
         self.judge = Judge(policy.policy, self.release, trial, examiner, types, seed)
         self.watch = Watch(self, policy.policy.monitoring, traits.site.astype(np.int64))
         self.tally = Tally(fleet.num_devices, life)
-        self.truth = Truth(fleet.truth(self.everybody), fleet.num_devices)
+        self.truth = Truth(fleet.truth(self.everybody), fleet.num_devices, life.duration_s)
         self.chronicle = Chronicle(policy.name, seed, self)
         self.state: CycleState | None = None
         self._span_end = 0

@@ -99,13 +99,14 @@ class Truth:
     Args:
         events: Of all devices.
         num_devices: D.
+        until_at: The life's end: what begins later never was.
     """
 
-    def __init__(self, events: Sequence[DriftEvent], num_devices: int) -> None:
+    def __init__(self, events: Sequence[DriftEvent], num_devices: int, until_at: float) -> None:
         self._num_devices = num_devices
         groups: dict[int, list[DriftEvent]] = defaultdict(list)
         for event in events:
-            if event.onset_at >= 0 and event.kind != "recalibration":
+            if 0 <= event.onset_at < until_at and event.kind != "recalibration":
                 groups[event.spec].append(event)
         self.groups = [groups[spec] for spec in sorted(groups)]
         self._device = np.array([e.device for e in events], dtype=np.int64)
