@@ -19,6 +19,7 @@ from fedretrain.coordinator.charging import Purse, SeededNoises
 from fedretrain.coordinator.round import run_round
 from fedretrain.coordinator.sampling import Cohort
 from fedretrain.coordinator.state import Outcome, ServerState
+from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.ledger import MemoryLedger
 from sim.local_runner import LocalRunner
 from sim.personal_store import PersonalStore
@@ -122,12 +123,14 @@ class Campaigns:
             return 0.0
         num = self._arm.world.fleet.num_devices
         expected = self._rules.sampler.expected(num)
-        cohort = Cohort(np.arange(num), str(self._arm.config.campaign.sampling), expected, 0)
+        sampling = self._arm.config.campaign.sampling
+        coin = expected / num if sampling is Sampling.POISSON else 0.0
+        cohort = Cohort(np.arange(num), str(sampling), expected, 0, fraction=coin)
         event = dp.event(
             cohort, round_=self._round, attempt=0, clip_norm=self._history.clip_norm, denominator=expected
         )
-        # Each device is asked in about so many of a campaign's rounds; at least once.
-        times = max(1, math.ceil(rounds * expected / num))
+        # Each device is asked in about so many of a campaign's rounds, at least once; amplified ones are all charged in each.
+        times = rounds if dp.amplified else max(1, math.ceil(rounds * expected / num))
         key = (len(self._ledger.events()), times)
         if key != self._priced_for:
             after = purse.spent.epsilon_with(event, self._rules.delta, count=times)
@@ -202,8 +205,10 @@ class Campaigns:
         arm, at = self._arm, running.next_at
         world = arm.world
         everybody = np.arange(world.fleet.num_devices)
-        online = world.availability.online(everybody, at)
-        cohort = self._rules.sampler.cohort(arm.seed, self._round, running.state.history, online)
+        # A Poisson coin is tossed for everybody: who is offline then is a failure, not ineligible.
+        poisson = arm.config.campaign.sampling is Sampling.POISSON
+        eligible = None if poisson else world.availability.online(everybody, at)
+        cohort = self._rules.sampler.cohort(arm.seed, self._round, running.state.history, eligible)
         running.state, result = run_round(
             running.state,
             self._rules.rounds,
