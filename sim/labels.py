@@ -60,6 +60,8 @@ class LabelsConfig:
             none, else one number from 0 to 1 for each class.
         shared: Devices that hold the same sample at the same place (sensors that see one exposure) get its label together:
             a draw depends on the place alone.
+        rest_period_s: Above 0, labels that would be lost arrive after all, at the end of the period of so many seconds
+            (counted from instant 0) in which their sample was taken: a few labels early, all of them in the end.
         until_s: Samples taken from this instant on are never labelled; 0: there is no such instant.
         replay_offline: Labels of a device that is offline arrive once it is online again.
     """
@@ -73,6 +75,7 @@ class LabelsConfig:
     bias: float = 0.0
     class_rate: tuple[float, ...] = ()
     shared: bool = False
+    rest_period_s: float = 0.0
     until_s: float = 0.0
     replay_offline: bool = True
 
@@ -80,6 +83,7 @@ class LabelsConfig:
         as_tuples(self, ["class_rate"])
         not_negative("labels.delay_s", self.delay_s)
         not_negative("labels.sigma", self.sigma)
+        not_negative("labels.rest_period_s", self.rest_period_s)
         not_negative("labels.until_s", self.until_s)
         not_negative("labels.cutoff_s", self.cutoff_s)
         fraction("labels.loss_fraction", self.loss_fraction)
@@ -155,7 +159,10 @@ class Labels:
         seeds = rng.seeds_for(self._seed, -1, drawn_for, "labels")
         place = 2 * np.asarray(index, dtype=np.int64)
         arrives = rng.uniforms_at(seeds, place) < self._probability(len(ids), hardness, y)
-        at = np.where(arrives, taken + self.delays(rng.uniforms_at(seeds, place + 1), taken), np.inf)
+        rest_at: float | Floats = np.inf
+        if period := self.config.rest_period_s:
+            rest_at = np.floor(taken / period + 1.0) * period
+        at = np.where(arrives, taken + self.delays(rng.uniforms_at(seeds, place + 1), taken), rest_at)
         if self._deliver is not None and arrives.any():
             at[arrives] = self._deliver(ids[arrives], at[arrives])
         return at
