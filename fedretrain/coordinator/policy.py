@@ -12,14 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.coordinator.signals import FIGURES
 from fedretrain.core.build import build, plain
 from fedretrain.core.checks import require
 from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.retraining.config import RetrainingPolicy
-from fedretrain.rollout.config import RolloutPolicy
+from fedretrain.rollout.config import OnRetrain, OnSecond, RolloutPolicy
 from fedretrain.rollout.looks import GatePolicy, LookPlan, Stage, plan_looks
+from fedretrain.rollout.quarantine import QuarantineRules
+from fedretrain.rollout.safety import SafetyRules
 from fedretrain.validation.config import ValidationPolicy
 
 if TYPE_CHECKING:
@@ -27,6 +31,17 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """The format that this release reads."""
+
+MEASURED = ("accuracy", "confidence", "latency", "macro_f1", "rmse")
+"""What a gate can measure without being told by a KPI."""
+
+
+class OnDecay(StrEnum):
+    """What serves while the champion's confidence has decayed (recipe B)."""
+
+    CHAMPION = "champion"  # it goes on: the alert and its retrain are all
+    LAST_GOOD = "last_good"  # the champion before it; the rules where there is none
+    RULES = "rules"
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,9 @@ class Policy:
         validation: What a candidate must hold before anything ships.
         rollout: Shadow, canary, ramp, approvals, rollback.
         gate: How gates spend their error rate; its `alpha` is the rollout's.
+        safety: Limits that enter safe mode by themselves.
+        quarantine: The way back of versions, and of devices that something else than a monitor kept out.
+        on_decay: What serves while the champion's confidence has decayed.
     """
 
     format: int = FORMAT
@@ -50,6 +68,9 @@ class Policy:
     validation: ValidationPolicy = field(default_factory=ValidationPolicy)
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     gate: GatePolicy = field(default_factory=GatePolicy)
+    safety: SafetyRules = field(default_factory=SafetyRules)
+    quarantine: QuarantineRules = field(default_factory=QuarantineRules)
+    on_decay: OnDecay = OnDecay.LAST_GOOD
 
     def __post_init__(self) -> None:
         require(
@@ -63,6 +84,50 @@ class Policy:
             f"gate.alpha={self.gate.alpha} and rollout.alpha={self.rollout.alpha}: a rollout has one alpha",
             key="gate.alpha",
             fix="set both alike",
+        )
+        self._check_kpis()
+        self._check_safety()
+        self._check_second()
+
+    def _check_kpis(self) -> None:
+        """A KPI of the rollout is one that devices report, and points the same way for monitors and gates."""
+        monitored = {kpi.name: kpi for kpi in self.monitoring.kpis}
+        for name in self.rollout.kpis:
+            require(
+                not monitored or name in monitored or name in MEASURED,
+                f"the rollout's KPI {name!r} is not monitored: no device reports it",
+                key="rollout.kpis",
+                fix=f"add it to monitoring.kpis, or name one of {', '.join((*monitored, *MEASURED))}",
+            )
+        for rule in self.rollout.metrics:
+            kpi = monitored.get(rule.metric)
+            require(
+                kpi is None or kpi.better.value == rule.better.value,
+                f"{rule.metric!r} is better {rule.better} for the rollout and not for monitoring",
+                key="rollout.metrics",
+                fix="set `better` alike in both",
+            )
+
+    def _check_safety(self) -> None:
+        """A safety limit is about something that is read."""
+        known = (*FIGURES, *(kpi.name for kpi in self.monitoring.kpis))
+        for limit in self.safety.limits:
+            require(
+                limit.metric in known,
+                f"nobody reads {limit.metric!r}, so the limit {limit.name!r} could never be broken",
+                key="safety.limits.metric",
+                fix=f"monitor it as a KPI, or name one of {', '.join(known)}",
+            )
+
+    def _check_second(self) -> None:
+        """A retrain that may stop a rollout must not be thrown away because of it."""
+        stopping = [rule.name for rule in self.retraining.rules if rule.supersede]
+        loses = self.rollout.on_retrain is OnRetrain.FINISH and self.rollout.on_second is OnSecond.REFUSE
+        require(
+            not (loses and stopping),
+            f"a retrain by the rule {', '.join(stopping)} begins while a rollout is on, and its candidate would be refused",
+            key="rollout.on_second",
+            fix="set on_second: queue or on_retrain: supersede, or take `supersede` from the rules",
         )
 
     @property

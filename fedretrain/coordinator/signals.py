@@ -1,4 +1,4 @@
-"""From what monitors see to what retraining may look at.
+"""From what monitors see to what retraining and safety limits may look at.
 
 Rules of this file:
     * What a window cannot say stays unknown (None): it neither fires a trigger nor proves that all is well.
@@ -15,8 +15,11 @@ import numpy as np
 
 from fedretrain.monitoring.locate import Scope
 from fedretrain.retraining.signals import DriftScope, Signals
+from fedretrain.rollout.safety import Reading
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.recipes import MonitorState
     from fedretrain.monitoring.view import FleetView
@@ -27,6 +30,19 @@ _SCOPES = {
     Scope.CLUSTER: DriftScope.CLUSTER,
     Scope.FLEET: DriftScope.FLEET,
 }
+
+FIGURES = (
+    "psi_max",
+    "missing_fraction",
+    "violation_fraction",
+    "output_psi",
+    "low_confidence_fraction",
+    "latency_p99_s",
+    "accuracy",
+    "macro_f1",
+    "rmse",
+)
+"""What a window is read for beside its KPIs: the names that a safety limit may use."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,41 @@ def signals_of(
         campaign_epsilon=facts.campaign_epsilon,
         filter_allows=facts.filter_allows,
     )
+
+
+def readings_of(view: FleetView) -> tuple[Reading, ...]:
+    """What a window says to safety limits: `FIGURES` and the KPIs. What it does not know is NaN, or not there.
+
+    Args:
+        view: The window.
+    """
+    served, reported = view.serving, view.num_devices
+    beyond = view.psi_F[view.significant_F & np.isfinite(view.psi_F)]
+    psi_max = (float(beyond.max()) if len(beyond) else 0.0) if view.known_F.any() else math.nan
+    found = [
+        Reading("psi_max", psi_max, reported),
+        Reading("missing_fraction", _worst(view.missing_F), reported),
+        Reading("violation_fraction", _worst(view.violations_F), reported),
+    ]
+    if served is None:
+        return tuple(found)
+    labelled = served.num_labelled_devices
+    found += [
+        Reading("output_psi", served.output_psi, reported),
+        Reading("low_confidence_fraction", served.low_confidence_fraction, served.decay.num_devices),
+        Reading("latency_p99_s", served.latency_s[2], reported),
+        Reading("accuracy", served.accuracy, labelled),
+        Reading("macro_f1", served.macro_f1, labelled),
+        Reading("rmse", served.rmse, labelled),
+    ]
+    found += [Reading(name, kpi.value, kpi.num_devices) for name, kpi in served.kpis.items()]
+    return tuple(found)
+
+
+def _worst(share_F: NDArray[np.float64]) -> float:
+    """The largest known share; NaN where none is known."""
+    known = share_F[np.isfinite(share_F)]
+    return float(known.max()) if len(known) else math.nan
 
 
 def _fall(baseline: Baseline, labels: FleetView) -> tuple[float | None, float | None, float | None]:

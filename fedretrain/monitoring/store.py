@@ -15,6 +15,7 @@ Shapes: K rows, S slots (ring), P chunks (ring), G groups, D devices, F features
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from fedretrain.monitoring.serving import Columns, VersionRing
 from fedretrain.monitoring.windows import DeviceCounts, WindowCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -151,15 +152,13 @@ class FleetStore:
     ) -> NDArray[np.bool_]:
         """``[K]`` True for the first row of its (device, slot, sequence) that was not counted yet."""
         fresh_K = np.zeros(len(device_K), dtype=bool)
-        key_K = _key(device_K, sequence_K)
-        for slot in np.unique(slot_K).tolist():
-            index = np.flatnonzero(slot_K == slot)
-            keys, first = np.unique(key_K[index], return_index=True)
+        for slot, index, keys in _by_slot(slot_K, _key(device_K, sequence_K)):
+            new = np.ones(len(keys), dtype=bool)
+            np.not_equal(keys[1:], keys[:-1], out=new[1:])
             seen = self._seen[kind].get(slot)
             if seen is not None:
-                at = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
-                first = first[seen[at] != keys]
-            fresh_K[index[first]] = True
+                new &= seen[np.minimum(seen.searchsorted(keys), len(seen) - 1)] != keys
+            fresh_K[index[new]] = True
         return fresh_K
 
     def room(
@@ -182,13 +181,12 @@ class FleetStore:
         new_K[new_K] = self.fresh(kind, rows.device_K[new_K], rows.slot_K[new_K], rows.sequence_K[new_K])
         if not new_K.all():
             rows = rows.take(new_K)
-        key_K = _key(rows.device_K, rows.sequence_K)
-        for slot in np.unique(rows.slot_K).tolist():
-            added = np.sort(key_K[rows.slot_K == slot])
+        for slot, _, keys in _by_slot(rows.slot_K, _key(rows.device_K, rows.sequence_K)):
             seen = self._seen[kind].get(slot)
             if seen is not None:
-                added = np.insert(seen, np.searchsorted(seen, added), added)
-            self._seen[kind][slot] = added
+                keys = np.concatenate([seen, keys])  # noqa: PLW2901 - two ascending runs: the sort only merges
+                keys.sort(kind="stable")
+            self._seen[kind][slot] = keys
         return rows
 
     def _advance(self, slot: int) -> None:
@@ -320,6 +318,19 @@ def _flat(array: NDArray[Any], axes: int) -> NDArray[Any]:
 
 def _key(device_K: NDArray[np.int64], sequence_K: NDArray[np.int64]) -> NDArray[np.int64]:
     return (device_K << 32) | sequence_K
+
+
+def _by_slot(
+    slot_K: NDArray[np.int64], key_K: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Each slot, where its rows are, and their keys, ascending; of equal keys the first row comes first."""
+    if not len(slot_K):
+        return
+    order = np.lexsort((key_K, slot_K))
+    slots, keys = slot_K[order], key_K[order]
+    bounds = [0, *(np.flatnonzero(slots[1:] != slots[:-1]) + 1).tolist(), len(slots)]
+    for first, end in itertools.pairwise(bounds):
+        yield int(slots[first]), order[first:end], keys[first:end]
 
 
 def _by_version(rows: RowsT) -> list[tuple[int, RowsT]]:

@@ -20,9 +20,10 @@ from fedretrain.coordinator.cycle import Trained
 from fedretrain.core.build import plain
 from fedretrain.core.clock import DAY_S
 from fedretrain.monitoring.alerts import WindowJudged
-from fedretrain.retraining.config import Where
+from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision, Outcome
-from fedretrain.rollout.causes import EventKind
+from fedretrain.retraining.online import Reverted
+from fedretrain.rollout.causes import Cause, EventKind
 from fedretrain.rollout.events import RolloutEvent
 from sim.lifetime.records import DetectionRecord, FeatureRecord, Life, LifeEvent, PolicySummary, StepRecord
 
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fedretrain.coordinator.cycle import CycleEvent, CycleState
-    from fedretrain.monitoring.alerts import Alert
+    from fedretrain.coordinator.cycle_events import Body
     from fedretrain.monitoring.view import FleetView
     from sim.lifetime.loop import Living
+    from sim.lifetime.online import Told
 
 _YEAR_S = 365.25 * DAY_S
 ALERTS = ("drifted", "accuracy_fell", "confidence_decayed", "kpi_breached", "device_quarantined")
@@ -72,14 +74,37 @@ class Chronicle:
         elif isinstance(body, RolloutEvent):
             kind = "champion" if body.kind is EventKind.PROMOTED else str(body.kind)
             version = state.rollout.plan.candidate if state.rollout is not None else -1
-            self._write(event.at, kind, body.reason, version, {"step": float(body.step)})
+            text = body.reason + self._why(body)
+            self._write(event.at, kind, text, version, {"step": float(body.step)})
         elif isinstance(body, Trained):
             kind = "candidate" if body.made else "no_candidate"
             self._write(event.at, kind, body.reason, body.version, {})
         elif not isinstance(body, (Outcome, WindowJudged)):
             self._alert(event.at, body, state)
 
-    def _alert(self, at: float, body: Alert, state: CycleState) -> None:
+    def _why(self, body: RolloutEvent) -> str:
+        """Which checks of the offline validation failed, where that is the reason."""
+        report = self._living.judge.validation
+        if (
+            body.kind is not EventKind.ROLLBACK_STARTED
+            or body.cause is not Cause.VALIDATION_FAILED
+            or report is None
+        ):
+            return ""
+        failed = [f"{check.name} {check.part}".strip() for check in report.failed()]
+        more = f" and {len(failed) - 4} more" if len(failed) > 4 else ""
+        return f": {', '.join(failed[:4])}{more}"
+
+    def online(self, at: float, told: Told) -> None:
+        """Write down that a device's online copy went back to the champion, or learns again."""
+        reverted = isinstance(told.event, Reverted)
+        text = told.event.reason if isinstance(told.event, Reverted) else "the rest is over"
+        kind = "online_reverted" if reverted else "online_resumed"
+        self._digest.update(json.dumps([at, kind, told.device, text]).encode())
+        self._write(at, kind, f"device {told.device}: {text}", told.version, {"device": float(told.device)})
+
+    def _alert(self, at: float, body: Body, state: CycleState) -> None:
+        """An alert, or whatever else the coordinator wrote down, with its numbers."""
         kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(body).__name__).lower()
         values = {k: v for k, v in plain(body).items() if k not in ("at", "version")}
         text = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
@@ -90,7 +115,7 @@ class Chronicle:
         kind = "deferred" if body.action is Action.DEFER else "retrain"
         version = -1
         if kind == "retrain" and body.where is Where.DEVICE:
-            kind = "personal_refresh"
+            kind = "online_started" if body.strategy is Strategy.ONLINE else "personal_refresh"
         elif kind == "retrain" and state.training is not None:
             version = state.training.version
         self._write(at, kind, body.reason, version, dict(body.evidence))

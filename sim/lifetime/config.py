@@ -24,6 +24,9 @@ class LifetimeConfig:
         baseline_held_out: Whether the first champion is not trained on it. Where a history is too short for that, the
             baseline's accuracy is of rows that it was trained on, and flatters it.
         settle_s: So long a new champion serves before it is judged, by a baseline made of that time.
+        record_s: How devices were, by which a single broken one is told, is known so long after a promotion.
+        inputs_s: A new champion's inputs are compared with those of so long a time, whoever served then: with a year of
+            them no season is a drift. 0: with those of `settle_s`.
         segments: Named parts of the life, each from an instant to an instant; empty: quarters.
         buffer_s: How long a device keeps a labelled sample.
         buffer_rows: How many it keeps at most.
@@ -31,6 +34,9 @@ class LifetimeConfig:
             validated on rows that they may have been trained on, which the report says.
         pool_devices: The first so many devices have consented: their labelled rows are copied to the server, where
             `full` and `incremental` train on them.
+        validation_s: Candidates are validated on labelled rows of so long a time; 0: of as long as a buffer holds them. Rows
+            from before a drift speak for the old model.
+        online_lr: Learning rate of a step of online learning.
         span_ticks: Ticks predicted at once (speed; nothing else depends on it).
         bad_margin: A device-day is *badly served* if the accuracy of the day lies so far below the device's record from
             before its first drift (or the fleet's baseline).
@@ -47,11 +53,15 @@ class LifetimeConfig:
     baseline_s: float = 2 * DAY_S
     baseline_held_out: bool = True
     settle_s: float = 3 * DAY_S
+    record_s: float = 14 * DAY_S
+    inputs_s: float = 0.0
     segments: dict[str, tuple[float, float]] = field(default_factory=dict)
     buffer_s: float = 30 * DAY_S
     buffer_rows: int = 1000
     holdout_every: int = 5
     pool_devices: int = 0
+    online_lr: float = 0.05
+    validation_s: float = 0.0
     span_ticks: int = 24
     bad_margin: float = 0.1
     scored_from_s: float = 0.0
@@ -64,10 +74,13 @@ class LifetimeConfig:
             "scored_from_s",
             "holdout_every",
             "settle_s",
+            "record_s",
+            "validation_s",
+            "inputs_s",
             "pool_devices",
         ):
             not_negative(f"lifetime.{name}", getattr(self, name))
-        for name in ("tick_s", "round_interval_s", "buffer_s"):
+        for name in ("tick_s", "round_interval_s", "buffer_s", "online_lr"):
             positive(f"lifetime.{name}", getattr(self, name))
         for name in ("initial_rounds", "retrain_rounds", "buffer_rows", "span_ticks"):
             require(getattr(self, name) >= 1, "must be at least 1", key=f"lifetime.{name}")

@@ -1,4 +1,4 @@
-"""Lives run in parallel: one process for each policy and seed, as many at a time as there are cores.
+"""Lives run in parallel: one process for each life, as many at a time as there are cores.
 
 Rules of this file:
     * A life is a pure function of configuration, policy and seed; where it runs changes nothing.
@@ -7,7 +7,7 @@ Rules of this file:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fedretrain.core.errors import FedretrainError
 from sim.schema import RunnerKind
@@ -18,6 +18,26 @@ if TYPE_CHECKING:
     from sim.lifetime.policies import NamedPolicy
     from sim.lifetime.records import Life
     from sim.schema import Config
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Job(Protocol[T_co]):
+    """A life to be lived in any process: a frozen dataclass with these fields."""
+
+    @property
+    def config(self) -> Config:
+        """The experiment's configuration."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What to call it if it fails."""
+        ...
+
+    def run(self) -> T_co:
+        """Live it, in this process."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,11 @@ class LifeJob:
     policy: NamedPolicy
     seed: int
 
+    @property
+    def title(self) -> str:
+        """What to call it if it fails."""
+        return f"the life of policy {self.policy.name}, seed {self.seed},"
+
     def run(self) -> Life:
         """Live it, in this process."""
         import torch
@@ -44,7 +69,7 @@ class LifeJob:
         return live(self.config, self.policy, self.seed)
 
 
-def run_jobs(jobs: Sequence[LifeJob], told: Callable[[Life], None]) -> list[Life]:
+def run_jobs(jobs: Sequence[Job[T_co]], told: Callable[[T_co], None]) -> list[T_co]:
     """Run all lives; `told` hears of each when it is over.
 
     Returns:
@@ -64,34 +89,38 @@ def run_jobs(jobs: Sequence[LifeJob], told: Callable[[Life], None]) -> list[Life
     return [found[at] for at in range(len(jobs))]
 
 
-def _in_ray(jobs: Sequence[LifeJob], told: Callable[[Life], None]) -> Iterator[tuple[int, Life]]:
+def _in_ray(jobs: Sequence[Job[T_co]], told: Callable[[T_co], None]) -> Iterator[tuple[int, T_co]]:
     import ray
 
     from sim.ray_runner import start_ray
 
     start_ray(jobs[0].config.runner)
-    remote = ray.remote(LifeJob.run).options(num_cpus=1, max_retries=1)
+    remote = ray.remote(_run).options(num_cpus=1, max_retries=1)
     # Longest first would need to know; seeds in turn keep the policies of one seed together.
     waiting = {remote.remote(_local(job)): at for at, job in enumerate(jobs)}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
         at = waiting.pop(ready)
         try:
-            life: Life = ray.get(ready)
+            life: T_co = ray.get(ready)
         except ray.exceptions.RayTaskError as error:
             raise _cause(error, jobs[at]) from error
         told(life)
         yield at, life
 
 
-def _local(job: LifeJob) -> LifeJob:
+def _run(job: Job[T_co]) -> T_co:
+    return job.run()
+
+
+def _local(job: Any) -> Any:
     """The same life with its cohorts in its own process."""
     return replace(job, config=replace(job.config, runner=replace(job.config.runner, kind=RunnerKind.LOCAL)))
 
 
-def _cause(error: Exception, job: LifeJob) -> Exception:
+def _cause(error: Exception, job: Job[Any]) -> Exception:
     """What went wrong in the other process: a user's error as such, a defect of ours as it is."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, FedretrainError):
         return cause
-    return RuntimeError(f"the life of policy {job.policy.name}, seed {job.seed}, failed: {error}")
+    return RuntimeError(f"{job.title} failed: {error}")

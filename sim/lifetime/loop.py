@@ -21,7 +21,7 @@ from fedretrain.coordinator.cycle import CycleState, Evidence
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.rng import seed_for
 from fedretrain.monitoring.recipes import MonitorState
-from fedretrain.retraining.config import Where
+from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision, TriggerState
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.events import RolloutEvent
@@ -31,6 +31,7 @@ from sim.lifetime.campaigns import Campaigns
 from sim.lifetime.chronicle import Chronicle
 from sim.lifetime.examine import Examiner
 from sim.lifetime.judge import Judge
+from sim.lifetime.online import Learner
 from sim.lifetime.oracle import Tally, Truth
 from sim.lifetime.pool import Pool
 from sim.lifetime.release import Release, Trial
@@ -98,11 +99,14 @@ class Living:
         training = self.saboteur.training(self.arm)
         pool = Pool(training, fleet, life.pool_devices) if life.pool_devices else None
         self.campaigns = Campaigns(training, pool)
+        self.learner = Learner(self.arm, fleet, self.serving, policy.policy.retraining.online, life.online_lr)
         strata = traits.site.astype(np.int64) * 1000 + traits.device_type
         self.release = Release(self.serving, strata, seed)
         trial = Trial(self.rows, self.serving, self.latency_of)
         costs = (self.latency_of, self.size_of)
-        examiner = Examiner(policy.policy.validation, self.arm, fleet, self.serving, life.buffer_s, costs)
+        examiner = Examiner(
+            policy.policy.validation, self.arm, fleet, self.serving, life.validation_s or life.buffer_s, costs
+        )
         types = traits.device_type.astype(np.int64)
         self.judge = Judge(policy.policy, self.release, trial, examiner, types, seed)
         self.watch = Watch(self, policy.policy.monitoring, traits.site.astype(np.int64))
@@ -153,6 +157,7 @@ class Living:
         online = self.arm.world.availability.online(self.everybody, now)
         self.watch.observe(which, start_at, now, online, self.released())
         self.campaigns.collect(start_at, now)
+        self._learn(start_at, now)
         self.tally.add(self.rows, which, self.serving.outputs)
         changed = self.release.step(now, online)
         self._refresh(now, online)
@@ -174,6 +179,7 @@ class Living:
             self.saboteur.heard(event)
             self._carry_out(event.body, now)
         if self.state.champion != champion:
+            self.learner.stop()
             self.watch.promoted(self.state.champion, now)
         self.chronicle.step(tick, now, self.state, views)
 
@@ -191,9 +197,21 @@ class Living:
         if tick % self.life.span_ticks == 0:
             self._span_end = tick + self.life.span_ticks
             rows = self._coming(tick * self.life.tick_s)
-            self.serving.predict_served(rows)
+            self._serve(rows)
             self._predict_shadow(rows)
         del which
+
+    def _serve(self, rows: Ids) -> None:
+        """Predict rows with what their devices serve: a version, or a copy of it that learns online."""
+        self.serving.predict_served(rows)
+        self.learner.predict(rows, self.serving.outputs)
+
+    def _learn(self, start_at: float, now: float) -> None:
+        """Copies learn from the labels that came."""
+        changed, told = self.learner.learn(self.rows.labelled_between(start_at, now), now)
+        self._again(changed, now)
+        for one in told:
+            self.chronicle.online(now, one)
 
     def _coming(self, at: float) -> Ids:
         """The rows from an instant to the span's end."""
@@ -212,7 +230,7 @@ class Living:
         """Predict again what comes, on devices that changed what they serve."""
         if len(devices):
             rows = self._coming(now)
-            self.serving.predict_served(rows[np.isin(self.rows.device[rows], devices)])
+            self._serve(rows[np.isin(self.rows.device[rows], devices)])
 
     def _refresh(self, now: float, online: NDArray[np.bool_]) -> None:
         """Devices that are to refresh their personal state do so once they are online."""
@@ -254,6 +272,9 @@ class Living:
     def _start(self, decision: Decision, now: float) -> None:
         """Begin what a retrain decision asks for."""
         assert self.state is not None
+        if decision.strategy is Strategy.ONLINE:
+            self.learner.start(self.state.champion)
+            return
         if decision.where is Where.DEVICE:
             self._to_refresh[:] = True
             return

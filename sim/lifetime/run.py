@@ -117,9 +117,7 @@ def _gather(
     arms = Arms()
     for seed in seeds:
         fleet = arms.get(config, seed).world.fleet
-        found = Truth(
-            fleet.truth(range(fleet.num_devices)), fleet.num_devices, config.lifetime.duration_s
-        )
+        found = Truth(fleet.truth(range(fleet.num_devices)), fleet.num_devices, config.lifetime.duration_s)
         titles = [_title(config, group[0].spec) for group in found.groups]
         truth += found.records(seed, titles, [float("nan")] * len(titles))
     dataset = arms.get(config, seeds[0]).setting.dataset

@@ -149,12 +149,12 @@ class Serving:
         self.predict(rows, versions, self.outputs)
         self.row_version[rows] = versions
 
-    def probabilities(self, rows: Ids, version: int) -> NDArray[np.float32]:
+    def probabilities(self, rows: Ids, version: int, *, served: bool = False) -> NDArray[np.float32]:
         """Class probabilities of rows ``[n]`` by a version, with the personal states that devices hold for it."""
         found = np.full((len(rows), self._arm.world.fleet.num_outputs), np.nan, dtype=np.float32)
         place = np.full(len(self._rows), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
-        for part, logits in self._logits(rows, version):
+        for part, logits in self._logits(rows, version, served=served):
             found[place[part]] = shares(logits)
         return found
 

@@ -3,7 +3,7 @@
 Rules of this file:
     * Slots are counted from the beginning of the baseline, so that none is negative.
     * A new champion is watched against its own record: for `settle_s` after its promotion nothing is judged, then its
-      baseline is made from what it served.
+      baseline is made from what it served. Its inputs are no work of its own: they may be those of a longer time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Watch:
         names = _names(living)
         bins = fit_bins(x, names, num_bins=policy.num_bins)
         longest = max(window.length_s for window in policy.windows)
-        keep = max(slots_of(_KEEP * longest, self._slot_s), self._before)
+        self._inputs = slots_of(max(living.life.settle_s, living.life.inputs_s), self._slot_s)
+        keep = max(slots_of(_KEEP * longest, self._slot_s), self._before, self._inputs)
         day = max(1, slots_of(policy.place.window_s, self._slot_s))
         self._store = FleetStore(
             living.fleet.num_devices,
@@ -80,7 +81,7 @@ class Watch:
             living.latency_of,
         )
         self.baseline: Baseline | None = None
-        self._settled_at = 0.0
+        self._settled_at = self._recorded_at = 0.0
         self._views: dict[float, FleetView] = {}
         self._where = DriftPlace(Scope.UNKNOWN)
         self.num_features = bins.num_features
@@ -175,6 +176,7 @@ class Watch:
         assert self.baseline is not None
         self.baseline = replace(self.baseline, version=champion)
         self._settled_at = now + self._living.life.settle_s
+        self._recorded_at = now + max(self._living.life.record_s, self._living.life.settle_s)
         self._views.clear()
         self._where = DriftPlace(Scope.UNKNOWN)
 
@@ -183,7 +185,14 @@ class Watch:
         tick_s = self._slot_s
         if self._settled_at and now - tick_s < self._settled_at <= now:
             end = round((now + self._offset_s) / tick_s)
-            self._remake(champion, end - slots_of(self._living.life.settle_s, tick_s), end, now)
+            self._remake(champion, max(end - self._inputs, 0), end, now)
+        if self._recorded_at and now - tick_s < self._recorded_at <= now and self.baseline is not None:
+            end = round((now + self._offset_s) / tick_s)
+            longest_s = max(self._living.life.record_s, self._living.life.inputs_s)
+            first = max(end - slots_of(longest_s, tick_s), self._store.oldest_slot)
+            clock = now + self._offset_s
+            longer = make_baseline(self._store, first, end, self._policy, version=champion, now=clock)
+            self.baseline = replace(self.baseline, record=longer.record)
 
     def _remake(self, champion: int, first: int, end: int, now: float) -> None:
         """The baseline of the slots ``[first, end)``; a score that labels do not tell yet stays the last one's."""
@@ -197,8 +206,6 @@ class Watch:
             made = replace(
                 made, accuracy=last.accuracy, macro_f1=last.macro_f1, calibration_B2=last.calibration_B2
             )
-        if last is not None and made.record is None:
-            made = replace(made, record=last.record)
         self.baseline = made
 
 

@@ -77,7 +77,7 @@ def worlds(draw, with_drift: bool = True) -> WorldConfig:
         ),
         labels=LabelsConfig(
             delay=draw(st.sampled_from(DelayKind)),
-            delay_s=draw(st.floats(0, 3 * DAY_S)),
+            delay_s=draw(st.floats(1.0, 3 * DAY_S)),
             loss_fraction=loss,
             bias=draw(st.sampled_from([0.0, 0.9, -0.9])) if loss else 0.0,
         ),

@@ -1,0 +1,100 @@
+"""What is known at a tick, and what people order.
+
+Rules of this file:
+    * Views, readings and a rollout's evidence are levels: they say what holds now, and saying it twice changes nothing.
+    * An order is given once. One that changes nothing, that nobody's name stands behind, or that may not be has no effect and no
+      event: whoever ordered looks at the state, and orders again.
+    * Approvals, and a person's commands to a rollout, are in the rollout's own evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from fedretrain.rollout.evidence import RolloutEvidence
+from fedretrain.rollout.quarantine import Release
+from fedretrain.rollout.safety import SafetyOrder
+
+if TYPE_CHECKING:
+    from fedretrain.coordinator.cycle_events import Trained
+    from fedretrain.monitoring.baseline import Baseline
+    from fedretrain.monitoring.view import FleetView
+    from fedretrain.retraining.signals import Signals
+    from fedretrain.rollout.quarantine import QuarantineEvidence
+    from fedretrain.rollout.safety import Reading
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Bring a version that exists: it waits for a rollout like any other, and passes the same gates.
+
+    Attributes:
+        version: Which.
+        by: Who.
+        reason: For people.
+        detectable: The smallest relative regression that each step could detect; empty if not known.
+    """
+
+    version: int
+    by: str
+    reason: str = ""
+    detectable: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """A version may no longer be installed or served: it is quarantined, and taken back wherever it is.
+
+    Attributes:
+        version: Which.
+        by: Who.
+        reason: For people.
+    """
+
+    version: int
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ServeAgain:
+    """The champion serves again although its confidence had decayed.
+
+    Attributes:
+        by: Who.
+        reason: For people.
+    """
+
+    by: str
+    reason: str = ""
+
+
+Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known at a tick.
+
+    Attributes:
+        views: The monitors' windows that are due; none between strides, or while a new champion has no baseline. Windows of
+            another version than the champion are passed over.
+        baseline: The champion's record, where there are views.
+        signals: For retraining; None where retraining is not to be decided now.
+        trained: A campaign that ended.
+        rollout: For the rollout that is on. What the state knows itself (safe mode, switches, what is withdrawn, what waits) is
+            filled in from there.
+        readings: What safety limits are read from beside the views; in safe mode those of what serves then.
+        orders: What people order.
+        faults: Faults and clean measurements of devices and versions in one window, from elsewhere than monitors.
+    """
+
+    views: tuple[FleetView, ...] = ()
+    baseline: Baseline | None = None
+    signals: Signals | None = None
+    trained: Trained | None = None
+    rollout: RolloutEvidence = field(default_factory=RolloutEvidence)
+    readings: tuple[Reading, ...] = ()
+    orders: tuple[Order, ...] = ()
+    faults: QuarantineEvidence | None = None
