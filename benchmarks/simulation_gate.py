@@ -4,6 +4,8 @@ Rules of this file:
     * The true fleet writes an event log; the gate knows the fleet only as it was fitted to that log. The canary knows the true one.
     * What counts as sabotage is what the canary stops: the rollout's own gate, on devices of the true fleet that trained nothing. Sabotage that does no
       harm there, and "good" candidates that do, are counted apart and in neither share.
+    * Good is what costs the true fleet no more than half a point in the mean over its seeds, however it was meant; what was meant well and costs more is
+      counted apart too (`good_by_intention_*`).
     * A candidate is stopped where the gate says FAIL. INCONCLUSIVE is shown beside it and counts as not stopped for sabotage, and as stopped for good
       candidates: both against the gate.
     * One JSON line per kind, then the two shares with one-sided 95 % Clopper-Pearson bounds. Seeds of one kind are not new kinds: the bounds hold for this mix.
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEAST_STOPPED, MOST_GOOD_STOPPED = 0.70, 0.05
+GOOD_LOSS = 0.005
 CANARY_DEVICES = 600
 BASE = (
     "experiment=scale",
@@ -386,7 +389,11 @@ def _line(kind: str, mine: Sequence[Judged]) -> dict[str, Any]:
 def shares(found: Sequence[Judged]) -> dict[str, Any]:
     """Both shares with their bounds."""
     bad = [one for one in found if not one.is_good and one.canary is Verdict.FAIL]
-    good = [one for one in found if one.is_good and one.canary is not Verdict.FAIL]
+    meant = [one for one in found if one.is_good and one.canary is not Verdict.FAIL]
+    loss = {
+        kind: np.mean([one.loss for one in found if one.kind == kind]) for kind in {o.kind for o in meant}
+    }
+    good = [one for one in meant if loss[one.kind] <= GOOD_LOSS]
     stopped = sum(one.gate is Verdict.FAIL for one in bad)
     held = sum(one.gate is not Verdict.PASS for one in good)
     failed = sum(one.gate is Verdict.FAIL for one in good)
@@ -399,6 +406,10 @@ def shares(found: Sequence[Judged]) -> dict[str, Any]:
         "good_stopped_fraction": round(held / max(len(good), 1), 4),
         "good_failed_fraction": round(failed / max(len(good), 1), 4),
         "good_stopped_high_95": round(share_interval(held, len(good), 0.9)[1], 4),
+        "good_by_intention": len(meant),
+        "good_by_intention_stopped_fraction": round(
+            sum(one.gate is not Verdict.PASS for one in meant) / max(len(meant), 1), 4
+        ),
         "sabotage_without_harm": sum(not one.is_good and one.canary is not Verdict.FAIL for one in found),
         "sabotage_held_or_stopped": sum(one.gate is not Verdict.PASS for one in bad),
         "good_stopped_by_canary": sum(one.is_good and one.canary is Verdict.FAIL for one in found),

@@ -29,6 +29,8 @@ class GateConfig:
         arm: The candidate's arm; empty: its run's first.
         champion_arm: Likewise of the champion.
         seeds: Repetitions of every replay, at least 5.
+        most_seeds: While the verdict is INCONCLUSIVE, `seeds` more are replayed, up to so many. Each look has its own 95 % interval, so three looks let
+            a candidate exactly at its margin through with a chance of at most 7.5 %.
         accuracy_margin: The mean score over devices may be worse by so much: points of accuracy (0.02 is two), or a fraction of an error.
         worst_margin: Likewise the mean over the worst tenth of the devices.
         epsilon_margin: Epsilon may exceed what the candidate's configuration promises (or, without a promise, what its run spent) by so much.
@@ -42,6 +44,7 @@ class GateConfig:
     arm: str = ""
     champion_arm: str = ""
     seeds: int = LEAST_SEEDS
+    most_seeds: int = 3 * LEAST_SEEDS
     accuracy_margin: float = 0.02
     worst_margin: float = 0.05
     epsilon_margin: float = 0.0
@@ -57,6 +60,7 @@ class GateConfig:
             key="seeds",
             fix=f"give {LEAST_SEEDS} or more",
         )
+        require(self.most_seeds >= self.seeds, "is below seeds", key="most_seeds", fix="give seeds or more")
         fraction("accuracy_margin", self.accuracy_margin)
         fraction("worst_margin", self.worst_margin)
         not_negative("epsilon_margin", self.epsilon_margin)

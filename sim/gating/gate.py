@@ -101,8 +101,19 @@ class SimulationGate:
         Raises:
             UserError: If a configuration cannot be run in this fleet.
         """
+        num, weights = self.config.seeds, self._weights(candidate)
+        result = self._look(candidate, champion, weights, num)
+        while result.verdict is Verdict.INCONCLUSIVE and num < self.config.most_seeds:
+            num = min(num + self.config.seeds, self.config.most_seeds)
+            result = self._look(candidate, champion, weights, num)
+        return result
+
+    def _look(
+        self, candidate: Contender, champion: Contender | None, weights: list[GateCheck], num_seeds: int
+    ) -> GateResult:
+        """The verdict of so many seeds; those replayed before are not replayed again."""
         first = candidate.seeds[0]
-        seeds = tuple(range(first, first + self.config.seeds))
+        seeds = tuple(range(first, first + num_seeds))
         observed = Condition("observed")
         stressed = Condition(f"{self.config.stress:g} x drop-outs and delay", self.config.stress)
         checks: list[GateCheck] = []
@@ -115,7 +126,7 @@ class SimulationGate:
             }
             checks += self._outcomes(candidate, condition, ours, theirs)
             checks += self._epsilon(candidate, champion, condition, ours)
-        checks += self._weights(candidate)
+        checks += weights
         return GateResult(combine(checks), tuple(checks), seeds, fleets)
 
     def judge_weights(self, weights: Params, champion: Contender) -> GateResult:
