@@ -66,7 +66,7 @@ def run_overrides(
         grid: Of the Flower run that this is the ServerApp of.
 
     Returns:
-        The exit status, 0.
+        The exit status: 0, or 1 where sabotage did not end as it should.
     """
     resume = [word.split("=", 1)[1] for word in overrides if word.startswith("resume=")]
     if resume and resume[0]:
@@ -74,6 +74,10 @@ def run_overrides(
         run_folder = RunFolder(path.absolute().parent.parent, path.absolute())
     else:
         plan = plan_run(overrides, folder=folder)
+        if plan.config.sabotage.is_on:
+            from sim.sabotage.run import run_sabotage
+
+            return run_sabotage(plan, quiet=quiet)
         if plan.config.lifetime.duration_s:
             from sim.lifetime.run import run_lifetime
 

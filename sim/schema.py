@@ -26,6 +26,7 @@ from sim.fleet import FleetConfig
 from sim.labels import LabelsConfig
 from sim.lifetime.config import LifetimeConfig
 from sim.network import NetworkConfig
+from sim.sabotage.config import SabotageConfig
 from sim.sections import DatasetConfig, ModelConfig
 from sim.sensors.config import DriftConfig
 
@@ -310,6 +311,7 @@ class Config:
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     lifetime: LifetimeConfig = field(default_factory=LifetimeConfig)
+    sabotage: SabotageConfig = field(default_factory=SabotageConfig)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

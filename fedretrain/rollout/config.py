@@ -223,7 +223,12 @@ class RolloutPolicy:
     """
 
     shadow: ShadowRules = field(default_factory=ShadowRules)
-    steps: tuple[Step, ...] = (Step(0.02), Step(0.1), Step(0.5))
+    steps: tuple[Step, ...] = (
+        # By Monte-Carlo (`python -m sim.gates`): little exposure to harm, and a decision within two weeks.
+        Step(0.02, 12 * HOUR_S, 2 * DAY_S),
+        Step(0.24, DAY_S, 2 * DAY_S),
+        Step(0.5, 2 * DAY_S, 8 * DAY_S),
+    )
     tiny_fleet: bool = False
     metrics: tuple[MetricRule, ...] = ()
     alpha: float = 0.05

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedretrain.coordinator.cycle import Trained
+from fedretrain.coordinator.cycle import Begun, Trained
 from fedretrain.core.build import plain
 from fedretrain.core.clock import DAY_S
-from fedretrain.monitoring.alerts import WindowJudged
+from fedretrain.monitoring.alerts import Alert, WindowJudged
 from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision, Outcome
 from fedretrain.retraining.online import Reverted
@@ -30,9 +30,18 @@ from sim.lifetime.records import DetectionRecord, FeatureRecord, Life, LifeEvent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedretrain.coordinator.cycle import CycleEvent, CycleState
+    from fedretrain.coordinator.cycle import (
+        Admitted,
+        CycleEvent,
+        CycleState,
+        Proposed,
+        ServedAgain,
+        Withdrawn,
+    )
     from fedretrain.coordinator.cycle_events import Body
     from fedretrain.monitoring.view import FleetView
+    from fedretrain.rollout.quarantine import QuarantineEvent
+    from fedretrain.rollout.safety import SafetyEvent
     from sim.lifetime.loop import Living
     from sim.lifetime.online import Told
 
@@ -79,8 +88,24 @@ class Chronicle:
         elif isinstance(body, Trained):
             kind = "candidate" if body.made else "no_candidate"
             self._write(event.at, kind, body.reason, body.version, {})
-        elif not isinstance(body, (Outcome, WindowJudged)):
-            self._alert(event.at, body, state)
+        elif isinstance(body, Alert):
+            if not isinstance(body, WindowJudged):
+                self._alert(event.at, body, state)
+        elif not isinstance(body, (Outcome, Begun)):
+            self._standing(event, body, state)
+
+    def _standing(
+        self,
+        event: CycleEvent,
+        body: Proposed | Admitted | Withdrawn | ServedAgain | SafetyEvent | QuarantineEvent,
+        state: CycleState,
+    ) -> None:
+        """What changes who may serve and who counts: safe mode, switches, quarantine, waiting candidates."""
+        kind = str(event.to_record()["kind"])
+        told = plain(body)
+        more = told.get("kind") or told.get("answer")
+        version = int(told.get("version", told.get("ident", state.champion)))
+        self._write(event.at, f"{kind}_{more}" if more else kind, body.reason, version, {})
 
     def _why(self, body: RolloutEvent) -> str:
         """Which checks of the offline validation failed, where that is the reason."""
@@ -178,7 +203,7 @@ class Chronicle:
             exposure=float((living.serving.version == candidate).mean()) if candidate >= 0 else 0.0,
             training=living.campaigns.running,
             epsilon=float("nan") if epsilon is None else epsilon,
-            safe_mode=False,
+            safe_mode=state.safety.safe_mode,
         )
 
     def close(self, state: CycleState, wall_s: float) -> Life:

@@ -20,9 +20,8 @@ from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import CycleState, Evidence
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.rng import seed_for
-from fedretrain.monitoring.recipes import MonitorState
 from fedretrain.retraining.config import Strategy, Where
-from fedretrain.retraining.decision import Action, Decision, TriggerState
+from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.events import RolloutEvent
 from fedretrain.rollout.evidence import RolloutEvidence
@@ -145,7 +144,8 @@ class Living:
         history = self.rows.between(-life.baseline_s, 0.0)
         self.serving.predict_served(np.arange(history.start, history.stop))
         self.watch.begin(champion=1)
-        self.state = CycleState(1, MonitorState(1), TriggerState.first(0.0, self.watch.num_labels))
+        begun = cycle.Begun(1, self.watch.num_labels, self.policy.digest)
+        self.state = cycle.begin(cycle.CycleEvent(0.0, begun))
 
     def tick(self, tick: int) -> None:
         """One step of the clock."""

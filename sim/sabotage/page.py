@@ -1,0 +1,69 @@
+"""The page of a run of sabotage: what was done, what became of it, and how long harm was served.
+
+Rules of this file:
+    * One file, no script, nothing fetched, as in `sim.report.page`.
+    * What only the oracle knows is called so.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from sim.report.markup import table
+from sim.report.style import STYLE_SHEET
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sim.sabotage.records import CaseOutcome
+
+_HEAD = (
+    "Candidate",
+    "Seed",
+    "Wanted",
+    "Became",
+    "By",
+    "Days",
+    "Device-hours served",
+    "Effect (oracle)",
+    "Worst site (oracle)",
+    "Reason",
+)
+
+
+def render_sabotage(found: Sequence[CaseOutcome], surprises: Sequence[CaseOutcome]) -> str:
+    """`report.html` of a run of sabotage: a complete HTML document."""
+    said = (
+        "Every candidate ended as it should."
+        if not surprises
+        else f"{len(surprises)} of {len(found)} did not end as they should: "
+        + ", ".join(sorted({one.case for one in surprises}))
+        + "."
+    )
+    gaps = sorted({one.title for one in found if one.known_gap and not one.as_wanted})
+    known = f"<p>Known gap of these gates: {escape('; '.join(gaps))}.</p>" if gaps else ""
+    caption = "Effect: accuracy of the candidate minus the champion's on the same rows, in points"
+    body = table(_HEAD, [_row(one) for one in found], caption)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>sabotage</title>'
+        f"<style>{STYLE_SHEET}</style></head><body><main><h1>sabotage</h1>"
+        f'<section class="panel"><p>{escape(said)}</p>{known}</section>'
+        f'<h2>Candidates</h2><section class="panel">{body}</section></main></body></html>'
+    )
+
+
+def _row(one: CaseOutcome) -> tuple[str, ...]:
+    mark = "" if one.as_wanted else (" (known gap)" if one.known_gap else " (not as wanted)")
+    return (
+        one.title,
+        str(one.seed),
+        one.wanted,
+        one.ended + mark,
+        one.stopped_by or "-",
+        f"{one.days:.1f}",
+        f"{100 * one.exposure:.2f} %",
+        f"{100 * one.effect:+.1f}",
+        f"{100 * one.worst_site_effect:+.1f}",
+        one.reason,
+    )
