@@ -33,6 +33,8 @@ _NO_SPREAD = -4.0  # log of a spread that is none (2 % of what it was)
 _LOST = 0.01  # share of missing values that counts
 _MAD = 1.4826  # of a normal law's median absolute deviation
 _LEAST_NOISE = 1e-4
+_ONSETS = (0.05, 0.95)  # quantiles: an onset that was dated wrongly stretches no range
+_RAMP_COST = 6.0  # squared standard errors that a ramp has to explain beyond a step: one parameter, eight lengths to choose from
 _FEWEST = 3  # channels of drifted devices that make a specification
 _BOTH_WAYS = 0.15  # share of the rarer sign from which on signs are drawn
 
@@ -161,6 +163,11 @@ class _Course:
     lasts: int
     cost: float
 
+    @property
+    def penalised(self) -> float:
+        """What it is chosen by: a ramp has to earn its length."""
+        return self.cost + (_RAMP_COST if self.lasts else 0.0)
+
 
 def _course(value_W: Floats, variance_W: Floats, base_variance: float) -> _Course | None:
     """The best step or ramp of a series that is 0 before it; the baseline's own error is common to all days.
@@ -177,10 +184,7 @@ def _course(value_W: Floats, variance_W: Floats, base_variance: float) -> _Cours
         for lasts in _lengths(len(days) - first):
             shape = np.clip((np.arange(len(days)) - first + 1.0) / max(lasts, 1), 0.0, 1.0)
             one = _fitted(value, weight, shape, base_variance, int(days[first]), lasts)
-            # A ramp has a parameter more: it has to earn it.
-            if best is None or one.cost + (2.0 if one.lasts else 0.0) < best.cost + (
-                2.0 if best.lasts else 0.0
-            ):
+            if best is None or one.penalised < best.penalised:
                 best = one
     return best
 
@@ -286,8 +290,8 @@ class FittedDrift:
         random_sign: Whether both signs were seen.
         num_channels: Median channels of a device that was hit; 0 where all were.
         device_fraction: Share of the devices.
-        onset_from_s: From the log's beginning to the first onsets ...
-        onset_to_s: ... and to the last.
+        onset_from_s: From the log's beginning to the first onsets (their 5 % quantile) ...
+        onset_to_s: ... and to the last (95 %).
         time_s: Median time to full size.
         num_devices: How many were hit.
         per_day: Devices newly hit per device and day.
@@ -348,7 +352,7 @@ def _summary(log: FleetLog, found: list[ChannelDrift]) -> FittedDrift | None:
     hit = len(np.unique(device))
     logs = np.log(np.maximum(size, 1e-6))
     spread = _MAD * float(np.median(np.abs(logs - np.median(logs))))
-    low, high = float(onset.min()), float(onset.max())
+    low, high = (float(one) for one in np.quantile(onset, _ONSETS, method="nearest"))
     one_way = -1.0 if sign.mean() > 0.5 and rarer < _BOTH_WAYS else 1.0
     return FittedDrift(
         kind=found[0].kind,
