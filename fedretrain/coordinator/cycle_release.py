@@ -3,7 +3,8 @@
 Rules of this file:
     * One rollout at a time. A candidate that comes while one is on waits, takes its place, or is refused, as the policy says.
     * A holdback does not keep the place: it goes on until the next rollout begins, which needs its devices.
-    * A rollout that begins is run from the next tick on: what is known now was measured for the one before.
+    * Whoever waited in a queue begins in the tick after the place became free, and is run from the tick after that on: what is known
+      at a tick was measured for the rollout that was on when it began.
     * A retrain ends when its candidate does. Only what judged the candidate rejects it; a switch, safe mode or a broken metric source
       leave it untried, and its labels unused.
 """
