@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_FAR = 5.0  # standard errors beyond which a channel has drifted: of 100,000 tries less than one by chance
+_FAR = 4.5  # standard errors, of noise with its tails, beyond which a channel has drifted: of 100,000 tries less than one by chance
 _NEAR = 3.5  # and below this in every step no ramp is far enough either
 _NO_SPREAD = -4.0  # log of a spread that is none (2 % of what it was)
 _LOST = 0.01  # share of missing values that counts
 _MAD = 1.4826  # of a normal law's median absolute deviation
+_TAIL, _NORMAL_TAIL = 0.99, 2.576  # where tails are compared with a normal law's
 _LEAST_NOISE = 1e-4
 _ONSETS = (0.05, 0.95)  # quantiles: an onset that was dated wrongly stretches no range
 _RAMP_COST = 6.0  # squared standard errors that a ramp has to explain beyond a step: one parameter, eight lengths to choose from
@@ -100,7 +101,10 @@ def _grid(log: FleetLog) -> _Days:
     rows[told.device, place] = told.rows
     level, base = np.zeros((num, width)), np.ones(num)
     level[told.device], base[told.device] = told.level, told.baseline_rows
-    return _Days(filled(told.shift), filled(told.log_std), filled(told.missing), level, rows, base, starts)
+    # The logarithm of a normal sample's standard deviation is low by 1 / (4 (n - 1)): days are shorter than baselines.
+    bias = 0.25 / np.maximum(told.rows - 1, 1) - 0.25 / np.maximum(told.baseline_rows - 1, 1)
+    log_std = told.log_std + bias[:, None]
+    return _Days(filled(told.shift), filled(log_std), filled(told.missing), level, rows, base, starts)
 
 
 def channel_drifts(log: FleetLog) -> list[ChannelDrift]:
@@ -112,20 +116,23 @@ def channel_drifts(log: FleetLog) -> list[ChannelDrift]:
     worth = _changed(days.shift, days, noise[0]) | _changed(days.log_std, days, noise[1])
     worth |= (np.nan_to_num(days.missing) > _LOST).any(axis=1) | (days.log_std <= _NO_SPREAD).any(axis=1)
     found = (
-        _channel(days, device, channel, (float(noise[0][channel]), float(noise[1][channel])))
+        _channel(days, device, channel, (float(noise[0][device, channel]), float(noise[1][device, channel])))
         for device, channel in np.argwhere(worth).tolist()
     )
     return [one for one in found if one is not None]
 
 
-def _changed(values_DWC: Floats, days: _Days, noise_C: Floats) -> NDArray[np.bool_]:
+def _changed(values_DWC: Floats, days: _Days, noise_DC: Floats) -> NDArray[np.bool_]:
     """``[D, C]`` whether some step is nearly far enough: a quick look over all series at once, before shapes are tried."""
     known = np.isfinite(values_DWC)
-    weight = np.where(known, np.maximum(days.rows, 1.0)[:, :, None] / noise_C, 0.0)
+    weight = np.where(known, np.maximum(days.rows, 1.0)[:, :, None] / noise_DC[:, None, :], 0.0)
     value = np.where(known, values_DWC, 0.0)
     # The normal equations of `_fitted` for a step on each day, all by sums from the end.
     after, right = (np.cumsum(one[:, ::-1], axis=1)[:, ::-1] for one in (weight, weight * value))
-    whole = weight.sum(axis=1, keepdims=True) + np.maximum(days.base_rows, 1.0)[:, None, None] / noise_C
+    whole = (
+        weight.sum(axis=1, keepdims=True)
+        + np.maximum(days.base_rows, 1.0)[:, None, None] / noise_DC[:, None, :]
+    )
     determinant = np.maximum(after * whole - after**2, 1e-300)
     size = (whole * right - after * (weight * value).sum(axis=1, keepdims=True)) / determinant
     far = np.abs(size) / np.sqrt(whole / determinant)
@@ -134,14 +141,27 @@ def _changed(values_DWC: Floats, days: _Days, noise_C: Floats) -> NDArray[np.boo
 
 
 def _noise(values_DWC: Floats, rows_DW: Floats) -> Floats:
-    """``[C]`` variance of a day's value times its rows, from successive differences: steps and ramps hardly count."""
+    """``[D, C]`` variance of a day's value times its rows, from successive differences: steps and ramps hardly count.
+
+    It is the fleet's, or the device's own where that is larger (a device with a rare class has restless days), and larger by as
+    much as the differences' tails are heavier than a normal law's.
+    """
     change = np.diff(values_DWC, axis=1)
     weight = 1.0 / np.maximum(rows_DW[:, 1:], 1) + 1.0 / np.maximum(rows_DW[:, :-1], 1)
     scaled = np.abs(change) / np.sqrt(weight)[:, :, None]
-    found = np.empty(values_DWC.shape[2])
-    for channel in range(len(found)):
-        finite = scaled[:, :, channel][np.isfinite(scaled[:, :, channel])]
-        found[channel] = (_MAD * float(np.median(finite))) ** 2 if len(finite) else 1.0
+    found = np.empty((values_DWC.shape[0], values_DWC.shape[2]))
+    for channel in range(found.shape[1]):
+        mine = scaled[:, :, channel]
+        finite = mine[np.isfinite(mine)]
+        pooled = _MAD * float(np.median(finite)) if len(finite) else 1.0
+        own = np.array(
+            [
+                _MAD * float(np.median(row[np.isfinite(row)])) if np.isfinite(row).any() else 0.0
+                for row in mine
+            ]
+        )
+        tail = float(np.quantile(finite, _TAIL)) / (pooled * _NORMAL_TAIL) if len(finite) and pooled else 1.0
+        found[:, channel] = (np.maximum(own, pooled) * max(tail, 1.0)) ** 2
     return np.maximum(found, _LEAST_NOISE)
 
 
@@ -180,7 +200,7 @@ def _course(value_W: Floats, variance_W: Floats, base_variance: float) -> _Cours
         return None
     value, weight = value_W[known], 1.0 / variance_W[known]
     best: _Course | None = None
-    for first in range(len(days)):
+    for first in range(max(len(days) - 1, 0)):  # what was seen on one day alone may have been that day
         for lasts in _lengths(len(days) - first):
             shape = np.clip((np.arange(len(days)) - first + 1.0) / max(lasts, 1), 0.0, 1.0)
             one = _fitted(value, weight, shape, base_variance, int(days[first]), lasts)

@@ -88,7 +88,8 @@ class _Moments:
         count = known.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(known, flat, 0.0).sum(axis=0) / count
-            variance = np.where(known, (flat - mean) ** 2, 0.0).sum(axis=0) / count
+            # Over count - 1: the spread of a few rows would else look narrower than that of many.
+            variance = np.where(known, (flat - mean) ** 2, 0.0).sum(axis=0) / np.maximum(count - 1, 1)
         missing = 1.0 - count / max(len(flat), 1)
         return cls(len(x), mean, np.sqrt(variance), missing)
 
