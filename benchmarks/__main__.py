@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-NAMES = ("reduce", "monitoring", "scale", "client_update")
+NAMES = ("reduce", "monitoring", "monitoring_year", "monitoring_null", "lifetime", "scale", "client_update")
 """The quick ones first."""
 
 
