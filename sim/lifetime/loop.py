@@ -81,17 +81,10 @@ class Living:
         self.saboteur = saboteur or Saboteur()
         found = Arms().get(config, seed)
         self.rows = LifeRows.of(found.world.fleet)
-        fleet = LifeFleet(
-            found.world.fleet,
-            self.rows,
-            buffer_s=life.buffer_s,
-            buffer_rows=life.buffer_rows,
-            holdout_every=life.holdout_every,
-        )
+        self.fleet = fleet = self._buffered(found)
         self.arm: Arm = replace(
             found, setting=replace(found.setting, world=replace(found.world, fleet=fleet))
         )
-        self.fleet = fleet
         self.everybody = np.arange(fleet.num_devices)
         traits = fleet.traits(self.everybody)
         self.serving = Serving(self.arm, self.rows, self.saboteur)
@@ -116,6 +109,17 @@ class Living:
         self._span_end = 0
         self._to_refresh = np.zeros(fleet.num_devices, dtype=np.bool_)
         self.saboteur.attach(self)
+
+    def _buffered(self, arm: Arm) -> LifeFleet:
+        """The arm's fleet, whose devices train on what they hold at the time."""
+        life = self.life
+        return LifeFleet(
+            arm.world.fleet,
+            self.rows,
+            buffer_s=life.buffer_s,
+            buffer_rows=life.buffer_rows,
+            holdout_every=life.holdout_every,
+        )
 
     def latency_of(self, version: int) -> float:
         """Median latency in seconds of a version: all have the same architecture, so an honest life's are alike."""
@@ -153,7 +157,7 @@ class Living:
         start_at = tick * self.life.tick_s
         now = start_at + self.life.tick_s
         which = self.rows.between(start_at, now)
-        self._predict(tick, which)
+        self._predict(tick)
         online = self.arm.world.availability.online(self.everybody, now)
         self.watch.observe(which, start_at, now, online, self.released())
         self.campaigns.collect(start_at, now)
@@ -192,14 +196,13 @@ class Living:
         assert self.state is not None
         return self.chronicle.close(self.state, wall_s)
 
-    def _predict(self, tick: int, which: slice) -> None:
+    def _predict(self, tick: int) -> None:
         """Predict the coming span at its beginning; a candidate in shadow likewise."""
         if tick % self.life.span_ticks == 0:
             self._span_end = tick + self.life.span_ticks
             rows = self._coming(tick * self.life.tick_s)
             self._serve(rows)
             self._predict_shadow(rows)
-        del which
 
     def _serve(self, rows: Ids) -> None:
         """Predict rows with what their devices serve: a version, or a copy of it that learns online."""

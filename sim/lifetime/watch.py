@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.coordinator.cycle import CycleState
+    from fedretrain.monitoring.bins import Bins
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.retraining.signals import Signals
     from sim.lifetime.campaigns import Campaigns
@@ -52,11 +53,7 @@ class Watch:
         self._slot_s = living.life.tick_s
         self._before = slots_of(living.life.baseline_s, self._slot_s) if living.life.baseline_s else 0
         self._offset_s = self._before * self._slot_s
-        rows = living.rows
-        history = rows.between(-math.inf, 0.0)
-        x = rows.x[history].reshape(history.stop - history.start, -1)
-        names = _names(living)
-        bins = fit_bins(x, names, num_bins=policy.num_bins)
+        bins = self._bins()
         longest = max(window.length_s for window in policy.windows)
         self._inputs = slots_of(max(living.life.settle_s, living.life.inputs_s), self._slot_s)
         keep = max(slots_of(_KEEP * longest, self._slot_s), self._before, self._inputs)
@@ -72,7 +69,7 @@ class Watch:
         )
         self._intake = Intake(self._store, policy.label_wait_s, policy.clock_tolerance_s)
         self._reporter = Reporter(
-            rows,
+            living.rows,
             bins,
             living.fleet.num_outputs,
             self._slot_s,
@@ -87,6 +84,13 @@ class Watch:
         self.num_features = bins.num_features
         self.num_labels = 0
         self.bytes_up = 0
+
+    def _bins(self) -> Bins:
+        """Pinned bins of the whole history."""
+        rows = self._living.rows
+        history = rows.between(-math.inf, 0.0)
+        x = rows.x[history].reshape(history.stop - history.start, -1)
+        return fit_bins(x, _names(self._living), num_bins=self._policy.num_bins)
 
     def begin(self, champion: int) -> None:
         """Take in the history that the first champion is measured by, and make its baseline."""
