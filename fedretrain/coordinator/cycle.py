@@ -102,7 +102,8 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
     _end_training(log, evidence.trained)
     _propose(log, evidence)
     run(log, evidence.rollout, _taken_back(log, withdrawn))
-    _without_model(log, withdrawn)
+    if state.champion in withdrawn:
+        _without_model(log)
     if evidence.signals is not None:
         _retrain(log, evidence.signals)
     return tuple(log.events)
@@ -196,9 +197,9 @@ def _taken_back(log: Log, withdrawn: dict[int, Operator]) -> Operator | None:
     return None if rollout is None else withdrawn.get(rollout.plan.candidate)
 
 
-def _without_model(log: Log, withdrawn: dict[int, Operator]) -> None:
-    """Where a withdrawal leaves no version that may serve, the rules do, until a person says otherwise."""
-    if withdrawn and log.state.champion == RULES_BASELINE and not log.state.safety.safe_mode:
+def _without_model(log: Log) -> None:
+    """Where a withdrawal has left no version that may serve, the rules do, until a person says otherwise."""
+    if log.state.champion == RULES_BASELINE and not log.state.safety.safe_mode:
         reason = "the champion is withdrawn, and there is no version to go back to"
         log.add(SafetyEvent(SafetyEventKind.ENTERED, log.now, reason))
 
