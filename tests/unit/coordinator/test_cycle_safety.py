@@ -222,6 +222,15 @@ def test_the_only_model_withdrawn_leaves_the_rules_in_safe_mode() -> None:
     assert kinds(drive.tick(orders=(Propose(1, "ada"),))) == ["Proposed", "created"]
 
 
+def test_a_fleet_of_rules_loses_nothing_by_a_withdrawal() -> None:
+    drive = Drive(champion=0)
+    drive.retrained()
+    drive.to(Phase.SHADOW)
+    drive.tick(orders=(Withdraw(9, "ada"),))
+    assert not drive.state.safety.safe_mode
+    drive.to(Phase.CHAMPION)
+
+
 def test_a_withdrawn_candidate_goes_back_and_a_waiting_one_is_refused() -> None:
     drive = Drive(policy_with(on_second=OnSecond.QUEUE))
     drive.retrained()
