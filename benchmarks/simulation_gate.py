@@ -258,7 +258,7 @@ def fitted_fleet(folder: Path) -> FleetFile:
     return read_fleet(folder / "fleet.yaml")
 
 
-def run(seeds: int, good_seeds: int) -> list[Judged]:
+def run(seeds: int, good_seeds: int, first_seed: int = 0) -> list[Judged]:
     """Every kind with every seed; seeds are far apart, so that no replay is shared between them."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(fitted_fleet(Path(folder)))
@@ -267,7 +267,7 @@ def run(seeds: int, good_seeds: int) -> list[Judged]:
     cases += [(kind, words, good_seeds, True) for kind, words in GOOD.items()]
     found = []
     for kind, words, count, is_good in cases:
-        mine = [bench.judge(kind, words, 100 * place, is_good=is_good) for place in range(count)]
+        mine = [bench.judge(kind, words, first_seed + 100 * place, is_good=is_good) for place in range(count)]
         print(json.dumps(_line(kind, mine)), flush=True)
         found += mine
     return found
@@ -323,9 +323,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation_gate", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="of each kind of sabotage")
     parser.add_argument("--good-seeds", type=int, default=6, help="of each good candidate")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="others than those that a rule was chosen on"
+    )
     options = parser.parse_args(arguments)
     begun = time.perf_counter()
-    line = shares(run(options.seeds, options.good_seeds))
+    line = shares(run(options.seeds, options.good_seeds, options.first_seed))
     met = line["stopped_fraction"] >= LEAST_STOPPED and line["good_stopped_fraction"] <= MOST_GOOD_STOPPED
     line |= {
         "met": met,
