@@ -101,9 +101,12 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
     withdrawn = _keep_out(log, evidence)
     _end_training(log, evidence.trained)
     _propose(log, evidence)
-    run(log, evidence.rollout, _taken_back(log, withdrawn))
+    taken_back = _taken_back(log, withdrawn)
     if state.champion in withdrawn:
-        _without_model(log)
+        _without_model(log)  # before the rollouts: none begins in safe mode
+    run(log, evidence.rollout, taken_back)
+    if state.champion in withdrawn:
+        _without_model(log)  # its own rollout may have taken it back just now
     if evidence.signals is not None:
         _retrain(log, evidence.signals)
     return tuple(log.events)
