@@ -222,6 +222,14 @@ def test_the_only_model_withdrawn_leaves_the_rules_in_safe_mode() -> None:
     assert kinds(drive.tick(orders=(Propose(1, "ada"),))) == ["Proposed", "created"]
 
 
+def test_a_version_proposed_while_the_last_model_is_withdrawn_waits() -> None:
+    drive = Drive()
+    drive.tick(orders=(Propose(9, "ada"), Withdraw(1, "ada")))
+    assert drive.state.safety.safe_mode
+    assert drive.state.rollout is None
+    assert [one.version for one in drive.state.waiting] == [9]
+
+
 def test_a_fleet_of_rules_loses_nothing_by_a_withdrawal() -> None:
     drive = Drive(champion=0)
     drive.retrained()
