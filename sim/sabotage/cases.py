@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError
 from sim.sabotage import saboteurs
 from sim.sabotage.saboteurs import Costly, DeadLabels, GarbledInstall, Honest, NotNumbers, Twin, WrongOutputs
-from sim.sensors.config import DriftConfig, DriftKind, DriftSpec
+from sim.sensors.config import DriftConfig, DriftKind, DriftShape, DriftSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ class Wanted(StrEnum):
     STOPPED = "stopped"
     PROMOTED = "promoted"
     HELD = "held"  # neither promoted nor blamed: nobody can tell
+    UNBLAMED = "unblamed"  # promoted or given up, as it comes, and not blamed
 
 
 def unchanged(config: Config, policy: Policy) -> Config:
@@ -46,12 +48,24 @@ def early_champion(config: Config, policy: Policy) -> Config:
 
 
 def drifting(config: Config, policy: Policy) -> Config:
-    """Every device's sensors shift at once in the middle of the canary."""
-    life = config.lifetime
-    trained = policy.retraining.interval_s + life.retrain_rounds * life.round_interval_s
-    canary = trained + policy.rollout.shadow.min_s + 2 * life.tick_s
-    onset = canary + policy.rollout.steps[0].min_s / 2
-    spec = DriftSpec(
+    """Everybody's sensors creep off in the same way, over three days from the middle of the canary on."""
+    onset = _amid_canary(config, policy)
+    creeping = DriftSpec(
+        kind=DriftKind.OFFSET,
+        shape=DriftShape.LINEAR,
+        magnitude=0.5,
+        num_channels=3,
+        onset_from_s=onset,
+        onset_to_s=onset,
+        time_s=3 * DAY_S,
+    )
+    return replace(config, drift=DriftConfig(specs=(creeping,)))
+
+
+def drifting_far(config: Config, policy: Policy) -> Config:
+    """Every device's sensors jump, each in a direction of its own, in the middle of the canary: no model here is good afterwards."""
+    onset = _amid_canary(config, policy)
+    jump = DriftSpec(
         kind=DriftKind.OFFSET,
         magnitude=1.0,
         random_sign=True,
@@ -59,7 +73,15 @@ def drifting(config: Config, policy: Policy) -> Config:
         onset_from_s=onset,
         onset_to_s=onset,
     )
-    return replace(config, drift=DriftConfig(specs=(spec,)))
+    return replace(config, drift=DriftConfig(specs=(jump,)))
+
+
+def _amid_canary(config: Config, policy: Policy) -> float:
+    """When half of the canary's shortest time is over, if nothing holds the rollout up."""
+    life = config.lifetime
+    trained = policy.retraining.interval_s + life.retrain_rounds * life.round_interval_s
+    canary = trained + policy.rollout.shadow.min_s + 2 * life.tick_s
+    return canary + policy.rollout.steps[0].min_s / 2
 
 
 @dataclass(frozen=True)
@@ -95,7 +117,20 @@ CASES = (
     Case("equal", "the champion once more", Wanted.PROMOTED, Twin),
     Case("retrained", "an honest retrain", Wanted.PROMOTED, Honest),
     Case("better", "better by more training", Wanted.PROMOTED, Honest, early_champion),
-    Case("both_drift", "an honest retrain; both arms drift in its canary", Wanted.PROMOTED, Honest, drifting),
+    Case(
+        "both_drift",
+        "an honest retrain; both arms drift from its canary on",
+        Wanted.PROMOTED,
+        Honest,
+        drifting,
+    ),
+    Case(
+        "both_drift_far",
+        "an honest retrain; both arms break down in its canary",
+        Wanted.UNBLAMED,
+        Honest,
+        drifting_far,
+    ),
     Case("dead_labels", "an honest retrain; labels end in its canary", Wanted.HELD, DeadLabels),
     Case(
         "label_flips",
@@ -113,7 +148,16 @@ CASES = (
     Case("larger", "twice the size", Wanted.STOPPED, lambda: Costly(growth=2.0)),
     Case("slower", "twice as slow", Wanted.STOPPED, lambda: Costly(slowdown=2.0)),
     Case("slightly_slower", "slower by a third", Wanted.STOPPED, lambda: Costly(slowdown=4 / 3)),
-    Case("miscalibrated", "logits times five", Wanted.STOPPED, lambda: saboteurs.Overconfident(5.0)),
+    Case(
+        "miscalibrated", "a fifth of the logits: unsure of all", Wanted.STOPPED, lambda: saboteurs.Scaled(0.2)
+    ),
+    Case(
+        "overconfident",
+        "logits times five: sure of all, within the margin of calibration",
+        Wanted.STOPPED,
+        lambda: saboteurs.Scaled(5.0),
+        known_gap=True,
+    ),
     Case(
         "cluster_harmed",
         "one site errs on a fifth more, the mean improves",

@@ -32,6 +32,7 @@ _RIGHT = {
     Wanted.STOPPED: (Ended.STOPPED, Ended.UNDECIDED),
     Wanted.PROMOTED: (Ended.PROMOTED,),
     Wanted.HELD: (Ended.HELD, Ended.UNDECIDED),
+    Wanted.UNBLAMED: (Ended.PROMOTED, Ended.HELD, Ended.UNDECIDED),
 }
 
 

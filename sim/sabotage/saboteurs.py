@@ -186,11 +186,11 @@ class Costly(Honest):
         return round(usual * self._growth) if self.is_candidate(version) else usual
 
 
-class Overconfident(Honest):
+class Scaled(Honest):
     """The candidate's logits are scaled: the same decisions, wrong confidence.
 
     Args:
-        scale: Times the logits.
+        scale: Times the logits; above 1 it is surer than it should be, below 1 less sure.
     """
 
     def __init__(self, scale: float) -> None:
@@ -220,8 +220,9 @@ def all_rows(living: Living, rows: Ids) -> NDArray[np.bool_]:
 
 
 def late_rows(living: Living, rows: Ids) -> NDArray[np.bool_]:
-    """Those whose label takes longer than a day."""
-    return living.rows.label_at[rows] - living.rows.event_at[rows] > DAY_S
+    """Those whose label takes longer than a day, and comes."""
+    delay = living.rows.label_at[rows] - living.rows.event_at[rows]
+    return np.isfinite(delay) & (delay > DAY_S)
 
 
 def rows_of_site(site: int) -> Rows:

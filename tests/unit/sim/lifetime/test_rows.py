@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_every_row_is_there_once_in_the_order_of_time(made):
 def test_slots_share_no_row_and_leave_none_out(made):
     _, rows = made
     edges = np.arange(-16 * DAY, 3 * DAY + 1, HOUR)
-    slots = [rows.between(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    slots = [rows.between(a, b) for a, b in itertools.pairwise(edges)]
     assert [slot.start for slot in slots[1:]] == [slot.stop for slot in slots[:-1]]
     assert sum(slot.stop - slot.start for slot in slots) == len(rows)
     inside = rows.event_at[slots[30]]
@@ -54,9 +56,7 @@ def test_a_label_arrives_once_and_a_lost_one_never(made):
 @pytest.mark.parametrize("buffer_rows", [7, 10_000])
 def test_a_buffer_holds_the_newest_labelled_rows_that_are_not_held_out(made, holdout_every, buffer_rows):
     fleet, rows = made
-    life = LifeFleet(
-        fleet, rows, buffer_s=4 * DAY, buffer_rows=buffer_rows, holdout_every=holdout_every
-    )
+    life = LifeFleet(fleet, rows, buffer_s=4 * DAY, buffer_rows=buffer_rows, holdout_every=holdout_every)
     for at in (-15.9 * DAY, 0.0, 1.3 * DAY):
         for device, held in enumerate(life.trainable(range(5), at)):
             stream = fleet.streams([device])[0]
@@ -69,12 +69,14 @@ def test_a_buffer_holds_the_newest_labelled_rows_that_are_not_held_out(made, hol
             ][-buffer_rows:]
             np.testing.assert_array_equal(held.x, stream.x[wanted])
             np.testing.assert_array_equal(held.y, stream.y[wanted])
-    assert life.held_out.sum() == (sum(len(s) // holdout_every for s in fleet.streams(range(5))) if holdout_every else 0)
+    assert life.held_out.sum() == (
+        sum(len(s) // holdout_every for s in fleet.streams(range(5))) if holdout_every else 0
+    )
 
 
 def test_a_device_whose_clock_runs_ahead_is_ordered_by_its_own_clock():
     skewed = "drift.specs=[{kind: clock_skew, magnitude: 5400, devices: [1], onset_from_s: 0, onset_to_s: 0}]"
-    arm, rows = arm_and_rows(small(3, 2, skewed))
+    _arm, rows = arm_and_rows(small(3, 2, skewed))
     assert (np.diff(rows.event_at) >= 0).all()
     shift = rows.event_at[rows.of_device(1)] - arm_and_rows(small(3, 2))[1].event_at[rows.of_device(1)]
     assert shift.max() == 5400.0
