@@ -5,7 +5,8 @@ Rules of this file:
       the fleet, the first champion, every tick, the books. Only the report and its files are left out.
     * More words override the experiment: ``fleet.num_devices=100 lifetime.duration_s=2592000 ...``; the limit holds for
       the experiment as it ships.
-    * One JSON line. The exit status is 1 above the limit.
+    * One JSON line. The exit status is 1 if the CPU seconds, which a busy machine changes least, are above the limit: one
+      process with one thread takes no longer on a free core.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def measure(words: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one JSON line; 1 if the year as it ships takes longer than the limit."""
+    """Print one JSON line; 1 if the year as it ships costs more than the limit."""
     line = measure(words)
     print(json.dumps(line), flush=True)
     append("lifetime", line)
-    return int(not words and line["wall_s"] > MOST_S)
+    return int(not words and line["cpu_s"] > MOST_S)
 
 
 if __name__ == "__main__":
