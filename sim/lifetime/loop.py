@@ -79,7 +79,8 @@ class Living:
         life = config.lifetime
         self.life, self.policy, self.seed = life, policy.policy, seed
         self.saboteur = saboteur or Saboteur()
-        found = Arms().get(config, seed)
+        # The fleet need not keep what it made: the life copies every row once.
+        found = Arms().get(replace(config, runner=replace(config.runner, cache_bytes=0)), seed)
         self.rows = LifeRows.of(found.world.fleet)
         self.fleet = fleet = self._buffered(found)
         self.arm: Arm = replace(

@@ -64,17 +64,20 @@ class LifeRows:
         event_at = np.concatenate([one.event_at for one in streams])
         order = np.argsort(event_at, kind="stable")
         device = device[order]
+        y = np.concatenate([one.y for one in streams])[order]
         label_at = np.concatenate([one.label_at for one in streams])[order]
+        x = _in_order([one.x for one in streams], order)
+        del streams  # what follows needs the memory
         arriving = np.flatnonzero(np.isfinite(label_at))
         by_label = arriving[np.argsort(label_at[arriving], kind="stable")]
         return cls(
-            x=_in_order(streams, order),
-            y=np.concatenate([one.y for one in streams])[order],
+            x=x,
+            y=y,
             device=device,
             event_at=event_at[order],
             label_at=label_at,
             by_device=np.argsort(device, kind="stable"),
-            starts=np.searchsorted(np.sort(device), np.arange(len(streams) + 1)),
+            starts=np.searchsorted(np.sort(device), np.arange(fleet.num_devices + 1)),
             by_label=by_label,
             arrival_at=label_at[by_label],
         )
@@ -97,15 +100,15 @@ class LifeRows:
         return self.by_device[self.starts[device] : self.starts[device + 1]]
 
 
-def _in_order(streams: Sequence[DeviceStream], order: Ids) -> NDArray[np.float32]:
-    """The inputs of all devices in the given order: each stream goes to its places, and no second copy of all is made."""
+def _in_order(parts: Sequence[NDArray[np.float32]], order: Ids) -> NDArray[np.float32]:
+    """The rows of all parts in the given order: each part goes to its places, and no second copy of all is made."""
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    x = np.empty((len(order), *streams[0].x.shape[1:]), dtype=np.float32)
+    x = np.empty((len(order), *parts[0].shape[1:]), dtype=np.float32)
     left = 0
-    for one in streams:
-        x[place[left : left + len(one)]] = one.x
-        left += len(one)
+    for part in parts:
+        x[place[left : left + len(part)]] = part
+        left += len(part)
     return x
 
 
