@@ -67,6 +67,7 @@ class Chronicle:
         self._psi = np.nan
         self._low_confidence = np.nan
         self._view: FleetView | None = None
+        self._champion = -1
         self._calm_s = 0.0
         self._digest = hashlib.sha256()
 
@@ -152,6 +153,8 @@ class Chronicle:
     def step(self, tick: int, now: float, state: CycleState, views: Sequence[FleetView]) -> None:
         """The end of a tick; a record at the end of each step."""
         living = self._living
+        if state.champion != self._champion:  # what was seen of the last one says nothing of this one
+            self._champion, self._psi, self._low_confidence, self._view = state.champion, np.nan, np.nan, None
         for view in views:
             if view.window_s == min(w.length_s for w in living.policy.monitoring.windows):
                 self._short(view, now)
