@@ -257,6 +257,6 @@ class Serving:
         fell = np.array([one in (Verdict.FELL, Verdict.NONFINITE) for one in found.verdicts], dtype=np.bool_)
         personal = self.versions.personal[version]
         for device, row, stays in zip(devices.tolist(), found.personal, fell.tolist(), strict=True):
-            if row is not None and not stays:
+            if row is not None and row.size and not stays:
                 personal[device] = row
         return fell
