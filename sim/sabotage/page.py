@@ -10,8 +10,9 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from sim.report.markup import table
+from sim.report.markup import figure, table
 from sim.report.style import STYLE_SHEET
+from sim.sabotage.drawing import how_far
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,7 @@ def render_sabotage(found: Sequence[CaseOutcome], surprises: Sequence[CaseOutcom
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>sabotage</title>'
         f"<style>{STYLE_SHEET}</style></head><body><main><h1>sabotage</h1>"
         f'<section class="panel"><p>{escape(said)}</p>{known}</section>'
+        f'<h2>Places</h2><div class="grid">{figure(how_far(found))}</div>'
         f'<h2>Candidates</h2><section class="panel">{body}</section></main></body></html>'
     )
 
