@@ -19,7 +19,7 @@ from sim.outputs import CONFIG, REPORT, SUMMARY, RunFolder
 from sim.plain import to_plain
 from sim.sabotage.cases import chosen
 from sim.sabotage.lives import CaseJob
-from sim.sabotage.page import render_sabotage
+from sim.sabotage.page import render_sabotage, verdict
 from sim.sabotage.records import CaseOutcome
 from sim.tables import table_bytes
 
@@ -88,9 +88,7 @@ def table(found: Sequence[CaseOutcome]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]
     ]
-    wrong = surprises(found)
-    verdict = f"{len(found) - len(wrong)} of {len(found)} ended as they should, known gaps included"
-    return "\n".join(line.rstrip() for line in [*lines, "", verdict])
+    return "\n".join(line.rstrip() for line in [*lines, "", verdict(found)])
 
 
 def _tell(one: CaseOutcome) -> None:
@@ -105,7 +103,7 @@ def _write(folder: RunFolder, plan: Plan, found: Sequence[CaseOutcome]) -> None:
     files = {
         CONFIG: folder.write(CONFIG, plan.to_yaml().encode()),
         CASES: folder.write(CASES, table_bytes(CaseOutcome, list(found))),
-        REPORT: folder.write(REPORT, render_sabotage(found, surprises(found)).encode()),
+        REPORT: folder.write(REPORT, render_sabotage(found).encode()),
     }
     summary = {
         "kind": "sabotage",

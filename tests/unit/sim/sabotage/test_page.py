@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sim.sabotage.drawing import PLACES, how_far, place
-from sim.sabotage.page import render_sabotage
+from sim.sabotage.page import render_sabotage, verdict
 from sim.sabotage.records import CaseOutcome, Ended
 
 
@@ -74,7 +74,14 @@ def test_a_dot_is_drawn_for_every_seed_and_a_cross_where_it_ended_otherwise():
 
 
 def test_the_page_holds_the_figure_and_escapes_what_cases_are_called():
-    page = render_sabotage(FOUND, [FOUND[3]])
+    page = render_sabotage(FOUND)
     assert "How far each candidate came" in page
     assert "<slow>" not in page
     assert "&lt;slow&gt;" in page
+    assert "Known gap of these gates: title of site." in page
+    assert "3 of 5 ended as they should" in page
+
+
+def test_a_known_gap_is_named_and_never_counted_as_a_success():
+    assert verdict(FOUND) == ("3 of 5 ended as they should; known gaps: site; NOT AS WANTED: <slow>")
+    assert verdict(FOUND[:3]) == "3 of 3 ended as they should"
