@@ -128,7 +128,7 @@ def encode_delta(delta: Delta) -> bytes:
     """Header, then one zstd frame of the scales (little-endian float32) and the residuals (int8)."""
     header = HEADER.pack(MAGIC, VERSION, bytes.fromhex(delta.base_digest), bytes.fromhex(delta.result_digest))
     body = delta.scales.astype("<f4", copy=False).tobytes() + delta.residuals.tobytes()
-    return header + zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(body)
+    return header + _compress(body)
 
 
 def decode_delta(content: bytes, base: Params) -> Delta:
@@ -214,12 +214,18 @@ def _sum(
         return np.clip(exact, -end, end).astype(np.float32)
 
 
+def _compress(body: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(body)
+
+
 def _decompress(frame: bytes, size: int) -> bytes:
     """Exactly `size` bytes of one zstd frame; the frame's own claim is compared before anything is allocated."""
     try:
         claimed = zstandard.frame_content_size(frame)
         if claimed != size:
             raise _malformed(f"it claims {claimed} bytes, its base has {size}")
+        if size == 0 and frame != _compress(b""):  # the library reads no further than a claim of 0 bytes
+            raise _malformed("its base has no entries, and it is not empty")
         body = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _malformed(str(error)) from error

@@ -1,6 +1,7 @@
 """Canonical int8 deltas: the same digest by every way, half a step of error, no malformed input gets through."""
 
 import hashlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fedretrain.artifacts.delta import (
     quantise,
     release,
 )
+from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import decode_params, params_digest
 from fedretrain.core.errors import DataError
 
@@ -113,6 +115,25 @@ def test_the_digests_of_a_fixed_release_never_change():
     base = {"w": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)}
     new = {"w": np.linspace(-1, 1.3, 12, dtype=np.float32).reshape(3, 4)}
     assert release(base, new).digest == "43802c7ae4bd228b68def46c67607d9d165c6faad8d3e95100f5c2ef38890bd1"
+
+
+def test_the_sum_is_that_of_exact_arithmetic_rounded_to_double_then_single():
+    delta = quantise(BASE, NEW)
+    result, start = apply_delta(BASE, delta), 0
+    scales = scales_by_name(delta)
+    for name, size in zip(delta.layout.names, delta.layout.sizes, strict=True):
+        steps = np.broadcast_to(scales[name], np.atleast_1d(BASE[name]).shape).reshape(-1)
+        for place in range(size):
+            exact = Fraction(float(BASE[name].reshape(-1)[place]))
+            exact += Fraction(float(steps[place])) * int(delta.residuals[start + place])
+            assert result[name].reshape(-1)[place] == np.float32(float(exact))
+        start += size
+
+
+def test_a_store_keeps_the_full_file_under_the_released_digest(tmp_path):
+    store, released = ContentStore(tmp_path), release(BASE, NEW)
+    assert store.put(released.full_bytes) == released.digest
+    assert params_digest(decode_params(store.get(released.digest))) == released.digest
 
 
 @pytest.mark.parametrize("tiny", [1e-45, 1e-43, 1e-38])
@@ -215,6 +236,16 @@ def test_malformed_deltas_say_why(case, said):
         decode_delta(content, base)
     assert caught.value.where == "delta"
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "change", [lambda f: f + b"\0", lambda f: f[:-1], lambda f: f[:-1] + b"\0", lambda _: b""]
+)
+def test_noise_after_an_empty_tree_is_refused(change):
+    content = encode_delta(quantise({}, {}))
+    assert apply_delta({}, decode_delta(content, {})) == {}
+    with pytest.raises(DataError, match="not a delta"):
+        decode_delta(content[: HEADER.size] + change(content[HEADER.size :]), {})
 
 
 def decode_and_apply(content):
