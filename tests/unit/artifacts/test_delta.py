@@ -248,6 +248,16 @@ def test_noise_after_an_empty_tree_is_refused(change):
         decode_delta(content[: HEADER.size] + change(content[HEADER.size :]), {})
 
 
+def test_a_frame_that_hides_its_true_size_is_refused():
+    frame = bytearray(zstandard.compress(bytes(1 << 24), level=1))
+    place = bytes(frame).index((1 << 24).to_bytes(4, "little"))
+    frame[place : place + 4] = len(BODY).to_bytes(4, "little")
+    assert zstandard.frame_content_size(bytes(frame)) == len(BODY)
+    base, content = framed(bytes(frame), raw=True)
+    with pytest.raises(DataError, match="not a delta"):
+        decode_delta(content, base)
+
+
 def decode_and_apply(content):
     """The digest that the bytes lead to, or None where they are refused as they should be."""
     try:
