@@ -60,8 +60,8 @@ def test_the_simulators_help_needs_no_heavy_library(base, tmp_path):
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (["fedretrain"], ["train", "dp"]),
-        (["fedretrain", "sim"], ["sim"]),
+        (["fedretrain"], ["train", "dp", "edge"]),
+        (["fedretrain", "sim"], ["sim", "edge"]),
         (["fedretrain", "sim", "benchmarks", "tests"], ["dev"]),
     ],
     ids=["fedretrain", "sim", "everything"],

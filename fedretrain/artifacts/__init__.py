@@ -1,0 +1,1 @@
+"""What a release consists of: content-addressed files, canonical weights and int8 deltas between versions."""
