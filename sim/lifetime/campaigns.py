@@ -19,6 +19,7 @@ from fedretrain.coordinator.charging import Purse, SeededNoises
 from fedretrain.coordinator.round import run_round
 from fedretrain.coordinator.sampling import Cohort
 from fedretrain.coordinator.state import Outcome, ServerState
+from fedretrain.privacy.claims import scope_text
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.ledger import MemoryLedger
 from sim.local_runner import LocalRunner
@@ -108,6 +109,11 @@ class Campaigns:
     def epsilon(self) -> float | None:
         """What the population's ledger adds up to; None without DP."""
         return None if self.purse is None else self.purse.spent.epsilon(self._rules.delta)
+
+    def privacy_scope(self) -> str:
+        """What stands beside `epsilon`: whom it protects, at which delta, what it covers. Empty without DP."""
+        spent = self.epsilon()
+        return "" if spent is None else scope_text(spent, self._rules.delta, self._ledger.events())
 
     def remaining_epsilon(self) -> float | None:
         """What the promise has left; None without one."""

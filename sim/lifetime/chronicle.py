@@ -250,6 +250,7 @@ class Chronicle:
             feature_years=self._calm_s / _YEAR_S * living.watch.num_features if living.truth.groups else 0.0,
             wall_s=wall_s,
             digest=self._digest.hexdigest(),
+            privacy_scope=campaigns.privacy_scope(),
         )
 
     def _is_false(self, event: LifeEvent) -> bool:

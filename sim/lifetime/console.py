@@ -6,7 +6,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from sim.lifetime.report.headline import headlines
+from sim.lifetime.report.headline import headlines, privacy_scopes
 from sim.report.words import Words, count, significant, size
 from sim.results import Metric
 
@@ -86,6 +86,7 @@ def _notes(run: LifetimeRun) -> list[str]:
     notes = [
         f"{count(run.num_devices)} devices{virtual}, {count(days)} days; {over}. Accuracy is the simulator's oracle."
     ]
+    notes += privacy_scopes(run)
     if run.truth:
         notes += [_noticed(run, policy) for policy in run.policies]
     return notes

@@ -169,6 +169,7 @@ class PolicySummary:
         feature_years: Watched features x years without active drift, the denominator of the false-alarm rate.
         wall_s: Seconds that the simulation of this life took.
         digest: SHA-256 of its event log.
+        privacy_scope: Whom `epsilon` protects, at which delta, and what it covers; empty without DP.
     """
 
     policy: str
@@ -191,6 +192,7 @@ class PolicySummary:
     feature_years: float
     wall_s: float
     digest: str
+    privacy_scope: str = ""
 
 
 @dataclass(frozen=True)

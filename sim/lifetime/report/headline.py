@@ -88,6 +88,17 @@ def headlines(run: LifetimeRun) -> list[Headline]:
     ]
 
 
+def privacy_scopes(run: LifetimeRun) -> list[str]:
+    """One line for each policy with DP: what its epsilon, the largest over the seeds, says and does not say."""
+    lines = []
+    for policy in run.policies:
+        spent = [s for life in lives_of(run, policy) if (s := life.summary).epsilon is not None]
+        if spent:
+            worst = max(spent, key=lambda s: s.epsilon or 0.0)
+            lines.append(f"{policy}{', most charged seed' if len(spent) > 1 else ''}: {worst.privacy_scope}")
+    return lines
+
+
 def _headline(
     policy: str, colour: str, found: list[PolicySummary], base: dict[int, float] | None
 ) -> Headline:

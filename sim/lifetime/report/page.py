@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from sim.lifetime.report import figures, watching
+from sim.lifetime.report.headline import privacy_scopes
 from sim.lifetime.report.log import event_log
 from sim.lifetime.report.reading import reading
 from sim.lifetime.report.tables import SAY, alarm_table, detection_table, headline_table
@@ -51,7 +52,7 @@ def render_lifetime(run: LifetimeRun) -> str:
     sections = [
         f'<section class="cards" aria-label="Headline">{"".join(_cards(told))}</section>',
         _reading(told),
-        f'<h2>Policies</h2><section class="panel headline">{headline_table(told.heads)}</section>',
+        f'<h2>Policies</h2><section class="panel headline">{headline_table(told.heads)}{_scopes(run)}</section>',
         _figures(
             "Accuracy over time", told, (figures.accuracy, figures.worst, figures.badly, figures.epsilon)
         ),
@@ -68,6 +69,11 @@ def render_lifetime(run: LifetimeRun) -> str:
         f"<title>{escape(run.experiment)} \u2013 fedretrain</title><style>{STYLE_SHEET}{_SHEET}</style></head>"
         f"<body>{_header(run)}<main>{''.join(sections)}</main>{_footer(run)}</body></html>\n"
     )
+
+
+def _scopes(run: LifetimeRun) -> str:
+    """Beside each epsilon: whom it protects and what it covers."""
+    return "".join(f'<p class="foot">{escape(text)}</p>' for text in privacy_scopes(run))
 
 
 def _header(run: LifetimeRun) -> str:

@@ -102,6 +102,7 @@ def _life(policy, seed, num_days, num_features, num_segments, onset, *, private)
         feature_years=0.3 if onset else 0.0,
         wall_s=12.0,
         digest=f"{seed}" * 64,
+        privacy_scope=f"epsilon {1.5 + 0.5 * retrains:.3g} at delta 1e-05 for a device <zero-out>" if private else "",
     )  # fmt: skip
     detections = tuple(
         DetectionRecord(

@@ -192,6 +192,9 @@ def test_the_pool_costs_no_privacy_budget():
     assert decision.epsilon == 0
     assert carried_out(living, decision).num_pool_rounds == 3
     assert living.campaigns.epsilon() == spent > 0
+    scope = living.campaigns.privacy_scope()
+    assert scope.startswith(f"epsilon {spent:.3g} at delta ")
+    assert "device" in scope
     price = living.campaigns.campaign_epsilon(3)
     assert carried_out(living, decided(living)).num_pool_rounds == 0
     assert living.campaigns.epsilon() - spent == pytest.approx(price)  # everybody is asked in each round

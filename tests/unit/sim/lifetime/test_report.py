@@ -161,6 +161,8 @@ def test_epsilon_is_drawn_and_named_where_there_is_dp():
     text = render_lifetime(make_lifetime(private=True))
     assert "epsilon" in figures_of(text)
     assert "released shared weights" in plain(text)
+    assert "hybrid, most charged seed: epsilon 4.5 at delta 1e-05 for a device &lt;zero-out&gt;" in text
+    assert "at delta" not in render_lifetime(make_lifetime())
 
 
 @pytest.mark.parametrize("num_days", [1, 2, 10])
