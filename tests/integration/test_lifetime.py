@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import replace
 
@@ -189,6 +190,22 @@ def test_the_command_writes_a_folder_with_its_policies_and_reasons(words, tmp_pa
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert all(event["text"] for event in events if event["kind"] == "retrain")
     assert "hybrid" in capsys.readouterr().out
+
+
+def test_every_epsilon_that_is_printed_says_delta_unit_and_relation(words, tmp_path, capsys):
+    more = ["lifetime.duration_s=259200", "privacy=central", f"output_dir={tmp_path}"]
+    assert command([*words, *more]) == 0
+    (folder,) = (tmp_path / "lifetime_synthetic").iterdir()
+    (one,) = json.loads((folder / "summary.json").read_text())["lives"]
+    scope = one["summary"]["privacy_scope"]
+    assert scope.startswith(f"epsilon {one['summary']['epsilon']:.3g} at delta 1e-05 for ")
+    assert "contributing or not, membership and reply times being public" in scope
+    assert f"hybrid: {scope}" in capsys.readouterr().out
+    page = html.unescape((folder / "report.html").read_text())
+    assert f'<p class="foot">hybrid: {scope}</p>' in page, "beside the table"
+    caption = page.split('<figure id="epsilon">')[1].split("</figcaption>")[0]
+    assert f"with the one seed: hybrid {one['summary']['epsilon']:.3g}" in caption
+    assert f"hybrid: {scope}" in caption
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.lifetime.report import plots
+from sim.lifetime.report.headline import privacy_scopes
 from sim.lifetime.report.series import over_time
 from sim.lifetime.report.told import percent, table_rows
 from sim.report import words
@@ -129,10 +130,11 @@ def epsilon(told: Told) -> Figure | None:
     if not lines:
         return None
     ends = words.listing([f"{line.name} {words.significant(float(line.curve.mean[-1]))}" for line in lines])
+    mean = "the mean over seeds" if len(told.run.seeds) > 1 else "with the one seed"
     return Figure(
         name="epsilon",
         title="Privacy spent",
-        says=f"At the end: {ends}. Covers the released shared weights; its delta and unit are in the configuration.",
+        says=f"At the end, {mean}: {ends}. Covers the released shared weights. {' '.join(privacy_scopes(told.run))}",
         plot=lambda: plots.trend(lines, 1.0, "Epsilon", told.span),
         header=(told.time_name, *(line.name for line in lines)),
         rows=table_rows(told, [line.curve for line in lines], words.significant),
