@@ -10,13 +10,11 @@ Rules of this file:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
+from fedretrain.core.durable import sync_folder, write_whole
 from fedretrain.core.errors import DataError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -51,7 +49,7 @@ class ContentStore:
         self._root = Path(root)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            _sync_folder(self._root.parent)
+            sync_folder(self._root.parent)
         except OSError as error:
             raise DataError(
                 f"the folder of stored files cannot be made: {error.strerror}",
@@ -68,8 +66,9 @@ class ContentStore:
         digest = hashlib.sha256(content).hexdigest()
         try:
             if not self._is_sound(digest):
-                _write_whole(self._root / digest, content)
-            _sync_folder(self._root)
+                write_whole(self._root / digest, content)
+            else:  # an earlier put may have been cut before the folder's fsync
+                sync_folder(self._root)
         except OSError as error:
             raise DataError(
                 f"the content {digest} cannot be stored: {error.strerror or error}",
@@ -128,26 +127,3 @@ class ContentStore:
                 return hashlib.file_digest(file, "sha256").hexdigest() == digest
         except OSError:
             return False
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside, fsync, rename; the file beside is removed on failure where that is possible."""
-    descriptor, beside = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)  # noqa: PTH105 - both are names, not paths, to the system
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)  # noqa: PTH108
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

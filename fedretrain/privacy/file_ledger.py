@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
+from fedretrain.core.durable import sync_folder, write_whole
 from fedretrain.core.errors import PrivacyError
 from fedretrain.privacy.event import PrivacyEvent
 from fedretrain.privacy.ledger import Head, chain
@@ -60,14 +61,8 @@ class WitnessFile:
             ) from error
 
     def save(self, head: Head) -> None:
-        """Write beside, fsync, rename."""
-        beside = self._path.with_name(self._path.name + ".new")
-        with beside.open("w") as file:
-            json.dump({"counter": head.counter, "hash": head.hash}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
-        _sync_folder(self._path.parent)
+        """Replace the file durably."""
+        write_whole(self._path, json.dumps({"counter": head.counter, "hash": head.hash}).encode())
 
 
 class FileLedger:
@@ -89,7 +84,7 @@ class FileLedger:
         try:
             self._lock()
             if is_new:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
             self._mend_end(repair=repair)
             self._events, self._heads = _read(self._path)
             if witness is not None:
@@ -260,11 +255,3 @@ def _check_witness(seen: Head | None, heads: Sequence[Head], path: Path) -> None
 def _write_all(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

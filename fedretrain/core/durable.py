@@ -1,0 +1,50 @@
+"""Files that are whole or absent, whatever is cut: written beside, fsync, rename, fsync of the folder.
+
+Rules of this file:
+    * A reader never sees half a file, and what `write_whole` returned from survives a power cut.
+    * What a cut leaves behind is a hidden file with a name of its own: several processes may write the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace or make a file durably. On failure it is as it was, and the file beside is removed where that is possible.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    beside = path.with_name(f".new-{secrets.token_hex(8)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)  # noqa: PTH105 - one name for the system call, here and in tests that cut it
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)  # noqa: PTH108
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a new or renamed file may be gone after a power cut without it.
+
+    Raises:
+        OSError: If the folder cannot be opened or synced.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
