@@ -156,6 +156,8 @@ class Chronicle:
         if state.champion != self._champion:  # what was seen of the last one says nothing of this one
             self._champion, self._psi, self._low_confidence, self._view = state.champion, np.nan, np.nan, None
         for view in views:
+            if view.version != state.champion:  # made before this tick's promotion
+                continue
             if view.window_s == min(w.length_s for w in living.policy.monitoring.windows):
                 self._short(view, now)
             else:

@@ -96,6 +96,16 @@ def test_a_drift_is_noticed_retrained_released_and_healed(life):
     assert np.mean([by_day[d] for d in range(22, 28)]) > by_day[11] + 0.1, "the loop heals"
 
 
+def test_nothing_that_was_seen_of_the_last_champion_is_told_of_the_new_one(life):
+    settle_s = 3 * DAY_S
+    promoted = [event.at for event in life.events if event.kind == "champion"]
+    before = [step for step in life.steps if promoted[0] - 2 * DAY_S < step.at < promoted[0]]
+    after = [step for step in life.steps if promoted[0] <= step.at < promoted[0] + settle_s]
+    assert after
+    assert any(np.isfinite(step.psi_max) for step in before)
+    assert all(np.isnan(step.psi_max) and np.isnan(step.low_confidence) for step in after)
+
+
 def test_without_retraining_nothing_heals(words):
     config = configure([*words, "policies=[never]"])
     found = live(config, policies_of(config.lifetime)[0], 0)
