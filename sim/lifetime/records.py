@@ -192,7 +192,7 @@ class PolicySummary:
     feature_years: float
     wall_s: float
     digest: str
-    privacy_scope: str = ""
+    privacy_scope: str
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,15 @@ def headlines(run: LifetimeRun) -> list[Headline]:
 
 
 def privacy_scopes(run: LifetimeRun) -> list[str]:
-    """One line for each policy with DP: what its epsilon, the largest over the seeds, says and does not say."""
-    lines = []
+    """What each policy's epsilon, the largest over the seeds, says and does not say; one line where policies spent alike."""
+    whose: dict[str, list[str]] = {}
     for policy in run.policies:
         spent = [s for life in lives_of(run, policy) if (s := life.summary).epsilon is not None]
         if spent:
             worst = max(spent, key=lambda s: s.epsilon or 0.0)
-            lines.append(f"{policy}{', most charged seed' if len(spent) > 1 else ''}: {worst.privacy_scope}")
-    return lines
+            whose.setdefault(worst.privacy_scope, []).append(policy)
+    seeds = " (most charged seed)" if len(run.seeds) > 1 else ""
+    return [f"{', '.join(policies)}{seeds}: {scope}" for scope, policies in whose.items()]
 
 
 def _headline(

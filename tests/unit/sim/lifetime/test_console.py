@@ -49,5 +49,7 @@ def test_epsilon_has_a_column_only_with_dp():
     private = said(make_lifetime(private=True))
     assert private[1].endswith("epsilon")
     assert private[4].endswith("4.50")
-    assert "hybrid, most charged seed: epsilon 4.5 at delta 1e-05 for a device <zero-out>" in private
+    assert (
+        "scheduled, hybrid (most charged seed): epsilon 4.5 at delta 1e-05 for a device <zero-out>" in private
+    )
     assert "epsilon" not in "\n".join(said(make_lifetime()))

@@ -161,13 +161,18 @@ def test_epsilon_is_drawn_and_named_where_there_is_dp():
     text = render_lifetime(make_lifetime(private=True))
     assert "epsilon" in figures_of(text)
     assert "released shared weights" in plain(text)
-    assert "hybrid, most charged seed: epsilon 4.5 at delta 1e-05 for a device &lt;zero-out&gt;" in text
+    assert (
+        "scheduled, hybrid (most charged seed): epsilon 4.5 at delta 1e-05 for a device &lt;zero-out&gt;"
+        in text
+    )
     assert "at delta" not in render_lifetime(make_lifetime())
 
 
 @pytest.mark.parametrize("num_days", [1, 2, 10])
 def test_short_lives_make_a_page(num_days):
-    Page(render_lifetime(make_lifetime(num_days=num_days, num_seeds=1, num_features=1, num_segments=1)))
+    text = render_lifetime(make_lifetime(num_days=num_days, num_seeds=1, num_features=1, num_segments=1))
+    assert Page(text).tags["h1"] == 1
+    assert "accuracy" in figures_of(text)
 
 
 def test_lives_without_steps_events_or_scores_make_a_page_without_empty_figures(run):
