@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from sim.sabotage.records import CaseOutcome
 
 PLACES = ("training", "validation", "shadow", "canary", "ramp", "promoted")
-_PLACE_OF = {"": "training", "pending": "validation", "approval": "shadow", "champion": "promoted"}
+_PLACE_OF = {
+    "": "training",
+    "pending": "validation",
+    "shadow": "shadow",
+    "canary": "canary",
+    "ramp": "ramp",
+    "champion": "promoted",
+}
 _RIGHT, _WRONG, _GAP = SERIES[3], SERIES[2], SERIES[5]
 _ROW_IN = 0.23  # inches
 
@@ -31,7 +38,7 @@ def place(one: CaseOutcome) -> str:
     """The last place that a candidate reached."""
     if one.ended == Ended.PROMOTED:
         return "promoted"
-    return _PLACE_OF.get(one.phase, one.phase)
+    return _PLACE_OF[one.phase]
 
 
 def how_far(found: Sequence[CaseOutcome]) -> Figure:

@@ -85,6 +85,10 @@ def live_case(config: Config, case: Case, seed: int) -> CaseOutcome:
     return trial.outcome(case, living.finish(0.0).summary.digest, time.perf_counter() - begun)
 
 
+_FORWARD = (Phase.PENDING, Phase.SHADOW, Phase.CANARY, Phase.RAMP, Phase.CHAMPION)
+"""Where a candidate gets to; from a frozen, falling or waiting rollout it cannot be told how far it came."""
+
+
 class _Trial:
     """Watches the one rollout of a life."""
 
@@ -108,7 +112,8 @@ class _Trial:
         ends = body.kind in (EventKind.PROMOTED, EventKind.ROLLBACK_STARTED)
         if ends and self._decided is None:
             self._decided = (event.at, body, self._phase)
-        self._phase = self._rollout.phase
+        if self._rollout.phase in _FORWARD:
+            self._phase = self._rollout.phase
 
     @property
     def _rollout(self) -> RolloutState:
@@ -190,7 +195,7 @@ class _Trial:
             held = self._rollout.held or (
                 Cause.METRIC_SOURCE if self._rollout.broken_at is not None else None
             )
-            return Ended.HELD, "", str(self._rollout.phase), f"held: {held or 'no evidence'}", self._now
+            return Ended.HELD, "", str(self._phase), f"held: {held or 'no evidence'}", self._now
         at, event, phase = self._decided
         if event.kind is EventKind.PROMOTED:
             return Ended.PROMOTED, "", str(phase), event.reason, at

@@ -28,7 +28,7 @@ class CaseOutcome:
         as_wanted: Whether that is right.
         known_gap: Whether these gates are known not to see it.
         stopped_by: Which check, gate or devices; empty if nobody did.
-        phase: The rollout's phase when it was decided (or the present one).
+        phase: The last phase on the way up before it was decided (or so far); empty if there was no candidate.
         reason: In the words of the log.
         days: From the candidate's creation to the decision; to the horizon where there was none.
         exposure: Share of the fleet's device-hours of the horizon that the candidate served.

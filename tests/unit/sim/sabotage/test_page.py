@@ -45,7 +45,7 @@ FOUND = (
     [
         (Ended.STOPPED, "", "training"),
         (Ended.STOPPED, "pending", "validation"),
-        (Ended.HELD, "approval", "shadow"),
+        (Ended.HELD, "shadow", "shadow"),
         (Ended.STOPPED, "ramp", "ramp"),
         (Ended.UNDECIDED, "canary", "canary"),
         (Ended.STOPPED, "champion", "promoted"),
