@@ -175,6 +175,11 @@ def _split(table: _Table, first_future_batch: int, split: str, seed: int) -> NDA
     return future
 
 
+def _begins(first_s: float, clock: str) -> float:
+    """Where the scored time begins: at its first row, or where that row's batch begins, so that periods are batches."""
+    return float(np.floor(first_s / _MONTH_S) * _MONTH_S) if clock == "batches" else first_s
+
+
 def _seconds(batch: NDArray[np.int64], clock: str) -> NDArray[np.float64]:
     """``[rows]`` seconds since the first month: evenly over the months of the row's batch, or a month for each batch."""
     if clock == "batches":
@@ -223,12 +228,7 @@ def load(
         raise DataError(f"there is no batch {unknown[0]}", where=str(paths[0]), fix="batches are 1 to 10")
     future, seconds = _split(table, first_future_batch, split, seed), _seconds(table.batch, clock)
     in_time = np.argsort(seconds, kind="stable")
-    split_s = float(seconds[future].min())
-    if clock == "batches":
-        split_s = (
-            np.floor(split_s / _MONTH_S) * _MONTH_S
-        )  # where the batch begins, so that periods are batches
-    at = (timeline or Timeline()).shift(seconds, split_s)
+    at = (timeline or Timeline()).shift(seconds, _begins(float(seconds[future].min()), clock))
     by_sensor = table.x.reshape(-1, NUM_SENSORS, NUM_FEATURES)[in_time]
     rows = len(in_time)
     return SensorDataset(
