@@ -31,6 +31,8 @@ def test_counts_are_those_of_the_study(data):
 
 def test_values_lie_in_the_declared_ranges(data):
     data.schema.validate(data.x, ranges=True)
+    for c, channel in enumerate(data.schema.channels):
+        assert channel.low <= data.x[..., c].min() < data.x[..., c].max() <= channel.high
 
 
 def test_arms_are_device_types_and_people_are_sites(data):
