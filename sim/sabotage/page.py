@@ -33,6 +33,14 @@ _HEAD = (
 )
 
 
+# Words wrap, so that what stopped a candidate stands on the page without scrolling.
+_SHEET = """
+.cases th:nth-child(5),.cases th:last-child,.cases tbody th,.cases td:nth-child(5),.cases td:last-child{text-align:left}
+.cases tbody th,.cases td:nth-child(4),.cases td:nth-child(5),.cases td:last-child{white-space:normal}
+.cases tbody th{min-width:180px}.cases td:nth-child(5),.cases td:last-child{min-width:150px}
+"""
+
+
 def render_sabotage(found: Sequence[CaseOutcome]) -> str:
     """`report.html` of a run of sabotage: a complete HTML document."""
     known = [escape(one.title) for one in found if one.known_gap and not one.as_wanted]
@@ -41,10 +49,10 @@ def render_sabotage(found: Sequence[CaseOutcome]) -> str:
     body = table(_HEAD, [_row(one) for one in found], caption)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>sabotage</title>'
-        f"<style>{STYLE_SHEET}</style></head><body><main><h1>sabotage</h1>"
+        f"<style>{STYLE_SHEET}{_SHEET}</style></head><body><main><h1>sabotage</h1>"
         f'<section class="panel"><p>{escape(verdict(found))}</p>{gaps}</section>'
         f'<h2>Places</h2><div class="grid">{figure(how_far(found))}</div>'
-        f'<h2>Candidates</h2><section class="panel">{body}</section></main></body></html>'
+        f'<h2>Candidates</h2><section class="panel cases">{body}</section></main></body></html>'
     )
 
 
