@@ -1,0 +1,1 @@
+"""The production coordinator: event log, reconciler, Flower shells, device API and registry."""

@@ -1,0 +1,66 @@
+"""The first tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make them."""
+    op.create_table(
+        "events",
+        sa.Column("stream", sa.String(200), primary_key=True),
+        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+    )
+    op.create_table(
+        "leases",
+        sa.Column("name", sa.String(100), primary_key=True),
+        sa.Column("holder", sa.String(200), nullable=False),
+        sa.Column("token", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.Float(53), nullable=False),
+    )
+    op.create_table(
+        "devices",
+        sa.Column("population", sa.String(100), primary_key=True),
+        sa.Column("device", sa.String(100), primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
+        sa.Column("assignment", sa.LargeBinary, nullable=True),
+        sa.Column("counter", sa.BigInteger, nullable=False),
+        sa.Column("seen_at", sa.Float(53), nullable=False),
+        sa.Column("heartbeat", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "tokens",
+        sa.Column("hash", sa.String(64), primary_key=True),
+        sa.Column("population", sa.String(100), nullable=False),
+        sa.Column("device", sa.String(100), nullable=False),
+        sa.Column("expires_at", sa.Float(53), nullable=False),
+        sa.Column("used_by", sa.String(100), nullable=False),
+    )
+    op.create_table(
+        "received",
+        sa.Column("population", sa.String(100), primary_key=True),
+        sa.Column("device", sa.String(100), primary_key=True),
+        sa.Column("source", sa.String(100), primary_key=True),
+        sa.Column("state", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "telemetry",
+        sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("population", sa.String(100), nullable=False, index=True),
+        sa.Column("device", sa.String(100), nullable=False),
+        sa.Column("kind", sa.String(40), nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("received_at", sa.Float(53), nullable=False),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+    )

@@ -1,0 +1,82 @@
+"""Tables of the coordinator's database.
+
+Rules of this file:
+    * `events` is the record; everything else can be told from it again, or is held for a moment (a lease).
+    * Times are seconds since the epoch, as floats; digests are hex; what has a shape of its own is canonical JSON text.
+    * A change here comes with a migration in `migrations/versions`; a test compares both.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+events = Table(
+    "events",
+    metadata,
+    Column("stream", String(200), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float(53), nullable=False),
+    Column("record", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+"""Append only, one hash chain for each stream."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+)
+"""Who may act in a name's stead, until when; the token only grows."""
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("population", String(100), primary_key=True),
+    Column("device", String(100), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("assignment", LargeBinary, nullable=True),
+    Column("counter", BigInteger, nullable=False, default=0),
+    Column("seen_at", Float(53), nullable=False, default=0.0),
+    Column("heartbeat", Text, nullable=False, default="{}"),
+)
+"""One row for each device: what it is, what it was last told, what it last said."""
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("population", String(100), nullable=False),
+    Column("device", String(100), nullable=False, default=""),
+    Column("expires_at", Float(53), nullable=False),
+    Column("used_by", String(100), nullable=False, default=""),
+)
+"""One-time enrolment tokens, by their hash."""
+
+received = Table(
+    "received",
+    metadata,
+    Column("population", String(100), primary_key=True),
+    Column("device", String(100), primary_key=True),
+    Column("source", String(100), primary_key=True),
+    Column("state", Text, nullable=False),
+)
+"""Which records of a device have counted, so that each counts once."""
+
+telemetry = Table(
+    "telemetry",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("population", String(100), nullable=False, index=True),
+    Column("device", String(100), nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("at", Float(53), nullable=False),
+    Column("received_at", Float(53), nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""Records of devices that have counted, in the order of arrival; views are made from them again after a restart."""

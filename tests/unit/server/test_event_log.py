@@ -1,0 +1,135 @@
+"""The event log: chains, fences and leases, on SQLite in a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, delete, inspect, update
+
+from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.server.database import open_database
+from fedretrain.server.event_log import ConflictError, EventLog, FencedError
+from fedretrain.server.tables import events, metadata
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    return EventLog(open_database(f"sqlite:///{tmp_path}/log.db"))
+
+
+def test_what_was_appended_is_read_in_order(log: EventLog) -> None:
+    log.append("a", [{"n": 1}, {"n": 2}], at=1.0)
+    head = log.append("a", [{"n": 3}], at=2.0)
+    assert [entry.record["n"] for entry in log.read("a")] == [1, 2, 3]
+    assert [entry.number for entry in log.read("a", after=1)] == [2, 3]
+    assert log.head("a") == head
+    assert head.counter == 3
+
+
+def test_streams_are_apart(log: EventLog) -> None:
+    log.append("a", [{}], at=0.0)
+    log.append("b", [{}, {}], at=0.0)
+    assert (log.head("a").counter, log.head("b").counter, log.head("c").counter) == (1, 2, 0)
+    assert log.streams() == ("a", "b")
+
+
+def test_a_reopened_log_goes_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/log.db"
+    EventLog(open_database(url)).append("a", [{"n": 1}], at=0.5)
+    again = EventLog(open_database(url))
+    again.append("a", [{"n": 2}], at=1.0, after=1)
+    assert [(entry.at, entry.record["n"]) for entry in again.read("a")] == [(0.5, 1), (1.0, 2)]
+
+
+def test_an_append_after_an_old_head_writes_nothing(log: EventLog) -> None:
+    log.append("a", [{}], at=0.0)
+    with pytest.raises(ConflictError, match="has 1 records, not 0"):
+        log.append("a", [{}], at=0.0, after=0)
+    assert log.head("a").counter == 1
+
+
+@pytest.mark.parametrize("change", ["record", "at", "gone"])
+def test_a_changed_record_is_found(log: EventLog, change: str) -> None:
+    log.append("a", [{"n": 1}, {"n": 2}, {"n": 3}], at=1.0)
+    second = (events.c.stream == "a") & (events.c.number == 2)
+    with log.engine.begin() as connection:
+        if change == "gone":
+            connection.execute(delete(events).where(second))
+        else:
+            connection.execute(
+                update(events).where(second).values({change: '{"n":9}' if change == "record" else 7.0})
+            )
+    with pytest.raises(DataError, match="record 2 of the event log"):
+        list(log.read("a"))
+
+
+def test_what_is_no_json_number_is_refused_whole(log: EventLog) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        log.append("a", [{"n": 1}, {"n": float("nan")}], at=0.0)
+    assert log.head("a").counter == 0
+
+
+def test_a_lease_has_one_holder(log: EventLog) -> None:
+    mine = log.acquire("leader", "one", now=0.0, ttl_s=10.0)
+    assert mine is not None
+    assert log.acquire("leader", "two", now=5.0, ttl_s=10.0) is None
+    assert log.acquire("leader", "one", now=9.0, ttl_s=10.0) == mine
+    assert log.acquire("leader", "two", now=18.0, ttl_s=10.0) is None
+
+
+def test_who_lost_the_lease_appends_nothing(log: EventLog) -> None:
+    old = log.acquire("leader", "one", now=0.0, ttl_s=10.0)
+    new = log.acquire("leader", "two", now=10.0, ttl_s=10.0)
+    assert old is not None
+    assert new is not None
+    assert new.token > old.token
+    with pytest.raises(FencedError):
+        log.append("a", [{}], at=0.0, fence=old)
+    log.append("a", [{}], at=0.0, fence=new)
+    assert log.head("a").counter == 1
+
+
+def test_a_holder_whose_lease_ran_out_comes_back_with_another_token(log: EventLog) -> None:
+    first = log.acquire("leader", "one", now=0.0, ttl_s=10.0)
+    again = log.acquire("leader", "one", now=11.0, ttl_s=10.0)
+    assert first is not None
+    assert again is not None
+    assert again.token == first.token + 1
+
+
+def test_a_lease_given_back_is_free(log: EventLog) -> None:
+    mine = log.acquire("leader", "one", now=0.0, ttl_s=10.0)
+    assert mine is not None
+    log.release(mine)
+    assert log.acquire("leader", "two", now=1.0, ttl_s=10.0) is not None
+    with pytest.raises(FencedError):
+        log.append("a", [{}], at=0.0, fence=mine)
+
+
+def test_migrations_make_the_tables_of_this_release(tmp_path: Path) -> None:
+    open_database(f"sqlite:///{tmp_path}/log.db").dispose()
+    declared = create_engine("sqlite://")
+    metadata.create_all(declared)
+    made = inspect(create_engine(f"sqlite:///{tmp_path}/log.db"))
+    wanted = inspect(declared)
+    assert set(made.get_table_names()) == {*wanted.get_table_names(), "alembic_version"}
+    for name in wanted.get_table_names():
+        assert [(c["name"], str(c["type"]), c["nullable"]) for c in made.get_columns(name)] == [
+            (c["name"], str(c["type"]), c["nullable"]) for c in wanted.get_columns(name)
+        ]
+        assert made.get_pk_constraint(name) == wanted.get_pk_constraint(name)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://a/b"])
+def test_another_database_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="database"):
+        open_database(url)
+
+
+def test_a_database_that_cannot_be_opened_is_named() -> None:
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_database("sqlite:////nowhere/at/all/log.db")
