@@ -57,14 +57,23 @@ def test_the_simulators_help_needs_no_heavy_library(base, tmp_path):
     assert "experiment=watch" in answer.stdout
 
 
+DEVICE_FOLDERS = sorted(
+    f"fedretrain/{folder.name}"
+    for folder in (ROOT / "fedretrain").iterdir()
+    if folder.is_dir() and folder.name not in ("server", "__pycache__")
+)
+"""All that a device may be asked to run."""
+
+
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (["fedretrain"], ["train", "dp", "edge"]),
-        (["fedretrain", "sim"], ["sim", "edge"]),
+        (DEVICE_FOLDERS, ["train", "dp", "edge"]),
+        ([*DEVICE_FOLDERS, "sim"], ["sim", "edge"]),
+        (["fedretrain"], ["server"]),
         (["fedretrain", "sim", "benchmarks", "tests"], ["dev"]),
     ],
-    ids=["fedretrain", "sim", "everything"],
+    ids=["device", "sim", "server", "everything"],
 )
 def test_every_import_is_declared(folders, extras):
     wanted = {
