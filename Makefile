@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help run test check format bench clean
+PROTO_OUT ?= .
+
+.PHONY: help run test check proto format bench clean
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -31,6 +33,14 @@ check: $(STAMP)  ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory proto PROTO_OUT=$(VENV)/proto >/dev/null
+	@diff -r -x '__*' $(VENV)/proto/fedretrain/wire/v1 fedretrain/wire/v1 || \
+		{ echo "proto/ and fedretrain/wire/v1 differ: run make proto"; exit 1; }
+
+proto: $(STAMP)  ## the generated half of proto/
+	@mkdir -p $(PROTO_OUT)
+	$(BIN)/python -m grpc_tools.protoc -I fedretrain/wire/v1=proto/fedretrain/v1 --python_out=$(PROTO_OUT) \
+		--pyi_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) fedretrain/wire/v1/fleet.proto
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

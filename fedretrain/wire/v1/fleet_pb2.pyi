@@ -1,0 +1,276 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RecordKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECORD_KIND_UNSPECIFIED: _ClassVar[RecordKind]
+    RECORD_KIND_LABELS: _ClassVar[RecordKind]
+    RECORD_KIND_ALERT: _ClassVar[RecordKind]
+    RECORD_KIND_TELEMETRY: _ClassVar[RecordKind]
+RECORD_KIND_UNSPECIFIED: RecordKind
+RECORD_KIND_LABELS: RecordKind
+RECORD_KIND_ALERT: RecordKind
+RECORD_KIND_TELEMETRY: RecordKind
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("protocol", "token", "certificate_request", "device", "traits")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    TRAITS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    token: str
+    certificate_request: bytes
+    device: str
+    traits: DeviceTraits
+    def __init__(self, protocol: _Optional[int] = ..., token: _Optional[str] = ..., certificate_request: _Optional[bytes] = ..., device: _Optional[str] = ..., traits: _Optional[_Union[DeviceTraits, _Mapping]] = ...) -> None: ...
+
+class DeviceTraits(_message.Message):
+    __slots__ = ("device_type", "site", "person", "trains", "methods")
+    DEVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    PERSON_FIELD_NUMBER: _ClassVar[int]
+    TRAINS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    device_type: str
+    site: str
+    person: str
+    trains: bool
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("population", "device", "certificate", "authority", "root_metadata", "assignment_key", "control_address")
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    ROOT_METADATA_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_KEY_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    population: str
+    device: str
+    certificate: bytes
+    authority: bytes
+    root_metadata: bytes
+    assignment_key: bytes
+    control_address: str
+    def __init__(self, population: _Optional[str] = ..., device: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., root_metadata: _Optional[bytes] = ..., assignment_key: _Optional[bytes] = ..., control_address: _Optional[str] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("protocol", "agent_version", "installation", "boot", "clock_at", "clock_trusted", "serves", "shadows", "counter", "healthy", "refused", "refused_reason", "holds", "pending_records", "conditions")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INSTALLATION_FIELD_NUMBER: _ClassVar[int]
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_AT_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_TRUSTED_FIELD_NUMBER: _ClassVar[int]
+    SERVES_FIELD_NUMBER: _ClassVar[int]
+    SHADOWS_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_REASON_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    PENDING_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    agent_version: str
+    installation: str
+    boot: int
+    clock_at: float
+    clock_trusted: bool
+    serves: str
+    shadows: str
+    counter: int
+    healthy: bool
+    refused: str
+    refused_reason: str
+    holds: _containers.RepeatedScalarFieldContainer[str]
+    pending_records: int
+    conditions: Conditions
+    def __init__(self, protocol: _Optional[int] = ..., agent_version: _Optional[str] = ..., installation: _Optional[str] = ..., boot: _Optional[int] = ..., clock_at: _Optional[float] = ..., clock_trusted: _Optional[bool] = ..., serves: _Optional[str] = ..., shadows: _Optional[str] = ..., counter: _Optional[int] = ..., healthy: _Optional[bool] = ..., refused: _Optional[str] = ..., refused_reason: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., pending_records: _Optional[int] = ..., conditions: _Optional[_Union[Conditions, _Mapping]] = ...) -> None: ...
+
+class Conditions(_message.Message):
+    __slots__ = ("on_power", "metered", "temperature_c", "free_bytes", "num_labelled")
+    ON_POWER_FIELD_NUMBER: _ClassVar[int]
+    METERED_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_LABELLED_FIELD_NUMBER: _ClassVar[int]
+    on_power: bool
+    metered: bool
+    temperature_c: float
+    free_bytes: int
+    num_labelled: int
+    def __init__(self, on_power: _Optional[bool] = ..., metered: _Optional[bool] = ..., temperature_c: _Optional[float] = ..., free_bytes: _Optional[int] = ..., num_labelled: _Optional[int] = ...) -> None: ...
+
+class HeartbeatReply(_message.Message):
+    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    SERVER_AT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_S_FIELD_NUMBER: _ClassVar[int]
+    TRUST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    assignment: bytes
+    server_at: float
+    next_s: float
+    trust_version: int
+    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ...) -> None: ...
+
+class Record(_message.Message):
+    __slots__ = ("stream", "sequence", "kind", "at", "monotonic_s", "payload")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    MONOTONIC_S_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    sequence: int
+    kind: RecordKind
+    at: float
+    monotonic_s: float
+    payload: bytes
+    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., kind: _Optional[_Union[RecordKind, str]] = ..., at: _Optional[float] = ..., monotonic_s: _Optional[float] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class DroppedRange(_message.Message):
+    __slots__ = ("stream", "first", "last")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    first: int
+    last: int
+    def __init__(self, stream: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+
+class TelemetryBatch(_message.Message):
+    __slots__ = ("protocol", "installation", "boot", "batch", "sent_at", "sent_monotonic_s", "records", "dropped")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    INSTALLATION_FIELD_NUMBER: _ClassVar[int]
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_FIELD_NUMBER: _ClassVar[int]
+    SENT_MONOTONIC_S_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    installation: str
+    boot: int
+    batch: int
+    sent_at: float
+    sent_monotonic_s: float
+    records: _containers.RepeatedCompositeFieldContainer[Record]
+    dropped: _containers.RepeatedCompositeFieldContainer[DroppedRange]
+    def __init__(self, protocol: _Optional[int] = ..., installation: _Optional[str] = ..., boot: _Optional[int] = ..., batch: _Optional[int] = ..., sent_at: _Optional[float] = ..., sent_monotonic_s: _Optional[float] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., dropped: _Optional[_Iterable[_Union[DroppedRange, _Mapping]]] = ...) -> None: ...
+
+class TelemetryAck(_message.Message):
+    __slots__ = ("batch", "num_fresh", "num_repeated", "refused")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    NUM_FRESH_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPEATED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    batch: int
+    num_fresh: int
+    num_repeated: int
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, batch: _Optional[int] = ..., num_fresh: _Optional[int] = ..., num_repeated: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeviceReport(_message.Message):
+    __slots__ = ("package", "shadow", "slot", "row", "bins", "features", "violations", "outputs", "confidence", "entropy", "latency", "kpis")
+    class KpisEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Kpi
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Kpi, _Mapping]] = ...) -> None: ...
+    PACKAGE_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    KPIS_FIELD_NUMBER: _ClassVar[int]
+    package: str
+    shadow: bool
+    slot: int
+    row: int
+    bins: str
+    features: _containers.RepeatedScalarFieldContainer[int]
+    violations: _containers.RepeatedScalarFieldContainer[int]
+    outputs: _containers.RepeatedScalarFieldContainer[int]
+    confidence: _containers.RepeatedScalarFieldContainer[int]
+    entropy: _containers.RepeatedScalarFieldContainer[int]
+    latency: _containers.RepeatedScalarFieldContainer[int]
+    kpis: _containers.MessageMap[str, Kpi]
+    def __init__(self, package: _Optional[str] = ..., shadow: _Optional[bool] = ..., slot: _Optional[int] = ..., row: _Optional[int] = ..., bins: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., violations: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[int]] = ..., confidence: _Optional[_Iterable[int]] = ..., entropy: _Optional[_Iterable[int]] = ..., latency: _Optional[_Iterable[int]] = ..., kpis: _Optional[_Mapping[str, Kpi]] = ...) -> None: ...
+
+class Kpi(_message.Message):
+    __slots__ = ("total", "weight")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    total: float
+    weight: float
+    def __init__(self, total: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class LabelReport(_message.Message):
+    __slots__ = ("package", "shadow", "slot", "row", "confusion", "error", "calibration", "delay")
+    PACKAGE_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    package: str
+    shadow: bool
+    slot: int
+    row: int
+    confusion: _containers.RepeatedScalarFieldContainer[int]
+    error: _containers.RepeatedScalarFieldContainer[float]
+    calibration: _containers.RepeatedScalarFieldContainer[int]
+    delay: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, package: _Optional[str] = ..., shadow: _Optional[bool] = ..., slot: _Optional[int] = ..., row: _Optional[int] = ..., confusion: _Optional[_Iterable[int]] = ..., error: _Optional[_Iterable[float]] = ..., calibration: _Optional[_Iterable[int]] = ..., delay: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Alert(_message.Message):
+    __slots__ = ("kind", "package", "detail")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    package: str
+    detail: str
+    def __init__(self, kind: _Optional[str] = ..., package: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ArtifactRequest(_message.Message):
+    __slots__ = ("protocol", "digest", "trust_file", "offset")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FILE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    digest: str
+    trust_file: str
+    offset: int
+    def __init__(self, protocol: _Optional[int] = ..., digest: _Optional[str] = ..., trust_file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ArtifactChunk(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...
