@@ -1,0 +1,211 @@
+"""Reports of a device as messages of the control plane, and back.
+
+Rules of this file:
+    * A message is untrusted: sizes are checked against what is expected before an array is made, and what does not fit is a
+      `MalformedError` that names the field.
+    * A device names packages by digest; whoever knows the fleet's versions maps them to numbers (`version_of`).
+    * A candidate that is scored in shadow reports under a version of its own (`shadow_version`), so that what is served and
+      what is only scored are never added.
+
+Shapes: as in `monitoring.reports`, K = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedretrain.core.errors import FedretrainError
+from fedretrain.monitoring.reports import (
+    NUM_CONFIDENCE_BINS,
+    NUM_DELAY_BINS,
+    NUM_LATENCY_BINS,
+    LabelReports,
+    Reports,
+)
+from fedretrain.wire.v1 import fleet_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+PROTOCOL = 1
+"""The version of the control plane that this release speaks."""
+
+SHADOW = 1 << 30
+"""Added to a version's number where it was scored in shadow, not served."""
+
+MAX_KPIS = 64
+_MAX_SLOT = 1 << 40
+_MAX_COUNT = 2**31 - 1
+
+
+class MalformedError(FedretrainError):
+    """A message that is not what it says. Names the field."""
+
+
+@dataclass(frozen=True)
+class ReportShape:
+    """What a report must look like.
+
+    Attributes:
+        num_features: F.
+        num_cells: C.
+        num_outputs: M.
+        classification: Labels come as confusion counts.
+    """
+
+    num_features: int
+    num_cells: int
+    num_outputs: int
+    classification: bool = True
+
+
+def shadow_version(version: int) -> int:
+    """The number under which a candidate's shadow scores are kept."""
+    return version + SHADOW
+
+
+def encode_report(rows: Reports, package: str, *, shadow: bool = False) -> bytes:
+    """One row of telemetry as a message.
+
+    Args:
+        rows: K = 1.
+        package: Digest of what predicted.
+        shadow: Whether it was only scored.
+    """
+    return pb.DeviceReport(
+        package=package,
+        shadow=shadow,
+        slot=int(rows.slot_K[0]),
+        row=int(rows.sequence_K[0]),
+        bins=rows.bins,
+        features=_flat(rows.features_KFC),
+        violations=_flat(rows.violations_KF),
+        outputs=_flat(rows.outputs_KM),
+        confidence=_flat(rows.confidence_KB),
+        entropy=_flat(rows.entropy_KB),
+        latency=_flat(rows.latency_KL),
+        kpis={name: pb.Kpi(total=float(v[0, 0]), weight=float(v[0, 1])) for name, v in rows.kpis.items()},
+    ).SerializeToString()
+
+
+def encode_labels(rows: LabelReports, package: str, *, shadow: bool = False) -> bytes:
+    """One row of labels as a message; arguments as for `encode_report`."""
+    return pb.LabelReport(
+        package=package,
+        shadow=shadow,
+        slot=int(rows.slot_K[0]),
+        row=int(rows.sequence_K[0]),
+        confusion=[] if rows.confusion_KMM is None else _flat(rows.confusion_KMM),
+        error=[] if rows.error_K2 is None else rows.error_K2[0].tolist(),
+        calibration=_flat(rows.calibration_KB2),
+        delay=_flat(rows.delay_KD),
+    ).SerializeToString()
+
+
+def decode_report(
+    payload: bytes, device: int, sent_at: float, shape: ReportShape, version_of: Callable[[str], int | None]
+) -> Reports:
+    """One row of telemetry from a message.
+
+    Args:
+        payload: The message.
+        device: Number of the device that sent it, by its certificate.
+        sent_at: Its clock when it sent.
+        shape: What to expect.
+        version_of: The number of a package; None where it was never released.
+
+    Raises:
+        MalformedError: If it is no such message, or has another shape.
+    """
+    message = pb.DeviceReport()
+    _parse(message, payload)
+    if len(message.kpis) > MAX_KPIS:
+        raise MalformedError(f"kpis: {len(message.kpis)}, at most {MAX_KPIS}")
+    cells = (shape.num_features, shape.num_cells)
+    return Reports(
+        **_head(message, device, sent_at, version_of),
+        bins=message.bins,
+        features_KFC=_counts("features", message.features, cells),
+        violations_KF=_counts("violations", message.violations, (shape.num_features,)),
+        outputs_KM=_counts("outputs", message.outputs, (shape.num_outputs,)),
+        confidence_KB=_counts("confidence", message.confidence, (NUM_CONFIDENCE_BINS,)),
+        entropy_KB=_counts("entropy", message.entropy, (NUM_CONFIDENCE_BINS,)),
+        latency_KL=_counts("latency", message.latency, (NUM_LATENCY_BINS,)),
+        kpis={name: np.array([[kpi.total, kpi.weight]]) for name, kpi in message.kpis.items()},
+    )
+
+
+def decode_labels(
+    payload: bytes, device: int, sent_at: float, shape: ReportShape, version_of: Callable[[str], int | None]
+) -> LabelReports:
+    """One row of labels from a message; arguments as for `decode_report`.
+
+    Raises:
+        MalformedError: If it is no such message, or has another shape.
+    """
+    message = pb.LabelReport()
+    _parse(message, payload)
+    square = (shape.num_outputs, shape.num_outputs)
+    error = None
+    if not shape.classification:
+        error = _reals("error", message.error, 2)
+    return LabelReports(
+        **_head(message, device, sent_at, version_of),
+        confusion_KMM=_counts("confusion", message.confusion, square) if shape.classification else None,
+        error_K2=error,
+        calibration_KB2=_counts("calibration", message.calibration, (NUM_CONFIDENCE_BINS, 2)),
+        delay_KD=_counts("delay", message.delay, (NUM_DELAY_BINS,)),
+    )
+
+
+def _head(
+    message: Any, device: int, sent_at: float, version_of: Callable[[str], int | None]
+) -> dict[str, NDArray[Any]]:
+    """What both kinds of rows carry."""
+    if message.slot > _MAX_SLOT:
+        raise MalformedError(f"slot: {message.slot}")
+    version = version_of(message.package)
+    if version is None:
+        raise MalformedError("package: nobody released it")
+    return {
+        "device_K": np.array([device], dtype=np.int64),
+        "slot_K": np.array([message.slot], dtype=np.int64),
+        "version_K": np.array([shadow_version(version) if message.shadow else version], dtype=np.int64),
+        "sequence_K": np.array([message.row], dtype=np.int64),
+        "sent_at_K": np.array([sent_at], dtype=np.float64),
+    }
+
+
+def _parse(message: Any, payload: bytes) -> None:
+    from google.protobuf.message import DecodeError
+
+    try:
+        message.ParseFromString(payload)
+    except DecodeError as error:
+        raise MalformedError(f"{type(message).__name__}: not readable") from error
+
+
+def _counts(name: str, values: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """``[1, *shape]``; the number of values is checked before an array is made."""
+    if len(values) != math.prod(shape):
+        raise MalformedError(f"{name}: {len(values)} counts, not {math.prod(shape)}")
+    if values and max(values) > _MAX_COUNT:
+        raise MalformedError(f"{name}: a count above {_MAX_COUNT}")
+    return np.array(values, dtype=np.int32).reshape(1, *shape)
+
+
+def _reals(name: str, values: Sequence[float], size: int) -> NDArray[np.float64]:
+    if len(values) != size:
+        raise MalformedError(f"{name}: {len(values)} numbers, not {size}")
+    return np.array([values], dtype=np.float64)
+
+
+def _flat(array: NDArray[Any]) -> list[int]:
+    flat: list[int] = array.reshape(-1).tolist()
+    return flat
