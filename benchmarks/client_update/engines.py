@@ -21,9 +21,9 @@ from benchmarks.measure import Reading, Tree
 from benchmarks.peers.loop import accuracy, build
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
-from fedretrain.core.types import ClientData
+from fedretrain.core.types import ClientData, MethodKind
 from fedretrain.training import data, models
-from fedretrain.training.config import LocalTraining, MethodConfig, MethodKind, OptimizerConfig
+from fedretrain.training.config import LocalTraining, MethodConfig, OptimizerConfig
 from fedretrain.training.executor import ClientWork, Executor
 from fedretrain.training.methods.make import make_task
 

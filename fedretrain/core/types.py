@@ -24,6 +24,17 @@ class Objective(StrEnum):
     REGRESSION = "regression"
 
 
+class MethodKind(StrEnum):
+    """The personalization methods; each has its file and its paper in `training.methods`."""
+
+    FEDAVG = "fedavg"
+    FINETUNE = "finetune"
+    FEDPER = "fedper"
+    FEDREP = "fedrep"
+    APFL = "apfl"
+    DITTO = "ditto"
+
+
 @dataclass(frozen=True)
 class ClientData:
     """One client's labelled model inputs.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fedretrain.core.errors import ConfigError, PrivacyError
+from fedretrain.core.types import MethodKind
 
 
 class OptimizerKind(StrEnum):
@@ -29,17 +30,6 @@ class LossKind(StrEnum):
     CROSS_ENTROPY = "cross_entropy"
     MSE = "mse"
     HUBER = "huber"
-
-
-class MethodKind(StrEnum):
-    """The personalization methods; each has its file and its paper in `training.methods`."""
-
-    FEDAVG = "fedavg"
-    FINETUNE = "finetune"
-    FEDPER = "fedper"
-    FEDREP = "fedrep"
-    APFL = "apfl"
-    DITTO = "ditto"
 
 
 def _demand(holds: bool, what: str, where: str, fix: str = "") -> None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fedretrain.artifacts.decision import class_probabilities
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
-from fedretrain.core.types import ClientData
+from fedretrain.core.types import ClientData, MethodKind
 from fedretrain.retraining import online
 from fedretrain.retraining.online import (
     OnlineEvidence,
@@ -30,10 +31,9 @@ from fedretrain.retraining.online import (
     Reverted,
     anchored_step,
 )
-from fedretrain.training.config import MethodConfig, MethodKind, OptimizerConfig
+from fedretrain.training.config import MethodConfig, OptimizerConfig
 from fedretrain.training.executor import ClientWork, executor_for
 from fedretrain.training.methods.make import make_task
-from sim.lifetime.serving import shares
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -240,7 +240,7 @@ def _turns(which: Ids, device: Ids) -> list[Ids]:
 
 def _losses(logits: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.float64]:
     """``[n]`` half the Brier score of each sample; NaN where an output is not finite."""
-    share = shares(logits).astype(np.float64)
+    share = class_probabilities(logits).astype(np.float64)
     share[np.arange(len(y)), y] -= 1.0
     loss: NDArray[np.float64] = 0.5 * (share**2).sum(axis=1)
     return loss

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.artifacts.decision import NOT_FINITE, class_probabilities, decide
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
 from fedretrain.core.types import ClientData
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from sim.personal_store import Rows
 
     Ids = NDArray[np.int64]
-
-NOT_FINITE = -1
-"""The prediction of a model whose outputs are not finite."""
 
 
 @dataclass
@@ -65,21 +63,9 @@ class Outputs:
 
     def put(self, rows: Ids, logits: NDArray[np.float32]) -> None:
         """Keep what logits ``[n, M]`` of the given rows say."""
-        share = shares(logits)
-        finite = np.asarray(np.isfinite(share).all(axis=1), dtype=np.bool_)
-        entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=1) / np.log(max(share.shape[1], 2))
-        self.label[rows] = np.where(finite, share.argmax(axis=1), NOT_FINITE)
-        self.confidence[rows] = np.where(finite, share.max(axis=1), 0.0)
-        self.entropy[rows] = np.where(finite, entropy, 1.0)
-
-
-def shares(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Class probabilities ``[n, M]``; NaN where an output is not finite."""
-    finite = np.isfinite(logits).all(axis=1, keepdims=True)
-    safe = np.where(finite, logits, 0.0)
-    share = np.exp(safe - safe.max(axis=1, keepdims=True))
-    share /= share.sum(axis=1, keepdims=True)
-    return np.where(finite, share, np.nan).astype(np.float32)
+        answers = decide(logits)
+        self.label[rows], self.confidence[rows] = answers.label, answers.confidence
+        self.entropy[rows] = answers.entropy
 
 
 @dataclass
@@ -155,7 +141,7 @@ class Serving:
         place = np.full(len(self._rows), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         for part, logits in self._logits(rows, version, served=served):
-            found[place[part]] = shares(logits)
+            found[place[part]] = class_probabilities(logits)
         return found
 
     def of_inputs(self, inputs: NDArray[np.float32], version: int, executor: Executor) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedretrain.training.config import MethodKind
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.apfl import Apfl
 from fedretrain.training.methods.ditto import Ditto
 from fedretrain.training.methods.fedavg import FedAvg

@@ -7,16 +7,10 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from fedretrain.artifacts.decision import NOT_FINITE
 from fedretrain.training.executor import executor_for
-from sim.lifetime.serving import NOT_FINITE, Outputs, shares
+from sim.lifetime.serving import Outputs
 from tests.lifetime_cases import HOUR, born, small
-
-
-def test_shares_are_a_softmax_and_not_finite_outputs_are_none():
-    logits = np.array([[0.0, 0.0], [1e30, -1e30], [np.nan, 1.0], [np.inf, 1.0]], np.float32)
-    found = shares(logits)
-    np.testing.assert_array_equal(found[:2], [[0.5, 0.5], [1.0, 0.0]])
-    assert np.isnan(found[2:]).all()
 
 
 def test_outputs_keep_label_confidence_and_entropy():
