@@ -141,17 +141,9 @@ def decode_delta(content: bytes, base: Params) -> Delta:
     Raises:
         DataError: If the bytes are malformed, of another version, or for another base.
     """
-    if len(content) < HEADER.size or not content.startswith(MAGIC):
-        raise _malformed("it does not begin like one")
-    _, version, base_digest, result_digest = HEADER.unpack_from(content)
-    if version != VERSION:
-        raise DataError(
-            f"the delta has format {version}, this software reads format {VERSION}",
-            where="delta",
-            fix="fetch the full file, or update the software",
-        )
+    base_digest, result_digest = delta_digests(content)
     old = canonical(base)
-    _check_base(params_digest(old), base_digest.hex())
+    _check_base(params_digest(old), base_digest)
     layout = Layout.of(old)
     count = sum(_channels(shape)[0] for shape in layout.shapes)
     body = _decompress(content[HEADER.size :], 4 * count + layout.size)
@@ -161,7 +153,25 @@ def decode_delta(content: bytes, base: Params) -> Delta:
         raise _malformed("a scale is negative or not finite")
     if (residuals < -RESIDUAL_MAX).any():
         raise _malformed("a residual is out of range")
-    return Delta(base_digest.hex(), result_digest.hex(), layout, scales, residuals)
+    return Delta(base_digest, result_digest, layout, scales, residuals)
+
+
+def delta_digests(content: bytes) -> tuple[str, str]:
+    """The digests of base and result that encoded bytes name, as yet unchecked.
+
+    Raises:
+        DataError: If the bytes do not begin like a delta of this version.
+    """
+    if len(content) < HEADER.size or not content.startswith(MAGIC):
+        raise _malformed("it does not begin like one")
+    _, version, base_digest, result_digest = HEADER.unpack_from(content)
+    if version != VERSION:
+        raise DataError(
+            f"the delta has format {version}, this software reads format {VERSION}",
+            where="delta",
+            fix="fetch the full file, or update the software",
+        )
+    return base_digest.hex(), result_digest.hex()
 
 
 def release(base: Params | None, new: Params) -> Release:
