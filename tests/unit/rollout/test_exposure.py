@@ -1,4 +1,4 @@
-"""Exposure: nested, stratified within one device, indifferent to the order of its arguments."""
+"""Exposure: nested, even within half a device, stratified within one, indifferent to the order of its arguments."""
 
 from __future__ import annotations
 
@@ -49,12 +49,33 @@ def test_ranks_belong_to_devices_not_to_places(strata: list[int], salt: int, ran
     np.testing.assert_array_equal(mixed, ranks(device_D, stratum_D, salt)[order])
 
 
-def test_many_strata_of_one_device_are_exposed_in_proportion() -> None:
-    rank_D = ranks(np.arange(1000), np.arange(1000), 11)
-    for share in (0.02, 0.1, 0.5):
-        assert (
-            abs(exposed(rank_D, share).sum() - 1000 * share) <= 3
-        )  # the golden ratio's sequence is that even
+@given(FLEETS, SHARES, st.integers(1, 1000), st.integers(0, 2**63))
+@settings(max_examples=150, deadline=None)
+def test_the_fleet_is_exposed_within_half_a_device_of_its_share(
+    strata: list[int], share: float, apart: int, salt: int
+) -> None:
+    """Whatever the strata are called: ids of a site and a type are far apart."""
+    rank_D = ranks(np.arange(len(strata)), np.array(strata) * apart, salt)
+    assert abs(exposed(rank_D, share).sum() - share * len(strata)) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("salt", range(8))
+def test_two_percent_of_five_hundred_devices_on_many_sites_are_ten(salt: int) -> None:
+    device_D = np.arange(500)
+    site_D, type_D = np.random.default_rng(salt).integers(0, (10, 3), (500, 2)).T
+    assert exposed(ranks(device_D, site_D * 1000 + type_D, salt), 0.02).sum() == 10
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_many_strata_of_one_device_are_exposed_in_proportion(share: float) -> None:
+    assert exposed(ranks(np.arange(1000), np.arange(1000), 11), share).sum() == 1000 * share
+
+
+def test_small_strata_are_neither_first_nor_last() -> None:
+    """Over 2,000 salts a share of 0.1 of fifty devices, five of them alone on their site: binomial, five standard deviations wide."""
+    stratum_D = np.minimum(np.arange(50), 5)
+    hits_D = sum(exposed(ranks(np.arange(50), stratum_D, salt), 0.1).astype(int) for salt in range(2000))
+    assert np.abs(hits_D - 200).max() < 5 * np.sqrt(2000 * 0.1 * 0.9)
 
 
 def test_each_device_is_as_likely_as_any_other() -> None:
