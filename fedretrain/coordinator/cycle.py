@@ -95,7 +95,7 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
         evidence: What is known.
         now: The instant, not before the last one.
     """
-    log = Log(policy, state, now)
+    log = Log(policy, state, now, evidence.num_devices)
     _watch(log, evidence)
     _guard(log, evidence)
     withdrawn = _keep_out(log, evidence)

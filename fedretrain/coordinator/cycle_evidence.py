@@ -88,6 +88,8 @@ class Evidence:
         readings: What safety limits are read from beside the views; in safe mode those of what serves then.
         orders: What people order.
         faults: Faults and clean measurements of devices and versions in one window, from elsewhere than monitors.
+        num_devices: Devices of the fleet, those kept out included; None where nobody has counted them, and nobody can say whether a
+            rollout's steps have devices enough.
     """
 
     views: tuple[FleetView, ...] = ()
@@ -98,3 +100,4 @@ class Evidence:
     readings: tuple[Reading, ...] = ()
     orders: tuple[Order, ...] = ()
     faults: QuarantineEvidence | None = None
+    num_devices: int | None = None

@@ -45,10 +45,11 @@ class Log:
         policy: What a person decided beforehand.
         state: Where the loop stands.
         now: The instant.
+        num_devices: Devices of the fleet; None where nobody has counted them.
     """
 
-    def __init__(self, policy: Policy, state: CycleState, now: float) -> None:
-        self.policy, self.state, self.now = policy, state, now
+    def __init__(self, policy: Policy, state: CycleState, now: float, num_devices: int | None = None) -> None:
+        self.policy, self.state, self.now, self.num_devices = policy, state, now, num_devices
         self.events: list[CycleEvent] = []
 
     def add(self, *bodies: Body) -> None:
@@ -169,6 +170,7 @@ def _behind(policy: RolloutPolicy, candidate: Candidate, first: int) -> tuple[Ad
 
 def _creation(log: Log, candidate: Candidate) -> RolloutEvent:
     """The first event of a candidate's rollout."""
+    num, kept = log.num_devices, len(log.state.kept_devices)
     return compose.create(
         log.policy.rollout,
         f"rollout-{log.state.num_rollouts + 1}",
@@ -176,6 +178,7 @@ def _creation(log: Log, candidate: Candidate) -> RolloutEvent:
         log.state.champion,
         log.now,
         detectable=candidate.detectable,
+        num_devices=None if num is None else num - kept,
         quarantined=log.state.quarantined,
         policy_digest=log.policy.digest,
     )

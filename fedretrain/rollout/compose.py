@@ -3,6 +3,7 @@
 Rules of this file:
     * An order's counter, step and attempt come from the state, never from a caller.
     * What was seen is written down beside what was decided.
+    * What a rollout will not be able to see or to judge is said before it starts, or refuses it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from fedretrain.core.errors import ConfigError
 from fedretrain.rollout.causes import Cause, EventKind, Phase, RollbackKind
 from fedretrain.rollout.config import OnUnderpowered
 from fedretrain.rollout.events import Order, Plan, RolloutEvent, gate_name, jsonable
+from fedretrain.rollout.exposure import num_exposed
 from fedretrain.rollout.fold import attempt_after, step_after
+from fedretrain.rollout.verdict import Role
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -36,6 +39,7 @@ def create(
     now: float,
     *,
     detectable: Sequence[float] = (),
+    num_devices: int | None = None,
     quarantined: Collection[int] = (),
     policy_digest: str = "",
 ) -> RolloutEvent:
@@ -49,11 +53,13 @@ def create(
         now: Instant.
         detectable: The smallest relative regression that each step can detect in its time, one per step; empty where nobody has
             computed it, which is a warning of its own.
+        num_devices: Devices of the fleet that it may expose; None where nobody has counted them.
         quarantined: Versions that may not be released.
         policy_digest: Of the policy file; for audit.
 
     Raises:
-        ConfigError: If the candidate is no candidate, or a step cannot see what it must and the policy refuses that.
+        ConfigError: If the candidate is no candidate, or a step cannot see what it must, or has too few devices to be judged, and the
+            policy refuses that.
     """
     require = {
         f"version {candidate} is the champion": candidate == champion,
@@ -77,29 +83,50 @@ def create(
         kept.duration_s if kept.fraction else 0.0,
         policy_digest,
         policy.shadow.fraction,
-        _warnings(policy, rollout, detectable),
+        _warnings(policy, rollout, detectable, num_devices),
     )
-    evidence = jsonable({"detectable": list(detectable), "limit": policy.kpi_regression_limit})
+    evidence = jsonable(
+        {"detectable": list(detectable), "limit": policy.kpi_regression_limit, "num_devices": num_devices}
+    )
     reason = f"version {candidate} against champion {champion}"
     return RolloutEvent(EventKind.CREATED, rollout, 0, now, reason=reason, evidence=evidence, plan=plan)
 
 
-def _warnings(policy: RolloutPolicy, rollout: str, detectable: Sequence[float]) -> tuple[str, ...]:
+def _warnings(
+    policy: RolloutPolicy, rollout: str, detectable: Sequence[float], num_devices: int | None
+) -> tuple[str, ...]:
     """What a person should know beforehand."""
     said = [TINY_FLEET] if policy.tiny_fleet else []
     if policy.steps and not detectable:
         said.append("nobody has computed what each step can detect")
+    weak = _too_few(policy, num_devices) if num_devices is not None else []
     limit = policy.kpi_regression_limit
-    for step, smallest in enumerate(detectable, start=1):
-        if smallest <= limit:
-            continue
-        what = f"{gate_name(step)} cannot detect a regression below {smallest:.2%}, the limit is {limit:.2%}"
-        if policy.on_underpowered is OnUnderpowered.REFUSE:
-            raise ConfigError(
-                what, where=f"rollout {rollout}", fix="make the step longer or larger, or the limit wider"
-            )
-        said.append(what)
-    return tuple(said)
+    weak += [
+        f"{gate_name(step)} cannot detect a regression below {smallest:.2%}, the limit is {limit:.2%}"
+        for step, smallest in enumerate(detectable, start=1)
+        if smallest > limit
+    ]
+    if weak and policy.on_underpowered is OnUnderpowered.REFUSE:
+        fix = "make the step longer or larger, or the limit or `min_devices` of the metric such as the fleet can meet"
+        raise ConfigError(weak[0], where=f"rollout {rollout}", fix=fix)
+    return (*said, *weak)
+
+
+def _too_few(policy: RolloutPolicy, num_devices: int) -> list[str]:
+    """The gates that can never pass: an arm has fewer devices than a guardrail asks for."""
+    said = []
+    stages = [policy.shadow.fraction, *(step.exposure_fraction for step in policy.steps)]
+    for step, fraction in enumerate(stages):
+        treated = num_exposed(num_devices, fraction)
+        control = num_devices - treated if step else treated  # shadow compares the same devices
+        arm = min(treated, control)
+        for rule in policy.metrics:
+            if rule.role is Role.GUARDRAIL and arm < rule.min_devices:
+                who = "devices" if treated == arm else "devices in control"
+                said.append(
+                    f"{gate_name(step)} can never pass: {arm} {who} of {num_devices}, {rule.metric} is judged from {rule.min_devices}"
+                )
+    return said
 
 
 def write(

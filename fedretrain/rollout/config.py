@@ -52,7 +52,7 @@ class OnRetrain(StrEnum):
 
 
 class OnUnderpowered(StrEnum):
-    """What happens where a step cannot detect a regression as small as its limit."""
+    """What happens where a step cannot detect a regression as small as its limit, or has too few devices to be judged at all."""
 
     WARN = "warn"
     REFUSE = "refuse"
@@ -219,7 +219,8 @@ class RolloutPolicy:
         on_broken_source: What happens then.
         on_second: A second rollout while one is on.
         on_retrain: A newer candidate while one is on.
-        on_underpowered: Where a step cannot see a regression as small as the limit.
+        on_underpowered: Where a step cannot see a regression as small as the limit, or exposes fewer devices than a guardrail's
+            `min_devices`.
     """
 
     shadow: ShadowRules = field(default_factory=ShadowRules)

@@ -112,6 +112,12 @@ def exposed(
     return (rank_D < fraction) & ~held_back(rank_D, holdback_fraction)
 
 
+def num_exposed(num_devices: int, fraction: float) -> int:
+    """How many of a fleet's devices a share of `fraction` exposes, whatever their ranks turn out to be."""
+    slot_D = np.arange(num_devices)
+    return int(((slot_D + 0.5) / max(num_devices, 1) < fraction).sum())
+
+
 def control(rank_D: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:
     """The concurrent control of an exposure of `fraction`: who serves the champion, the holdback included."""
     return rank_D >= fraction

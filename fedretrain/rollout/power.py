@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.rollout.adjust import adjust
+from fedretrain.rollout.exposure import num_exposed
 from fedretrain.rollout.tails import student_quantile
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class StagePower:
         num_control: Devices that do not.
         detectable: Smallest regression found with the plan's power at one of the stage's looks, in the unit of the rule's margin.
         limit: The rule's margin.
+        min_devices: With fewer in either arm the gate does not judge, and never passes.
     """
 
     metric: str
@@ -65,6 +67,7 @@ class StagePower:
     num_control: int
     detectable: float
     limit: float
+    min_devices: int = 2
 
     @property
     def sees_limit(self) -> bool:
@@ -72,8 +75,18 @@ class StagePower:
         return self.detectable <= self.limit
 
     @property
+    def is_judged(self) -> bool:
+        """Whether both arms have devices enough for a verdict."""
+        return min(self.num_treated, self.num_control) >= self.min_devices
+
+    @property
     def text(self) -> str:
         """One line for people."""
+        if not self.is_judged:
+            return (
+                f"{self.stage}: {self.metric} is never judged with {self.num_treated} devices against {self.num_control}, "
+                f"which takes {self.min_devices} - THE GATE CANNOT PASS"
+            )
         blind = "" if self.sees_limit else " - ABOVE THE LIMIT"
         return (
             f"{self.stage}: {self.metric} regressions of {self.detectable:.3g} and more are seen with {self.num_treated} devices "
@@ -128,7 +141,7 @@ def detectable(
         num_guardrails: Among which a look's level is split.
 
     Returns:
-        One per exposure step; infinite where fewer than two devices are exposed or nothing was measured.
+        One per exposure step; infinite where an arm has fewer devices than the rule asks for, or nothing was measured.
 
     Raises:
         ValueError: If there is no window.
@@ -138,16 +151,17 @@ def detectable(
     unit = abs(before[0].mean) if rule.relative else 1.0
     result = []
     for index, stage in enumerate(plan.stages[1:], start=1):
-        num_treated = round(stage.fraction * num_devices)
+        num_treated = num_exposed(num_devices, stage.fraction)
         arms = num_treated, num_devices - num_treated
         smallest = math.inf
-        if min(arms) >= 2 and unit > 0.0:
+        if min(arms) >= rule.min_devices and unit > 0.0:
             smallest = min(
                 _reach(look, before, arms, num_guardrails, plan.policy.power)
                 for look in plan.looks
                 if look.stage == index
             )
-        result.append(StagePower(rule.metric, stage.name, *arms, smallest / unit, rule.margin))
+        found = smallest / unit if unit > 0.0 else math.inf
+        result.append(StagePower(rule.metric, stage.name, *arms, found, rule.margin, rule.min_devices))
     return tuple(result)
 
 

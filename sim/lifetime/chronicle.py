@@ -86,6 +86,8 @@ class Chronicle:
             version = state.rollout.plan.candidate if state.rollout is not None else -1
             text = body.reason + self._why(body)
             self._write(event.at, kind, text, version, {"step": float(body.step)})
+            for warning in () if body.plan is None else body.plan.warnings:
+                self._write(event.at, "warned", warning, version, {})
         elif isinstance(body, Trained):
             kind = "candidate" if body.made else "no_candidate"
             self._write(event.at, kind, body.reason, body.version, {})

@@ -1,9 +1,10 @@
-"""What a finished lifetime says on the terminal: a table of policies, and where to look."""
+"""What a finished lifetime says on the terminal: a table of policies, what people were warned of, and where to look."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, TextIO
 
 from sim.lifetime.report.headline import headlines, privacy_scopes
@@ -87,9 +88,18 @@ def _notes(run: LifetimeRun) -> list[str]:
         f"{count(run.num_devices)} devices{virtual}, {count(days)} days; {over}. Accuracy is the simulator's oracle."
     ]
     notes += privacy_scopes(run)
+    notes += [line for policy in run.policies for line in _warned(run, policy)]
     if run.truth:
         notes += [_noticed(run, policy) for policy in run.policies]
     return notes
+
+
+def _warned(run: LifetimeRun, policy: str) -> list[str]:
+    """What a policy's rollouts could not do, as was said before each of them started."""
+    events = [e for life in run.lives if life.summary.policy == policy for e in life.events]
+    rollouts = sum(e.kind == "created" for e in events)
+    told = Counter(e.text for e in events if e.kind == "warned")
+    return [f"{policy}: {text} ({times} of {rollouts} rollouts)" for text, times in told.items()]
 
 
 def _noticed(run: LifetimeRun, policy: str) -> str:

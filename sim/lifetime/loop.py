@@ -176,7 +176,8 @@ class Living:
             else RolloutEvidence(exposure=self.release.exposure(now))
         )
         signals = self.watch.signals(self.state, self.campaigns, now)
-        evidence = Evidence(views, self.watch.baseline, signals, trained, judged)
+        num_devices = self.fleet.num_devices
+        evidence = Evidence(views, self.watch.baseline, signals, trained, judged, num_devices=num_devices)
         champion = self.state.champion
         for event in cycle.tick(self.policy, self.state, evidence, now):
             self.state = cycle.apply(self.policy, self.state, event)

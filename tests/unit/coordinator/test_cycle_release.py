@@ -14,6 +14,7 @@ from fedretrain.retraining.decision import Ending, Obstacle
 from fedretrain.rollout.causes import Cause, Phase
 from fedretrain.rollout.config import HoldbackRules, OnRetrain, OnSecond, OnUnderpowered
 from fedretrain.rollout.evidence import Exposure
+from fedretrain.rollout.quarantine import Fault, QuarantineEvidence, Subject
 from fedretrain.rollout.reconcile import Admission
 from fedretrain.rollout.safety import (
     Switch,
@@ -134,6 +135,17 @@ def test_an_underpowered_retrain_ends_untried() -> None:
     assert kinds(bodies) == ["Trained", "Admitted", "Outcome"]
     assert outcomes(drive)[-1].ending is Ending.FAILED
     assert not drive.state.retrain_running
+
+
+def test_devices_that_are_kept_out_do_not_count_for_a_step() -> None:
+    rules = replace(POLICY.rollout, on_underpowered=OnUnderpowered.REFUSE)
+    for kept, answers in (((), []), (range(26), [Admission.REFUSE])):
+        drive = Drive(policy_with(rollout=rules))
+        faults = tuple(Fault(Subject.DEVICE, device, "a child's toy") for device in kept)
+        drive.tick(faults=QuarantineEvidence(0, faults))
+        bodies = drive.tick(orders=(Propose(9, "ada", detectable=(0.01, 0.01, 0.01)),), num_devices=500)
+        assert [body.answer for body in bodies if isinstance(body, Admitted)] == answers
+        assert not kept or "9 devices of 474" in bodies[1].reason
 
 
 def test_the_champion_itself_is_no_candidate() -> None:

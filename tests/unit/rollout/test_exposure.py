@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedretrain.rollout.exposure import control, exposed, held_back, ranks
+from fedretrain.rollout.exposure import control, exposed, held_back, num_exposed, ranks
 
 FLEETS = st.lists(st.integers(0, 4), min_size=1, max_size=80)
 SHARES = st.floats(0.0, 1.0)
@@ -57,6 +57,7 @@ def test_the_fleet_is_exposed_within_half_a_device_of_its_share(
     """Whatever the strata are called: ids of a site and a type are far apart."""
     rank_D = ranks(np.arange(len(strata)), np.array(strata) * apart, salt)
     assert abs(exposed(rank_D, share).sum() - share * len(strata)) <= 0.5 + 1e-9
+    assert exposed(rank_D, share).sum() == num_exposed(len(strata), share)
 
 
 @pytest.mark.parametrize("salt", range(8))

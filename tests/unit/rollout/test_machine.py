@@ -27,6 +27,7 @@ from fedretrain.rollout.effects import EffectKind
 from fedretrain.rollout.events import from_record
 from fedretrain.rollout.evidence import Command, Coverage, Exposure
 from fedretrain.rollout.machine import IllegalTransition, apply, begin, decide, replay
+from fedretrain.rollout.metrics import MetricRule
 from fedretrain.rollout.verdict import Reason, Role, Verdict
 from tests.rollout_cases import (
     COVERED,
@@ -407,6 +408,48 @@ def test_what_a_step_can_detect_is_said_before_the_start_or_refused() -> None:
     with pytest.raises(ConfigError, match="canary cannot detect"):
         create(strict, "r", 7, 3, 0.0, detectable=(0.05, 0.03, 0.01))
     assert Drive().state.warnings == ("nobody has computed what each step can detect",)
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "what"),
+    [
+        (500, ()),  # 2 % of 500 devices are the ten that the rule asks for
+        (499, ()),
+        (474, ("canary can never pass: 9 devices of 474, hits is judged from 10",)),
+        (
+            15,
+            (
+                "canary can never pass: 0 devices of 15, hits is judged from 10",
+                "ramp 2 can never pass: 1 devices of 15, hits is judged from 10",
+                "ramp 3 can never pass: 7 devices of 15, hits is judged from 10",
+            ),
+        ),
+    ],
+)
+def test_a_step_with_too_few_devices_to_be_judged_is_said_before_the_start_or_refused(
+    num_devices: int, what: tuple[str, ...]
+) -> None:
+    seen = {"detectable": (0.01, 0.01, 0.01), "num_devices": num_devices}
+    assert Drive(**seen).state.warnings == what
+    strict = replace(POLICY, on_underpowered=OnUnderpowered.REFUSE)
+    if not what:
+        assert Drive(strict, **seen).state.warnings == ()
+        return
+    with pytest.raises(ConfigError, match=what[0]):
+        create(strict, "r", 7, 3, 0.0, **seen)
+
+
+def test_shadow_and_control_need_devices_too_and_only_guardrails_ask_for_them() -> None:
+    tiny = RolloutPolicy(steps=(), tiny_fleet=True, metrics=(MetricRule("hits"),))
+    assert Drive(tiny, num_devices=9).state.warnings == (
+        TINY_FLEET,
+        "shadow can never pass: 9 devices of 9, hits is judged from 10",
+    )
+    wide = replace(POLICY, steps=(Step(0.8),))
+    said = Drive(wide, detectable=(0.01,), num_devices=40).state.warnings
+    assert said == ("canary can never pass: 8 devices in control of 40, hits is judged from 10",)
+    signal = replace(POLICY, metrics=(MetricRule("hits", Role.SIGNAL),), kpis=())
+    assert Drive(signal, detectable=(0.01, 0.01, 0.01), num_devices=15).state.warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,16 @@ def test_steps_that_cannot_see_the_limit_say_so():
     )
 
 
+def test_an_arm_with_fewer_devices_than_the_rule_asks_for_is_never_judged():
+    base = pre_period(*(means(x) for x in fleet(np.random.default_rng(5))), DAY)
+    few, enough = (detectable(RULE, [base], PLAN, num)[0] for num in (474, 500))
+    assert (few.num_treated, few.is_judged, few.detectable) == (9, False, math.inf)
+    assert (enough.num_treated, enough.is_judged) == (10, True)
+    assert enough.detectable < math.inf
+    assert "THE GATE CANNOT PASS" in few.text
+    assert "9 devices against 465" in few.text
+
+
 def test_the_longest_fitting_window_counts_and_a_shorter_look_has_more_variance():
     draws = np.random.default_rng(3)
     base = pre_period(*(means(x) for x in fleet(draws)), DAY)
@@ -91,6 +101,7 @@ def test_absolute_margins_more_guardrails_and_fleets_too_small():
     assert absolute == pytest.approx(relative * base.mean)
     assert detectable(RULE, [base], PLAN, 1000, num_guardrails=5)[1].detectable > relative
     assert detectable(RULE, [base], PLAN, 40)[0].detectable == math.inf
+    assert detectable(RULE, [replace(base, mean=0.0)], PLAN, 1000)[1].detectable == math.inf
     with pytest.raises(ValueError, match="no window"):
         detectable(RULE, [], PLAN, 1000)
     with pytest.raises(ValueError, match="2 devices"):

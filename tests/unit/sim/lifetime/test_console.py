@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from sim.lifetime.console import announce
@@ -43,6 +44,20 @@ def test_detection_is_told_only_where_drift_was_injected():
     text = "\n".join(said(make_lifetime()))
     assert "hybrid: noticed 8 of 9 injected drifts, 1 false alarms in 0.900 feature-years" in text
     assert "injected" not in "\n".join(said(make_lifetime(truth=False)))
+
+
+def test_what_rollouts_were_warned_of_is_said_once_for_each_policy():
+    run = make_lifetime(("hybrid",), num_seeds=2)
+    lives = []
+    for life in run.lives:
+        created = [e for e in life.events if e.kind == "created"]
+        told = [replace(e, kind="warned", text="canary can never pass") for e in created[:2]]
+        lives.append(replace(life, events=(*life.events, *told)))
+    lines = said(replace(run, lives=tuple(lives)))
+    assert [line for line in lines if "never pass" in line] == [
+        f"hybrid: canary can never pass (4 of {2 * len(created)} rollouts)"
+    ]
+    assert not any("rollouts)" in line for line in said(run))
 
 
 def test_epsilon_has_a_column_only_with_dp():
