@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from fedretrain.core.errors import FedretrainError
 from fedretrain.monitoring.reports import (
@@ -40,6 +41,8 @@ SHADOW = 1 << 30
 """Added to a version's number where it was scored in shadow, not served."""
 
 MAX_KPIS = 64
+MAX_KIND = 40
+MAX_DETAIL = 500
 _MAX_SLOT = 1 << 40
 _MAX_COUNT = 2**31 - 1
 
@@ -65,6 +68,23 @@ class ReportShape:
     classification: bool = True
 
 
+@dataclass(frozen=True)
+class Alert:
+    """Something that a person should know of a device.
+
+    Attributes:
+        device: Its number.
+        kind: One word.
+        package: Digest of the package that it is about; may be empty.
+        detail: For people.
+    """
+
+    device: int
+    kind: str
+    package: str
+    detail: str
+
+
 def shadow_version(version: int) -> int:
     """The number under which a candidate's shadow scores are kept."""
     return version + SHADOW
@@ -78,7 +98,7 @@ def encode_report(rows: Reports, package: str, *, shadow: bool = False) -> bytes
         package: Digest of what predicted.
         shadow: Whether it was only scored.
     """
-    return pb.DeviceReport(
+    report = pb.DeviceReport(
         package=package,
         shadow=shadow,
         slot=int(rows.slot_K[0]),
@@ -91,12 +111,13 @@ def encode_report(rows: Reports, package: str, *, shadow: bool = False) -> bytes
         entropy=_flat(rows.entropy_KB),
         latency=_flat(rows.latency_KL),
         kpis={name: pb.Kpi(total=float(v[0, 0]), weight=float(v[0, 1])) for name, v in rows.kpis.items()},
-    ).SerializeToString()
+    )
+    return pb.Payload(report=report).SerializeToString()
 
 
 def encode_labels(rows: LabelReports, package: str, *, shadow: bool = False) -> bytes:
     """One row of labels as a message; arguments as for `encode_report`."""
-    return pb.LabelReport(
+    labels = pb.LabelReport(
         package=package,
         shadow=shadow,
         slot=int(rows.slot_K[0]),
@@ -105,13 +126,27 @@ def encode_labels(rows: LabelReports, package: str, *, shadow: bool = False) -> 
         error=[] if rows.error_K2 is None else rows.error_K2[0].tolist(),
         calibration=_flat(rows.calibration_KB2),
         delay=_flat(rows.delay_KD),
+    )
+    return pb.Payload(labels=labels).SerializeToString()
+
+
+def encode_alert(kind: str, package: str = "", detail: str = "") -> bytes:
+    """Something that a person should know of a device.
+
+    Args:
+        kind: One word, such as ``local_rollback``.
+        package: Digest of the package that it is about.
+        detail: For people; cut to `MAX_DETAIL` characters.
+    """
+    return pb.Payload(
+        alert=pb.Alert(kind=kind, package=package, detail=detail[:MAX_DETAIL])
     ).SerializeToString()
 
 
-def decode_report(
+def decode(
     payload: bytes, device: int, sent_at: float, shape: ReportShape, version_of: Callable[[str], int | None]
-) -> Reports:
-    """One row of telemetry from a message.
+) -> Reports | LabelReports | Alert:
+    """What a record says.
 
     Args:
         payload: The message.
@@ -123,13 +158,26 @@ def decode_report(
     Raises:
         MalformedError: If it is no such message, or has another shape.
     """
-    message = pb.DeviceReport()
-    _parse(message, payload)
+    message = _parse(payload)
+    what = message.WhichOneof("what")
+    if what == "alert":
+        alert = message.alert
+        if not 0 < len(alert.kind) <= MAX_KIND or len(alert.detail) > MAX_DETAIL:
+            raise MalformedError("alert: without a kind, or too long")
+        return Alert(device, alert.kind, alert.package, alert.detail)
+    if what is None:
+        raise MalformedError("payload: says nothing")
+    if what == "report":
+        return _reports(message.report, _head(message.report, device, sent_at, version_of), shape)
+    return _label_reports(message.labels, _head(message.labels, device, sent_at, version_of), shape)
+
+
+def _reports(message: pb.DeviceReport, head: dict[str, NDArray[Any]], shape: ReportShape) -> Reports:
     if len(message.kpis) > MAX_KPIS:
         raise MalformedError(f"kpis: {len(message.kpis)}, at most {MAX_KPIS}")
     cells = (shape.num_features, shape.num_cells)
     return Reports(
-        **_head(message, device, sent_at, version_of),
+        **head,
         bins=message.bins,
         features_KFC=_counts("features", message.features, cells),
         violations_KF=_counts("violations", message.violations, (shape.num_features,)),
@@ -141,24 +189,15 @@ def decode_report(
     )
 
 
-def decode_labels(
-    payload: bytes, device: int, sent_at: float, shape: ReportShape, version_of: Callable[[str], int | None]
+def _label_reports(
+    message: pb.LabelReport, head: dict[str, NDArray[Any]], shape: ReportShape
 ) -> LabelReports:
-    """One row of labels from a message; arguments as for `decode_report`.
-
-    Raises:
-        MalformedError: If it is no such message, or has another shape.
-    """
-    message = pb.LabelReport()
-    _parse(message, payload)
     square = (shape.num_outputs, shape.num_outputs)
-    error = None
-    if not shape.classification:
-        error = _reals("error", message.error, 2)
+    confusion = _counts("confusion", message.confusion, square) if shape.classification else None
     return LabelReports(
-        **_head(message, device, sent_at, version_of),
-        confusion_KMM=_counts("confusion", message.confusion, square) if shape.classification else None,
-        error_K2=error,
+        **head,
+        confusion_KMM=confusion,
+        error_K2=None if shape.classification else _reals("error", message.error, 2),
         calibration_KB2=_counts("calibration", message.calibration, (NUM_CONFIDENCE_BINS, 2)),
         delay_KD=_counts("delay", message.delay, (NUM_DELAY_BINS,)),
     )
@@ -182,13 +221,13 @@ def _head(
     }
 
 
-def _parse(message: Any, payload: bytes) -> None:
-    from google.protobuf.message import DecodeError
-
+def _parse(payload: bytes) -> pb.Payload:
+    message = pb.Payload()
     try:
         message.ParseFromString(payload)
     except DecodeError as error:
-        raise MalformedError(f"{type(message).__name__}: not readable") from error
+        raise MalformedError("payload: not readable") from error
+    return message
 
 
 def _counts(name: str, values: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.int32]:

@@ -1,22 +1,10 @@
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class RecordKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    RECORD_KIND_UNSPECIFIED: _ClassVar[RecordKind]
-    RECORD_KIND_LABELS: _ClassVar[RecordKind]
-    RECORD_KIND_ALERT: _ClassVar[RecordKind]
-    RECORD_KIND_TELEMETRY: _ClassVar[RecordKind]
-RECORD_KIND_UNSPECIFIED: RecordKind
-RECORD_KIND_LABELS: RecordKind
-RECORD_KIND_ALERT: RecordKind
-RECORD_KIND_TELEMETRY: RecordKind
 
 class EnrolRequest(_message.Message):
     __slots__ = ("protocol", "token", "certificate_request", "device", "traits")
@@ -127,62 +115,78 @@ class HeartbeatReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("stream", "sequence", "kind", "at", "monotonic_s", "payload")
-    STREAM_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("boot", "priority", "sequence", "at", "monotonic_s", "payload")
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     MONOTONIC_S_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
-    stream: int
+    boot: int
+    priority: int
     sequence: int
-    kind: RecordKind
     at: float
     monotonic_s: float
     payload: bytes
-    def __init__(self, stream: _Optional[int] = ..., sequence: _Optional[int] = ..., kind: _Optional[_Union[RecordKind, str]] = ..., at: _Optional[float] = ..., monotonic_s: _Optional[float] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, boot: _Optional[int] = ..., priority: _Optional[int] = ..., sequence: _Optional[int] = ..., at: _Optional[float] = ..., monotonic_s: _Optional[float] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
-class DroppedRange(_message.Message):
-    __slots__ = ("stream", "first", "last")
-    STREAM_FIELD_NUMBER: _ClassVar[int]
+class Gap(_message.Message):
+    __slots__ = ("boot", "priority", "first", "last")
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
-    stream: int
+    boot: int
+    priority: int
     first: int
     last: int
-    def __init__(self, stream: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+    def __init__(self, boot: _Optional[int] = ..., priority: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class TelemetryBatch(_message.Message):
-    __slots__ = ("protocol", "installation", "boot", "batch", "sent_at", "sent_monotonic_s", "records", "dropped")
+    __slots__ = ("protocol", "installation", "boot", "oldest_boot", "batch", "sent_at", "sent_monotonic_s", "records", "gaps")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     INSTALLATION_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_BOOT_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     SENT_MONOTONIC_S_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
-    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    GAPS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     installation: str
     boot: int
+    oldest_boot: int
     batch: int
     sent_at: float
     sent_monotonic_s: float
     records: _containers.RepeatedCompositeFieldContainer[Record]
-    dropped: _containers.RepeatedCompositeFieldContainer[DroppedRange]
-    def __init__(self, protocol: _Optional[int] = ..., installation: _Optional[str] = ..., boot: _Optional[int] = ..., batch: _Optional[int] = ..., sent_at: _Optional[float] = ..., sent_monotonic_s: _Optional[float] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., dropped: _Optional[_Iterable[_Union[DroppedRange, _Mapping]]] = ...) -> None: ...
+    gaps: _containers.RepeatedCompositeFieldContainer[Gap]
+    def __init__(self, protocol: _Optional[int] = ..., installation: _Optional[str] = ..., boot: _Optional[int] = ..., oldest_boot: _Optional[int] = ..., batch: _Optional[int] = ..., sent_at: _Optional[float] = ..., sent_monotonic_s: _Optional[float] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., gaps: _Optional[_Iterable[_Union[Gap, _Mapping]]] = ...) -> None: ...
 
 class TelemetryAck(_message.Message):
-    __slots__ = ("batch", "num_fresh", "num_repeated", "refused")
+    __slots__ = ("batch", "num_fresh", "num_repeated", "refused_records", "refused_gaps")
     BATCH_FIELD_NUMBER: _ClassVar[int]
     NUM_FRESH_FIELD_NUMBER: _ClassVar[int]
     NUM_REPEATED_FIELD_NUMBER: _ClassVar[int]
-    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_GAPS_FIELD_NUMBER: _ClassVar[int]
     batch: int
     num_fresh: int
     num_repeated: int
-    refused: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, batch: _Optional[int] = ..., num_fresh: _Optional[int] = ..., num_repeated: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+    refused_records: _containers.RepeatedScalarFieldContainer[int]
+    refused_gaps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, batch: _Optional[int] = ..., num_fresh: _Optional[int] = ..., num_repeated: _Optional[int] = ..., refused_records: _Optional[_Iterable[int]] = ..., refused_gaps: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Payload(_message.Message):
+    __slots__ = ("report", "labels", "alert")
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    ALERT_FIELD_NUMBER: _ClassVar[int]
+    report: DeviceReport
+    labels: LabelReport
+    alert: Alert
+    def __init__(self, report: _Optional[_Union[DeviceReport, _Mapping]] = ..., labels: _Optional[_Union[LabelReport, _Mapping]] = ..., alert: _Optional[_Union[Alert, _Mapping]] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
     __slots__ = ("package", "shadow", "slot", "row", "bins", "features", "violations", "outputs", "confidence", "entropy", "latency", "kpis")

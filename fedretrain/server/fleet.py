@@ -1,0 +1,197 @@
+"""The fleet's devices: what each is, what it was last told, what it last said.
+
+Rules of this file:
+    * A device is its certificate: a message's own words about who sent it are never believed.
+    * A device keeps its number through re-enrolment, and with it its budget, its separation and its quarantine.
+    * Functions take the connection of the caller's transaction, so that what belongs together changes together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, insert, select, update
+
+from fedretrain.core.build import build, plain
+from fedretrain.core.errors import DataError
+from fedretrain.server.tables import devices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Connection, Row
+
+
+class Standing(StrEnum):
+    """Whether a device may speak."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"  # its key is not trusted any more; enrolling anew ends that
+    RETIRED = "retired"  # it is gone for good
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a device said of itself when it enrolled.
+
+    Attributes:
+        device_type: For strata and views.
+        site: Likewise.
+        person: Whose device it is, where the unit of privacy is the person.
+        trains: Whether it can train shared layers.
+        methods: Personalization methods that it can re-fit.
+    """
+
+    device_type: str = ""
+    site: str = ""
+    person: str = ""
+    trains: bool = False
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Device:
+    """A row of the fleet.
+
+    Attributes:
+        population: Of which it is part.
+        device: Its name.
+        number: Its number in the population, from 0: what arrays are indexed by.
+        fingerprint: SHA-256 of its certificate.
+        standing: Whether it may speak.
+        traits: What it is.
+        assignment: The newest signed envelope; None before the first.
+        counter: Of that assignment.
+        seen_at: When it was last heard of; 0 for never.
+        heartbeat: What it said then.
+    """
+
+    population: str
+    device: str
+    number: int
+    fingerprint: str
+    standing: Standing
+    traits: Traits
+    assignment: bytes | None = None
+    counter: int = 0
+    seen_at: float = 0.0
+    heartbeat: Mapping[str, Any] = field(default_factory=dict)
+
+
+def enrol(
+    connection: Connection, population: str, device: str, fingerprint: str, traits: Traits, at: float
+) -> Device:
+    """Add a device, or give a known one its new certificate.
+
+    Raises:
+        DataError: If the device was retired.
+    """
+    told = {
+        "fingerprint": fingerprint,
+        "standing": Standing.ACTIVE,
+        "record": json.dumps(plain(traits), sort_keys=True),
+        "changed_at": at,
+    }
+    known = find(connection, population, device)
+    if known is None:
+        last = select(func.max(devices.c.number)).where(devices.c.population == population)
+        number = connection.scalar(last)
+        number = 0 if number is None else number + 1
+        connection.execute(
+            insert(devices).values(population=population, device=device, number=number, **told)
+        )
+    elif known.standing is Standing.RETIRED:
+        raise DataError(
+            f"the device {device} was retired", where=population, fix="enrol it under another name"
+        )
+    else:
+        connection.execute(update(devices).where(_is(population, device)).values(**told))
+    found = find(connection, population, device)
+    assert found is not None
+    return found
+
+
+def find(connection: Connection, population: str, device: str) -> Device | None:
+    """A device by its name."""
+    row = connection.execute(select(devices).where(_is(population, device))).one_or_none()
+    return None if row is None else _device(row)
+
+
+def everybody(connection: Connection, population: str) -> list[Device]:
+    """Every device of a population that was ever enrolled, by number."""
+    query = select(devices).where(devices.c.population == population).order_by(devices.c.number)
+    return [_device(row) for row in connection.execute(query)]
+
+
+def by_fingerprint(connection: Connection, fingerprint: str) -> Device | None:
+    """The device whose present certificate has this fingerprint."""
+    row = connection.execute(select(devices).where(devices.c.fingerprint == fingerprint)).one_or_none()
+    return None if row is None else _device(row)
+
+
+def set_standing(connection: Connection, population: str, device: str, standing: Standing, at: float) -> None:
+    """Revoke a device's key, or retire it.
+
+    Raises:
+        DataError: If there is no such device.
+    """
+    query = update(devices).where(_is(population, device)).values(standing=standing, changed_at=at)
+    if not connection.execute(query).rowcount:
+        raise DataError(f"there is no device {device}", where=population, fix="see `fedretrain devices`")
+
+
+def heard(connection: Connection, said: Iterable[tuple[str, str, float, Mapping[str, Any]]]) -> None:
+    """Keep the newest words of devices: population, name, instant, heartbeat."""
+    for population, device, at, heartbeat in said:
+        connection.execute(
+            update(devices)
+            .where(_is(population, device))
+            .values(seen_at=at, heartbeat=json.dumps(heartbeat, sort_keys=True))
+        )
+
+
+def assign(
+    connection: Connection, population: str, device: str, envelope: bytes, counter: int, at: float
+) -> None:
+    """Keep a device's newest signed assignment.
+
+    Args:
+        connection: Of the transaction.
+        population: Whose.
+        device: For whom.
+        envelope: The signed assignment.
+        counter: Of it; one that is not newer changes nothing.
+        at: Instant, seconds since the epoch.
+    """
+    connection.execute(
+        update(devices)
+        .where(_is(population, device), devices.c.counter < counter)
+        .values(assignment=envelope, counter=counter, changed_at=at)
+    )
+
+
+def changed_since(connection: Connection, at: float) -> list[Device]:
+    """Devices that were enrolled, judged or told anew at an instant or later."""
+    return [_device(row) for row in connection.execute(select(devices).where(devices.c.changed_at >= at))]
+
+
+def _is(population: str, device: str) -> Any:
+    return (devices.c.population == population) & (devices.c.device == device)
+
+
+def _device(row: Row[Any]) -> Device:
+    return Device(
+        row.population,
+        row.device,
+        row.number,
+        row.fingerprint,
+        Standing(row.standing),
+        build(Traits, json.loads(row.record), where="devices.record"),
+        row.assignment,
+        row.counter,
+        row.seen_at,
+        json.loads(row.heartbeat),
+    )

@@ -1,0 +1,23 @@
+"""A database for each test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fedretrain.server.database import open_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """An empty database in a file."""
+    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+    yield engine
+    engine.dispose()

@@ -1,0 +1,57 @@
+"""Group commit: what is promised is on the disk, and a change that fails fails alone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import func, select
+
+from fedretrain.server.commit import GroupCommit
+from fedretrain.server.event_log import append
+from fedretrain.server.tables import events
+
+
+def _append(stream):
+    return lambda connection: append(connection, stream, [{}], at=0.0).counter
+
+
+def _count(engine):
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(events))
+
+
+def test_results_come_back_in_order(engine):
+    writer = GroupCommit(engine)
+    futures = [writer.submit(_append("a")) for _ in range(50)]
+    assert [future.result(timeout=30) for future in futures] == list(range(1, 51))
+    writer.close()
+    assert _count(engine) == 50
+
+
+def test_a_change_that_fails_is_undone_alone(engine):
+    def broken(connection):
+        append(connection, "a", [{}, {}], at=0.0)
+        raise ValueError("no")
+
+    writer = GroupCommit(engine)
+    # Held together in one group by a change that waits until all were handed in.
+    ready = threading.Event()
+    first = writer.submit(lambda _connection: ready.wait(timeout=30))
+    good, bad, more = writer.submit(_append("a")), writer.submit(broken), writer.submit(_append("a"))
+    ready.set()
+    assert first.result(timeout=30)
+    assert (good.result(timeout=30), more.result(timeout=30)) == (1, 2)
+    with pytest.raises(ValueError, match="no"):
+        bad.result(timeout=30)
+    writer.close()
+    assert _count(engine) == 2
+
+
+def test_closing_commits_what_waits(engine):
+    writer = GroupCommit(engine)
+    futures = [writer.submit(_append("a")) for _ in range(20)]
+    writer.close()
+    writer.close()
+    assert all(future.done() for future in futures)
+    assert _count(engine) == 20

@@ -1,0 +1,69 @@
+"""Devices of a fleet: numbers that stay, certificates that change, standings that end."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedretrain.core.errors import DataError
+from fedretrain.server import fleet
+from fedretrain.server.fleet import Standing, Traits
+
+TRAITS = Traits("pump", "north", "anna", trains=True, methods=("fedper",))
+
+
+def _enrol(engine, device, fingerprint, population="p", at=1.0):
+    with engine.begin() as connection:
+        return fleet.enrol(connection, population, device, fingerprint, TRAITS, at)
+
+
+def test_numbers_count_up_in_each_population(engine):
+    assert [_enrol(engine, name, name).number for name in "abc"] == [0, 1, 2]
+    assert _enrol(engine, "a", "other", population="q").number == 0
+
+
+def test_a_device_keeps_its_number_with_a_new_certificate(engine):
+    _enrol(engine, "a", "1")
+    _enrol(engine, "b", "2")
+    again = _enrol(engine, "a", "3", at=2.0)
+    assert (again.number, again.fingerprint, again.traits) == (0, "3", TRAITS)
+    with engine.connect() as connection:
+        assert fleet.by_fingerprint(connection, "1") is None
+        assert fleet.by_fingerprint(connection, "3") == again
+        assert [device.device for device in fleet.everybody(connection, "p")] == ["a", "b"]
+
+
+def test_a_revoked_device_enrols_anew_and_a_retired_one_never(engine):
+    _enrol(engine, "a", "1")
+    with engine.begin() as connection:
+        fleet.set_standing(connection, "p", "a", Standing.REVOKED, 2.0)
+    assert _enrol(engine, "a", "2").standing is Standing.ACTIVE
+    with engine.begin() as connection:
+        fleet.set_standing(connection, "p", "a", Standing.RETIRED, 3.0)
+    with pytest.raises(DataError, match="was retired"):
+        _enrol(engine, "a", "3")
+
+
+def test_nobody_is_judged_by_accident(engine):
+    with engine.begin() as connection, pytest.raises(DataError, match="no device"):
+        fleet.set_standing(connection, "p", "a", Standing.REVOKED, 2.0)
+
+
+def test_an_older_assignment_changes_nothing(engine):
+    _enrol(engine, "a", "1")
+    with engine.begin() as connection:
+        fleet.assign(connection, "p", "a", b"new", 7, 5.0)
+        fleet.assign(connection, "p", "a", b"old", 6, 6.0)
+        fleet.assign(connection, "p", "a", b"same", 7, 6.0)
+        found = fleet.find(connection, "p", "a")
+    assert (found.assignment, found.counter) == (b"new", 7)
+
+
+def test_what_changed_is_found_by_its_instant(engine):
+    _enrol(engine, "a", "1", at=1.0)
+    _enrol(engine, "b", "2", at=5.0)
+    with engine.begin() as connection:
+        fleet.heard(connection, [("p", "a", 9.0, {"serves": ""})])  # words are no change
+        assert [device.device for device in fleet.changed_since(connection, 2.0)] == ["b"]
+        fleet.set_standing(connection, "p", "a", Standing.REVOKED, 6.0)
+        assert [device.device for device in fleet.changed_since(connection, 5.5)] == ["a"]
+        assert fleet.find(connection, "p", "a").seen_at == 9.0

@@ -1,0 +1,61 @@
+"""Orders of people: there and back, by name only, each taken once."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedretrain.coordinator.cycle_evidence import Propose, ServeAgain, Withdraw
+from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
+from fedretrain.rollout.quarantine import Release, Subject
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
+from fedretrain.server import orders
+from fedretrain.server.event_log import EventLog
+
+SAID = (
+    SafetyOrder(SafetyCommand.STOP, "anna", Switch.TRAINING, "flood"),
+    Release(Subject.DEVICE, 3, "anna", "mended"),
+    Propose(4, "ben", "from the laboratory", (0.02, 0.01)),
+    Withdraw(2, "anna", "wrong units"),
+    ServeAgain("anna"),
+)
+
+
+def test_orders_are_gathered_as_they_were_given(engine):
+    log = EventLog(engine)
+    for at, said in enumerate(SAID):
+        orders.give(log, "p", said, float(at))
+    found = orders.gather(log.read(orders.stream("p")), 0)
+    assert found.cycle == SAID
+    assert found.through == len(SAID)
+
+
+def test_the_latest_word_on_a_rollout_counts_and_is_dated_by_the_log(engine):
+    log = EventLog(engine)
+    orders.give(log, "p", Approval(Answer.REFUSED, "anna", 99.0), 1.0)
+    orders.give(log, "p", Approval(Answer.GRANTED, "ben", 99.0), 2.0)
+    orders.give(log, "p", Operator(Command.PAUSE, "anna", "lunch"), 3.0)
+    found = orders.gather(log.read(orders.stream("p")), 0)
+    assert found.approval == Approval(Answer.GRANTED, "ben", 2.0)
+    assert found.operator == Operator(Command.PAUSE, "anna", "lunch")
+
+
+def test_what_was_taken_is_not_taken_again(engine):
+    log = EventLog(engine)
+    orders.give(log, "p", SAID[0], 1.0)
+    through = orders.gather(log.read(orders.stream("p")), 0).through
+    orders.give(log, "p", SAID[3], 2.0)
+    assert orders.gather(log.read(orders.stream("p"), after=through), through).cycle == (SAID[3],)
+
+
+def test_an_order_without_a_name_is_not_written(engine):
+    log = EventLog(engine)
+    with pytest.raises(ConfigError, match="needs a name"):
+        orders.give(log, "p", Withdraw(2, " "), 0.0)
+    assert log.head(orders.stream("p")).counter == 0
+
+
+@pytest.mark.parametrize("record", [{}, {"kind": "dance"}, {"kind": "withdraw", "body": {"version": "x"}}])
+def test_a_record_that_is_no_order_is_named(record):
+    with pytest.raises(DataError, match="order"):
+        orders.read(record)
