@@ -1,41 +1,38 @@
-"""The coordinator's monitors in the simulation: telemetry taken in, windows looked at when they are due.
+"""The coordinator's monitors in the simulation: telemetry taken in; windows and baselines are `coordinator.watching`'s.
 
 Rules of this file:
     * Slots are counted from the beginning of the baseline, so that none is negative.
-    * A new champion is watched against its own record: for `settle_s` after its promotion nothing is judged, then its
-      baseline is made from what it served. Its inputs are no work of its own: they may be those of a longer time.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedretrain.coordinator.signals import Facts, signals_of
-from fedretrain.monitoring.baseline import Baseline, make_baseline, slots_of
+from fedretrain.coordinator.signals import Facts
+from fedretrain.coordinator.watching import Clockwork, Watching
+from fedretrain.monitoring.baseline import slots_of
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.intake import Intake
-from fedretrain.monitoring.locate import DriftPlace, Scope
 from fedretrain.monitoring.store import FleetStore
-from fedretrain.monitoring.view import FleetView, view
 from sim.lifetime.telemetry import Reporter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.coordinator.cycle import CycleState
+    from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.bins import Bins
     from fedretrain.monitoring.config import MonitoringPolicy
+    from fedretrain.monitoring.view import FleetView
     from fedretrain.retraining.signals import Signals
     from sim.lifetime.campaigns import Campaigns
     from sim.lifetime.loop import Living
 
     Ids = NDArray[np.int64]
 
-_KEEP = 2.5  # longest windows that are kept: late data, and the window before
 _REPORT_BYTES = 4
 
 
@@ -54,16 +51,15 @@ class Watch:
         self._before = slots_of(living.life.baseline_s, self._slot_s) if living.life.baseline_s else 0
         self._offset_s = self._before * self._slot_s
         bins = self._bins()
-        longest = max(window.length_s for window in policy.windows)
-        self._inputs = slots_of(max(living.life.settle_s, living.life.inputs_s), self._slot_s)
-        keep = max(slots_of(_KEEP * longest, self._slot_s), self._before, self._inputs)
+        life = living.life
+        clockwork = Clockwork(self._slot_s, life.settle_s, life.record_s, life.inputs_s, self._offset_s)
         day = max(1, slots_of(policy.place.window_s, self._slot_s))
         self._store = FleetStore(
             living.fleet.num_devices,
             group,
             bins,
             self._slot_s,
-            keep,
+            max(clockwork.keep_slots(policy), self._before),
             num_outputs=living.fleet.num_outputs,
             chunk_slots=day,
         )
@@ -77,10 +73,7 @@ class Watch:
             living.seed_of("latency"),
             living.latency_of,
         )
-        self.baseline: Baseline | None = None
-        self._settled_at = self._recorded_at = 0.0
-        self._views: dict[float, FleetView] = {}
-        self._where = DriftPlace(Scope.UNKNOWN)
+        self._watching = Watching(policy, self._intake, clockwork)
         self.num_features = bins.num_features
         self.num_labels = 0
         self.bytes_up = 0
@@ -105,7 +98,7 @@ class Watch:
                 everybody,
                 (champion,),
             )
-        self._remake(champion, 0, self._before, 0.0)
+        self._watching.begin(champion, 0, self._before, 0.0)
 
     def observe(
         self, which: slice, start_at: float, now: float, online: NDArray[np.bool_], released: tuple[int, ...]
@@ -131,38 +124,18 @@ class Watch:
         elif reports is not None:
             self._intake.retry(released, clock)
 
+    @property
+    def baseline(self) -> Baseline | None:
+        """The champion's; None before there is one."""
+        return self._watching.baseline
+
     def views(self, champion: int, now: float) -> tuple[FleetView, ...]:
-        """The windows that are due at `now`, the shortest first; none while a new champion settles."""
-        self._settle(champion, now)
-        if self.baseline is None or now < self._settled_at:
-            return ()
-        end = round((now + self._offset_s) / self._slot_s)
-        found = []
-        for window in sorted(self._policy.windows, key=lambda one: one.length_s):
-            if end % slots_of(window.stride_s, self._slot_s):
-                continue
-            if now - self._settled_at < 0:
-                continue
-            seen = view(
-                self._store,
-                self.baseline,
-                end,
-                self._policy,
-                window_s=window.length_s,
-                now=now + self._offset_s,
-                refusals=self._intake.refusals,
-            )
-            self._views[window.length_s] = seen
-            if seen.where.scope is not Scope.UNKNOWN:  # looked for once a day; it stands until the next look
-                self._where = seen.where
-            found.append(seen)
-        return tuple(found)
+        """The windows that are due at `now`."""
+        return self._watching.views(champion, now)
 
     def signals(self, state: CycleState, campaigns: Campaigns, now: float) -> Signals | None:
         """What retraining may look at, at each stride of the shortest window."""
-        inputs = self._views.get(min(window.length_s for window in self._policy.windows))
-        labels = self._views.get(self._policy.accuracy.window_s, inputs)
-        if inputs is None or labels is None or self.baseline is None or now < self._settled_at:
+        if not self._watching.judges:
             return None
         facts = Facts(
             num_labels=self.num_labels,
@@ -173,44 +146,11 @@ class Watch:
             campaign_epsilon=campaigns.campaign_epsilon(self._living.life.retrain_rounds),
             can_personalize=self._living.arm.task.personal.size > 0,
         )
-        return signals_of(replace(inputs, where=self._where), labels, self.baseline, state.monitor, facts)
+        return self._watching.signals(state.monitor, facts)
 
     def promoted(self, champion: int, now: float) -> None:
-        """A new champion: judge nothing until it has a record of its own."""
-        assert self.baseline is not None
-        self.baseline = replace(self.baseline, version=champion)
-        self._settled_at = now + self._living.life.settle_s
-        self._recorded_at = now + max(self._living.life.record_s, self._living.life.settle_s)
-        self._views.clear()
-        self._where = DriftPlace(Scope.UNKNOWN)
-
-    def _settle(self, champion: int, now: float) -> None:
-        """Make the champion's baseline once it has served long enough."""
-        tick_s = self._slot_s
-        if self._settled_at and now - tick_s < self._settled_at <= now:
-            end = round((now + self._offset_s) / tick_s)
-            self._remake(champion, max(end - self._inputs, 0), end, now)
-        if self._recorded_at and now - tick_s < self._recorded_at <= now and self.baseline is not None:
-            end = round((now + self._offset_s) / tick_s)
-            longest_s = max(self._living.life.record_s, self._living.life.inputs_s)
-            first = max(end - slots_of(longest_s, tick_s), self._store.oldest_slot)
-            clock = now + self._offset_s
-            longer = make_baseline(self._store, first, end, self._policy, version=champion, now=clock)
-            self.baseline = replace(self.baseline, record=longer.record)
-
-    def _remake(self, champion: int, first: int, end: int, now: float) -> None:
-        """The baseline of the slots ``[first, end)``; a score that labels do not tell yet stays the last one's."""
-        if end <= first:
-            return
-        made = make_baseline(
-            self._store, first, end, self._policy, version=champion, now=now + self._offset_s
-        )
-        last = self.baseline
-        if last is not None and not math.isfinite(made.accuracy):
-            made = replace(
-                made, accuracy=last.accuracy, macro_f1=last.macro_f1, calibration_B2=last.calibration_B2
-            )
-        self.baseline = made
+        """A new champion settles."""
+        self._watching.promoted(champion, now)
 
 
 def _names(living: Living) -> tuple[str, ...]:
