@@ -1,8 +1,7 @@
 """Key files: the root's on a medium of its own, the online ones with the server.
 
 Rules of this file:
-    * A private key is a PKCS #8 file with mode 0600. One that others may read is refused, not repaired: it may have been read.
-    * A key that is there is never replaced. New keys go into a new folder, and a new root tells of them.
+    * A private key is a PKCS #8 file under the rules of `private_files`. New keys go into a new folder, and a new root tells of them.
     * The offline machine needs the public halves alone (``online/public.json``).
 """
 
@@ -21,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fedretrain.core.durable import sync_folder, write_whole
+from fedretrain.artifacts.private_files import make_private, read_private
+from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,21 +60,10 @@ def create_keys(folder: Path) -> None:
     Raises:
         DataError: If they cannot be written.
     """
-    try:
-        for name in ("offline", "online"):
-            (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_folder(folder)
-        for path in (folder / "offline" / "root.pem", *(folder / "online" / f"{role}.pem" for role in ROLES)):
-            if not path.exists():
-                write_whole(path, _pem(Ed25519PrivateKey.generate()))
-        public = {role: raw.hex() for role, raw in load_online(folder / "online").public().items()}
-        write_whole(folder / "online" / "public.json", json.dumps(public, indent=1).encode())
-    except OSError as error:
-        raise DataError(
-            f"the keys cannot be written: {error.strerror}",
-            where=str(folder),
-            fix="check the disk and its permissions",
-        ) from error
+    for path in (folder / "offline" / "root.pem", *(folder / "online" / f"{role}.pem" for role in ROLES)):
+        make_private(path, lambda: _pem(Ed25519PrivateKey.generate()))
+    public = {role: raw.hex() for role, raw in load_online(folder / "online").public().items()}
+    write_whole(folder / "online" / "public.json", json.dumps(public, indent=1).encode())
 
 
 def load_online(folder: Path) -> OnlineKeys:
@@ -92,18 +81,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         DataError: If the file is missing, holds no Ed25519 key, or is readable by others.
     """
-    try:
-        mode, content = path.stat().st_mode, path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the key cannot be read: {error.strerror}", where=str(path), fix="create or restore it"
-        ) from None
-    if mode & 0o077:
-        raise DataError(
-            f"the private key has mode {mode & 0o777:o}: others may have read it",
-            where=str(path),
-            fix="rotate it, or chmod 600 if nobody else had access",
-        )
+    content = read_private(path)
     try:
         key = load_pem_private_key(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -178,7 +178,13 @@ def test_a_target_of_another_shape_is_malformed(damaged):
     assert caught.value.block is Block.MALFORMED
 
 
-@given(st.text(max_size=40))
+@given(
+    st.text(st.characters(exclude_characters="j"), max_size=40)
+    | st.builds(
+        "{}timestamp.json{}".format, st.sampled_from(["/", "../", "a", "\0", "1.", " "]), st.text(max_size=4)
+    )
+    | st.builds("{}.targets.json".format, st.text(st.characters(exclude_characters="123456789"), max_size=4))
+)
 def test_only_the_repositorys_own_names_pass(name):
     with pytest.raises(DataError, match="not a file"):
         check_name(name)
