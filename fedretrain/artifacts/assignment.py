@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedretrain.core.errors import DataError
+from fedretrain.core.ids import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,6 @@ MAX_WITHDRAWN = 256
 
 _MAGIC = b"fedretrain assignment 1\n"
 _SIGNATURE_BYTES = 64
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):([0-9]{1,5})")
 _MAX_COUNTER = 2**63 - 1
@@ -91,7 +91,7 @@ class CampaignInvite:
     round_s: float
 
     def __post_init__(self) -> None:
-        _need(_is_name(self.campaign), "campaign", self.campaign)
+        _need(is_name(self.campaign), "campaign", self.campaign)
         _need(_is_digest(self.bundle), "bundle", self.bundle)
         _need(_is_address(self.server), "server", self.server)
         _need(_is_time(self.begins_at), "begins_at", self.begins_at)
@@ -133,8 +133,8 @@ class Assignment:
     invite: CampaignInvite | None = None
 
     def __post_init__(self) -> None:
-        _need(_is_name(self.population), "population", self.population)
-        _need(_is_name(self.device), "device", self.device)
+        _need(is_name(self.population), "population", self.population)
+        _need(is_name(self.device), "device", self.device)
         for key in ("serve", "shadow"):
             value = getattr(self, key)
             _need(value == "" or _is_digest(value), key, value)
@@ -271,10 +271,6 @@ def _need(ok: bool, key: str, value: object) -> None:
 def _as_floats(config: object, *names: str) -> None:
     for name in names:  # one form: 1 and 1.0 are the same instant
         object.__setattr__(config, name, float(getattr(config, name)))
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _is_digest(value: object) -> bool:

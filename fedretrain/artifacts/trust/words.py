@@ -18,6 +18,7 @@ from tuf.api.metadata import TargetFile
 
 from fedretrain.artifacts.store import check_digest
 from fedretrain.core.errors import DataError
+from fedretrain.core.ids import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,6 @@ MAX_BYTES: Mapping[str, int] = {"root": 64_000, "timestamp": 16_000, "snapshot":
 """How long a file of each role may be. A target takes about 350 bytes of its list."""
 
 _FILE = re.compile(r"timestamp\.json|[1-9][0-9]{0,8}\.(?:root|snapshot|targets)\.json")
-_POPULATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FOLDER = "packages/"
 _MAX_MANIFEST_BYTES = 2**24
 
@@ -101,7 +101,7 @@ class TargetInfo:
                 raise DataError(f"{value!r} is not a whole number of at least 0", where=key, fix="give one")
         if not 0 < self.length <= _MAX_MANIFEST_BYTES:
             raise DataError(f"a manifest of {self.length} bytes", where="length", fix="give 1 byte to 16 MiB")
-        if not isinstance(self.population, str) or not _POPULATION.fullmatch(self.population):
+        if not is_name(self.population):
             raise DataError(
                 f"{self.population!r} is no name", where="population", fix="letters, digits, . _ -"
             )
