@@ -124,7 +124,10 @@ class EncryptedStore(ContentStore):
         return encrypt(content, self._master, digest)
 
     def _from_disk(self, digest: str, stored: bytes) -> bytes:
-        return decrypt(stored, self._master, digest)
+        try:
+            return decrypt(stored, self._master, digest)
+        except DataError as error:
+            raise DataError(error.what, where=str(self._root / digest), fix=error.fix) from error
 
     def _is_sound(self, digest: str) -> bool:
         try:

@@ -2,14 +2,14 @@
 
 Rules of this file:
     * A secret's file has mode 0600. One that others may read is refused, not repaired: it may have been read.
-    * A secret that is there is never replaced.
+    * A secret that is there is never replaced, whichever of several processes was first.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedretrain.core.durable import write_whole
+from fedretrain.core.durable import write_new
 from fedretrain.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def make_private(path: Path, make: Callable[[], bytes]) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            write_whole(path, make())
+            write_new(path, make())
     except OSError as error:
         raise DataError(
             f"the key cannot be written: {error.strerror}",

@@ -13,6 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -22,6 +23,35 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written.
     """
+    with _beside(path, content) as beside:
+        os.replace(beside, path)  # noqa: PTH105 - one name for the system call, here and in tests that cut it
+    sync_folder(path.parent)
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Make a file durably unless there is one: of several processes that try, one does.
+
+    Returns:
+        Whether this call made it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with _beside(path, content) as beside:
+        try:
+            os.link(beside, path)  # fails where a rename would replace
+        except FileExistsError:
+            made = False
+        else:
+            made = True
+        os.unlink(beside)  # noqa: PTH108
+    sync_folder(path.parent)
+    return made
+
+
+@contextlib.contextmanager
+def _beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A whole and durable file in the same folder; removed, where that is possible, if what is done with it fails."""
     beside = path.with_name(f".new-{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -29,12 +59,11 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)  # noqa: PTH105 - one name for the system call, here and in tests that cut it
+        yield beside
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)  # noqa: PTH108
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from fedretrain.artifacts.encryption import EncryptedStore
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.core.errors import DataError
 
@@ -16,9 +17,12 @@ class Cut(BaseException):
     """The machine stops here."""
 
 
-@pytest.fixture
-def store(tmp_path):
-    return ContentStore(tmp_path / "deep" / "store")
+STORES = {"plain": ContentStore, "encrypted": lambda root: EncryptedStore(root, bytes(32))}
+
+
+@pytest.fixture(params=STORES)
+def store(tmp_path, request):
+    return STORES[request.param](tmp_path / "deep" / "store")
 
 
 def path_of(store, digest=DIGEST):
@@ -42,9 +46,10 @@ def test_put_is_idempotent_and_leaves_the_file_alone(store):
     assert [path.name for path in store._root.iterdir()] == [DIGEST]
 
 
-def test_another_store_on_the_folder_sees_the_content(store):
+def test_another_store_on_the_folder_sees_the_content(store, request):
     store.put(CONTENT)
-    assert ContentStore(store._root).get(DIGEST) == CONTENT
+    other = STORES[request.node.callspec.params["store"]](store._root)
+    assert other.get(DIGEST) == CONTENT
 
 
 @pytest.mark.parametrize(

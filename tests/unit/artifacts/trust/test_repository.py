@@ -1,6 +1,7 @@
 """The signed list on the server's disk: written whole, the timestamp last, and nothing signed that was not signed."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tuf.api.metadata import Metadata
@@ -225,3 +226,15 @@ def test_a_lifetime_is_positive(key):
 def test_files_are_for_the_owner_alone(world):
     for path in (world.folder / "repository").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_publishers_wait_for_each_other(world):
+    """Each has the folder open by itself, as two processes would."""
+
+    def publish(number):
+        TrustRepository(world.folder / "repository", world.online).publish([target(number)], NOW)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(publish, range(2, 14)))
+    assert set(world.repository.installable()) == {target(number).digest for number in range(1, 14)}
+    assert versions(world) == {"timestamp": 14, "snapshot": 14, "targets": 14}
