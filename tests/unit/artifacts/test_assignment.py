@@ -184,6 +184,7 @@ def test_the_same_assignment_again_is_accepted_also_under_a_rotated_key():
         {"withdrawn": [C]},
         {"withdrawn": (C, "d" * 64, C)},
         {"withdrawn": ("d" * 64, C)},
+        {"withdrawn": (C, C)},
         {"withdrawn": (A,)},
         {"withdrawn": (B,)},
         {"withdrawn": tuple(f"{n:064x}" for n in range(MAX_WITHDRAWN + 1))},
