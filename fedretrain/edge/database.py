@@ -1,0 +1,343 @@
+"""The agent's SQLite file: opened, checked, migrated, and put aside where it is damaged.
+
+Rules of this file:
+    * One process has it open; a commit is durable when it returns (write-ahead log, synchronous=FULL).
+    * A damaged file never stops the agent: it is renamed (with the reason and the time), never deleted, and a new one is
+      begun, with a notice of it. A stranger's file is refused and left alone.
+    * Who the device's records are from (installation, boot) lies in the database and in a file beside it. Each opening
+      takes the larger boot of both and goes above it, so neither a lost nor a restored one makes a boot come again.
+    * A boot ends in 20 random bits: where both are restored together (an image of the whole disk) it differs all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from fedretrain.core.durable import sync_folder, write_whole
+from fedretrain.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APPLICATION_ID = 0x46524544
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+    CREATE TABLE notices (number INTEGER PRIMARY KEY, content TEXT NOT NULL) STRICT;
+    CREATE TABLE boots (
+        boot INTEGER PRIMARY KEY, offset_s REAL, is_trusted INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE records (
+        position INTEGER PRIMARY KEY, boot INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        monotonic_s REAL NOT NULL, at REAL, checksum INTEGER NOT NULL, payload BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE gaps (
+        boot INTEGER NOT NULL, priority INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+        PRIMARY KEY (boot, priority, first)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE drops (
+        priority INTEGER NOT NULL, reason TEXT NOT NULL, num_records INTEGER NOT NULL,
+        PRIMARY KEY (priority, reason)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+"""SQL that takes a database from one version to the next; `PRAGMA user_version` counts those that were done."""
+
+_SCHEMA = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+_RANDOM_BITS = 20
+_BUSY_S = 5.0
+_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+
+class _DamagedError(Exception):
+    """The file is no database of ours, or not a sound one; says why."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the records of this start are from.
+
+    Attributes:
+        installation: 32 hexadecimal digits.
+        boot: Which start; above all earlier ones.
+    """
+
+    installation: str
+    boot: int
+
+
+def next_boot(last: int) -> int:
+    """A boot above `last`: counted in the upper bits, random below."""
+    return ((last >> _RANDOM_BITS) + 1 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is damaged, and not that it could not be read or written just now."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in _DAMAGE
+
+
+class AgentDatabase:
+    """The open database. Use as a context manager, or `close` it.
+
+    Args:
+        path: The file; made if it is not there. Beside it lie ``NAME.identity`` and ``NAME.lock``.
+        now_at: Seconds since the epoch, as far as the device knows: goes into the name of a file that is set aside.
+        suspect: Why the file is to be set aside whatever the check finds: an error met while it was in use.
+
+    Raises:
+        DataError: If another process has it open, it is another program's, or it can be neither read nor written.
+    """
+
+    def __init__(self, path: Path | str, *, now_at: float = 0.0, suspect: str = "") -> None:
+        self.path = Path(path)
+        self._now_at = now_at
+        self._lock = _lock(self.path)
+        try:
+            self.connection = self._open(suspect)
+            self.identity = self._begin()
+        except sqlite3.Error as error:
+            self._unlock()
+            raise DataError(
+                f"the agent's database cannot be used: {error}",
+                where=str(self.path),
+                fix="check disk and rights",
+            ) from error
+        except BaseException:
+            self._unlock()
+            raise
+
+    @property
+    def floor_at(self) -> float:
+        """The last signed time that was kept; 0 for none."""
+        return float(self._meta("floor_at") or 0.0)
+
+    def raise_floor(self, at: float) -> None:
+        """Keep a signed time, durably, unless a later one is kept already."""
+        if at > self.floor_at:
+            self._set_meta("floor_at", at)
+
+    def close(self) -> None:
+        """Close it and let others open it; may be called again."""
+        if self._lock >= 0:
+            self.connection.close()
+        self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, suspect: str) -> sqlite3.Connection:
+        """A sound, migrated connection; a damaged file is out of the way afterwards."""
+        was_ours = _identity_path(self.path).exists() or _has_our_mark(self.path)
+        notice: dict[str, Any] = {}
+        if self.path.exists():
+            reason = suspect
+            if not reason:
+                try:
+                    return _checked(self.path, was_ours)
+                except _DamagedError as error:
+                    reason = str(error)
+            file = self._set_aside()
+            notice = {"event": "database_set_aside", "reason": reason, "file": file.name}
+        elif was_ours:
+            notice = {"event": "database_missing"}
+        connection = _checked(self.path, was_ours)
+        sync_folder(self.path.parent)
+        if notice:
+            connection.execute("INSERT INTO notices (content) VALUES (?)", (json.dumps(notice),))
+        return connection
+
+    def _set_aside(self) -> Path:
+        """Rename the database and its log. The log first: a database without its log can still be set aside."""
+        name = f"{self.path.name}.damaged-{_stamp(self._now_at)}-{secrets.token_hex(2)}"
+        for end in ("-shm", "-wal", ""):
+            file = self.path.with_name(self.path.name + end)
+            if file.exists():
+                file.rename(self.path.with_name(name + end))
+        sync_folder(self.path.parent)
+        return self.path.with_name(name)
+
+    def _begin(self) -> Identity:
+        """Take the next boot: durable beside the database first, then in it."""
+        beside = _read_identity(_identity_path(self.path))
+        installation = self._meta("installation") or (beside and beside.installation) or secrets.token_hex(16)
+        last = max(int(self._meta("boot") or 0), beside.boot if beside else 0)
+        identity = Identity(str(installation), next_boot(last))
+        content = json.dumps({"installation": identity.installation, "boot": identity.boot})
+        try:
+            write_whole(_identity_path(self.path), content.encode())
+        except OSError as error:
+            raise DataError(
+                f"the agent's identity cannot be kept: {error.strerror}",
+                where=str(self.path),
+                fix="free the disk",
+            ) from error
+        with transaction(self.connection):
+            self._set_meta("installation", identity.installation)
+            self._set_meta("boot", identity.boot)
+            self.connection.execute("INSERT INTO boots (boot) VALUES (?)", (identity.boot,))
+        return identity
+
+    def _meta(self, name: str) -> Any:
+        row = self.connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def _set_meta(self, name: str, value: str | float) -> None:
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; durable when it ends."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _checked(path: Path, was_ours: bool) -> sqlite3.Connection:
+    """A connection to a sound database at the present version.
+
+    Raises:
+        _DamagedError: If it is ours and damaged, or of a later version.
+        DataError: If it is another program's.
+    """
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        _check(connection)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.Error as error:
+        connection.close()
+        if not is_damage(error):
+            raise
+        if not was_ours:
+            raise _not_ours(path) from error
+        raise _DamagedError(str(error)) from error
+    except _DamagedError:
+        connection.close()
+        if not was_ours:
+            raise _not_ours(path) from None
+        raise
+    _migrate(connection)
+    return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA cell_size_check=ON")
+    version, mark = _pragma(connection, "user_version"), _pragma(connection, "application_id")
+    schema = connection.execute(_SCHEMA).fetchall()
+    is_new = not version and not mark and not schema
+    if mark != APPLICATION_ID and not is_new:
+        raise _DamagedError(f"application id {mark:#x}")
+    if version > len(MIGRATIONS):
+        raise _DamagedError(f"version {version}, made by a later agent; this one knows {len(MIGRATIONS)}")
+    if schema != _schema_of(version):
+        raise _DamagedError("its tables are not those of its version")
+    found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if found != "ok":
+        raise _DamagedError(found)
+
+
+def _schema_of(version: int) -> list[tuple[str, str, str]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        for migration in MIGRATIONS[:version]:
+            model.executescript(migration)
+        return model.execute(_SCHEMA).fetchall()
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Take the database to the present version. What fails here is a defect of the agent's, not of the file's."""
+    for number in range(_pragma(connection, "user_version"), len(MIGRATIONS)):
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID};"
+                f"{MIGRATIONS[number]}; PRAGMA user_version={number + 1}; COMMIT;"
+            )
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _not_ours(path: Path) -> DataError:
+    return DataError(
+        "this file is not the agent's database", where=str(path), fix="give the agent a path of its own"
+    )
+
+
+def _has_our_mark(path: Path) -> bool:
+    """Whether the header carries our application id: known without SQLite, for a file that it cannot open."""
+    try:
+        with path.open("rb") as file:
+            file.seek(68)
+            return file.read(4) == APPLICATION_ID.to_bytes(4, "big")
+    except OSError:
+        return False
+
+
+def _identity_path(path: Path) -> Path:
+    return path.with_name(path.name + ".identity")
+
+
+def _read_identity(path: Path) -> Identity | None:
+    """What the file beside the database says; None where it says nothing that can be used."""
+    try:
+        record = json.loads(path.read_bytes())
+        return Identity(str(record["installation"]), int(record["boot"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stamp(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds the lock; closing it, or dying, lets go."""
+    try:
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise DataError(
+            f"the agent's database cannot be used: {error.strerror}",
+            where=str(path),
+            fix="check disk and rights",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DataError(
+            "another agent uses this database",
+            where=str(path),
+            fix="stop it, or give this one a path of its own",
+        ) from error
+    return descriptor
