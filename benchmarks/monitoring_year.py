@@ -24,13 +24,14 @@ from fedretrain.monitoring.bins import Bins, fit_bins
 from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.kpi import Better, Kpi
-from fedretrain.monitoring.recipes import MonitorState, decide, fold
+from fedretrain.monitoring.recipes import decide, fold
 from fedretrain.monitoring.reports import (
     NUM_DELAY_BINS,
     NUM_LATENCY_BINS,
     LabelReports,
     Reports,
 )
+from fedretrain.monitoring.state import MonitorState
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.monitoring.view import view
 

@@ -173,6 +173,8 @@ KINDS: Mapping[str, type] = {
     "kpi_recovered": alerts.KpiRecovered,
     "accuracy_fell": alerts.AccuracyFell,
     "accuracy_recovered": alerts.AccuracyRecovered,
+    "label_pace_changed": alerts.LabelPaceChanged,
+    "label_pace_restored": alerts.LabelPaceRestored,
     "device_quarantined": alerts.DeviceQuarantined,
     "device_released": alerts.DeviceReleased,
     "decision": Decision,

@@ -28,7 +28,7 @@ from fedretrain.core.errors import DataError
 from fedretrain.monitoring import recipes
 from fedretrain.monitoring.alerts import Alert
 from fedretrain.monitoring.kpi import DecayState
-from fedretrain.monitoring.recipes import MonitorState
+from fedretrain.monitoring.state import MonitorState
 from fedretrain.retraining import trigger
 from fedretrain.retraining.config import Where
 from fedretrain.retraining.decision import Action, Decision, Outcome, TriggerState

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fedretrain.coordinator.policy import OnDecay
-from fedretrain.monitoring.recipes import MonitorState, Streak
+from fedretrain.monitoring.state import MonitorState, Streak
 from fedretrain.rollout.quarantine import QuarantineState
 from fedretrain.rollout.safety import SafetyState
 from fedretrain.rollout.stops import RULES_BASELINE

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.monitoring.baseline import Baseline
-    from fedretrain.monitoring.recipes import MonitorState
+    from fedretrain.monitoring.state import MonitorState
     from fedretrain.monitoring.view import FleetView
 
 

@@ -47,6 +47,7 @@ class WindowJudged(Alert):
         confidence_exceeded: Recipe B counts this window.
         kpis: What it says about each guarded KPI (recipe C).
         accuracy: What labels say.
+        pace: What their arrival says.
         devices_judged: Whether outliers were looked for.
         outliers: Devices found.
         outlier_features: In what they, or what their scope names, moved.
@@ -64,6 +65,7 @@ class WindowJudged(Alert):
     confidence_exceeded: bool = False
     kpis: tuple[tuple[str, Told], ...] = ()
     accuracy: Told = Told.UNKNOWN
+    pace: Told = Told.UNKNOWN
     devices_judged: bool = False
     outliers: tuple[int, ...] = ()
     outlier_features: tuple[str, ...] = ()
@@ -213,6 +215,34 @@ class AccuracyRecovered(Alert):
 
 
 @dataclass(frozen=True)
+class LabelPaceChanged(Alert):
+    """Labels come sooner or later than in the baseline: what rests on how complete they are must be looked at again.
+
+    Attributes:
+        surplus: Labels that came beyond what a common pace predicts, as a share of that; below 0 they come later.
+        p_value: With the device as the unit.
+        num_devices: Devices behind it.
+        num_windows: How many in a row.
+    """
+
+    surplus: float
+    p_value: float
+    num_devices: int
+    num_windows: int
+
+
+@dataclass(frozen=True)
+class LabelPaceRestored(Alert):
+    """Labels come as in the baseline again.
+
+    Attributes:
+        surplus: As above.
+    """
+
+    surplus: float
+
+
+@dataclass(frozen=True)
 class DeviceQuarantined(Alert):
     """One device's data is left out of retraining and gates: its sensor is broken, not the model.
 
@@ -253,6 +283,8 @@ MonitorEvent = (
     | KpiRecovered
     | AccuracyFell
     | AccuracyRecovered
+    | LabelPaceChanged
+    | LabelPaceRestored
     | DeviceQuarantined
     | DeviceReleased
 )

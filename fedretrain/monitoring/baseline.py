@@ -52,6 +52,7 @@ class Baseline:
         rmse: Root mean squared error; NaN for a classification or without labels.
         calibration_B2: int64 (labelled, correct) by confidence.
         arrival: How soon labels came; None without predictions.
+        arrivals_D: The same for each device ``[D, B]``, by whole chunks, whatever version served; None without any.
         kpis: KPIs with their spread over devices.
         record: How devices were; None if there were too few windows.
     """
@@ -70,6 +71,7 @@ class Baseline:
     arrival: ArrivalCurve | None
     kpis: Mapping[str, Ratio]
     record: DeviceRecord | None
+    arrivals_D: ArrivalCurve | None = None
 
     @property
     def features_FC(self) -> NDArray[np.int64]:  # noqa: N802 - a shape suffix
@@ -140,6 +142,7 @@ def make_baseline(
         if served is None
         else {name: ratio(pair, policy.kpi_rules.confidence) for name, pair in served.kpis_D2.items()},
         record=_record(store, first_slot, end_slot, policy),
+        arrivals_D=device_arrivals(store, first_slot, end_slot, now),
     )
 
 
@@ -161,6 +164,21 @@ def _arrival(store: FleetStore, first_slot: int, end_slot: int, version: int, no
     delays_SB, predicted_S = store.label_slots(first_slot, end_slot, version)
     age_S = now - (np.arange(first_slot, end_slot) + 1) * store.slot_s
     return arrival_curve(delays_SB, predicted_S, age_S, DELAY_EDGES_S)
+
+
+def device_arrivals(store: FleetStore, first_slot: int, end_slot: int, now: float) -> ArrivalCurve | None:
+    """How soon labels came to each device ``[D, B]``, by the whole chunks in ``[first_slot, end_slot)``; None without any.
+
+    Args:
+        store: What the fleet sent.
+        first_slot: The first.
+        end_slot: The slot after the last.
+        now: The instant, seconds, that the age of predictions is counted to.
+    """
+    delays_DPB, predicted_DP, ends_P = store.label_chunks(first_slot, end_slot)
+    if not predicted_DP.any():
+        return None
+    return arrival_curve(delays_DPB, predicted_DP, now - ends_P * store.slot_s, DELAY_EDGES_S)
 
 
 def _record(

@@ -160,6 +160,31 @@ class PlaceRules:
 
 
 @dataclass(frozen=True)
+class PaceRules:
+    """Labels come at another pace than in the champion's baseline: the log-rank test over devices, and by how much.
+
+    Attributes:
+        alpha: Significance of each window.
+        surplus: How many more or fewer labels than a common pace predicts, as a share of them.
+        min_devices: Devices with predictions old enough, in the window and in the baseline.
+        num_windows: Non-overlapping windows in a row, to tell it and to take it back.
+        window_s: The window that is judged; None: the longest, which has the oldest predictions.
+    """
+
+    alpha: float = 0.001
+    surplus: float = 0.1
+    min_devices: int = 5
+    num_windows: int = 1
+    window_s: float | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.alpha < 0.5, f"{self.alpha} is no error rate", key="pace.alpha")
+        not_negative("pace.surplus", self.surplus)
+        require(self.min_devices >= 2, "at least two devices", key="pace.min_devices")
+        require(self.num_windows >= 1, "at least one window", key="pace.num_windows")
+
+
+@dataclass(frozen=True)
 class MonitoringPolicy:
     """Everything that monitoring is told.
 
@@ -173,6 +198,7 @@ class MonitoringPolicy:
         kpi_rules: Recipe C.
         accuracy: When labels say that the champion got worse.
         place: Where drift lives, and quarantine.
+        pace: When labels come at another pace.
         label_wait_s: How long a label may wait for its own telemetry.
         clock_tolerance_s: How far a device's clock may be ahead.
     """
@@ -186,6 +212,7 @@ class MonitoringPolicy:
     kpi_rules: KpiRules = field(default_factory=KpiRules)
     accuracy: AccuracyRules = field(default_factory=AccuracyRules)
     place: PlaceRules = field(default_factory=PlaceRules)
+    pace: PaceRules = field(default_factory=PaceRules)
     label_wait_s: float = HOUR_S
     clock_tolerance_s: float = 300.0
 
@@ -204,9 +231,16 @@ class MonitoringPolicy:
             self.kpi_rules.window_s: "kpi_rules.window_s",
             self.accuracy.window_s: "accuracy.window_s",
             self.place.window_s: "place.window_s",
+            self.pace_window_s: "pace.window_s",
         }
         for length_s, key in asked.items():
             fix = f"choose from {sorted(lengths)}, or add a window"
             require(
                 length_s in lengths, f"no window is {length_s:g} s long", key=f"monitoring.{key}", fix=fix
             )
+
+    @property
+    def pace_window_s(self) -> float:
+        """The window in which the pace of labels is judged."""
+        longest = max(window.length_s for window in self.windows)
+        return longest if self.pace.window_s is None else self.pace.window_s

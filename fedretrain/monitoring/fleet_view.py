@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from fedretrain.monitoring.labels import CurveDrift
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -103,6 +105,7 @@ class FleetView:
         serving: Predictions and labels; None if the champion served nothing.
         where: Where drift lives.
         refusals: Rows refused so far, by reason.
+        pace: How soon labels come, against the baseline; its p-value is NaN where that cannot be told.
     """
 
     at: float
@@ -124,6 +127,7 @@ class FleetView:
     serving: ServingView | None
     where: DriftPlace
     refusals: Mapping[Refusal, int] = field(default_factory=dict)
+    pace: CurveDrift = field(default_factory=CurveDrift)
 
     @property
     def output_psi(self) -> float:

@@ -53,6 +53,7 @@ def window_judged(
         confidence_exceeded=decay is not None and decay.exceeded,
         kpis=_kpis(policy, view, baseline) if length_s == policy.kpi_rules.window_s else (),
         accuracy=_accuracy(policy, view, baseline) if length_s == policy.accuracy.window_s else Told.UNKNOWN,
+        pace=_pace(policy, view) if length_s == policy.pace_window_s else Told.UNKNOWN,
         devices_judged=judged,
         outliers=where.devices if judged else (),
         outlier_features=where.features if judged else (),
@@ -112,9 +113,19 @@ def _accuracy(policy: MonitoringPolicy, view: FleetView, baseline: Baseline) -> 
     return Told.BAD if serving.accuracy_high < bound else Told.QUIET
 
 
+def _pace(policy: MonitoringPolicy, view: FleetView) -> Told:
+    """How soon labels come, against the baseline."""
+    found, rules = view.pace, policy.pace
+    if math.isnan(found.p_value) or found.num_devices < rules.min_devices:
+        return Told.UNKNOWN
+    changed = found.p_value <= rules.alpha and abs(found.surplus) >= rules.surplus
+    return Told.BAD if changed else Told.QUIET
+
+
 def _evidence(view: FleetView) -> tuple[tuple[str, float], ...]:
     found = [("num_rows", float(view.num_rows)), ("num_devices", float(view.num_devices))]
     if view.serving is not None:
         names = ("output_psi", "output_p", "accuracy", "rmse", "completeness", "estimated_accuracy")
         found += [(name, float(getattr(view.serving, name))) for name in names]
+    found += [("label_surplus", view.pace.surplus), ("label_pace_p", view.pace.p_value)]
     return tuple((name, value) for name, value in found if not math.isnan(value))

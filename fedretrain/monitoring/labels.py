@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+_ROUNDING = 1e-12  # a score that differs from 0 by this share of the labels is 0
+
+
 @dataclass(frozen=True)
 class ArrivalCurve:
     """How soon labels arrive: F(d) is the share of predictions labelled within d.
@@ -75,12 +78,15 @@ class CurveDrift:
 
     Attributes:
         surplus: Labels that came in the later sample beyond what a common pace predicts, as a share of that
-            prediction; above 0 they come sooner.
-        p_value: Two-sided, with the device as the unit; 1 with fewer than two devices.
+            prediction; above 0 they come sooner. NaN where the samples share no delay bin in which a label came.
+        p_value: Two-sided, with the device as the unit; NaN where nothing can be said: fewer than two devices in either
+            sample. That is not 1, which says that nothing changed.
+        num_devices: Devices behind it: those of the smaller sample.
     """
 
-    surplus: float
-    p_value: float
+    surplus: float = math.nan
+    p_value: float = math.nan
+    num_devices: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,18 +154,29 @@ def curve_drift(before: ArrivalCurve, after: ArrivalCurve) -> CurveDrift:
         after: Likewise.
     """
     risk_0, risk_1 = before.at_risk_B.sum(axis=0), after.at_risk_B.sum(axis=0)
-    risk = risk_0 + risk_1
+    # Where one sample has nobody waiting, nothing is compared: such a bin would count a device that says nothing.
+    shared_B = (risk_0 > 0) & (risk_1 > 0)
+    risk = np.where(shared_B, risk_0 + risk_1, 0.0)
     pace_B = np.nan_to_num(divide(before.labelled_B.sum(axis=0) + after.labelled_B.sum(axis=0), risk))
     share_0, share_1 = np.nan_to_num(divide(risk_0, risk)), np.nan_to_num(divide(risk_1, risk))
-    rest_0 = before.labelled_B - before.at_risk_B * pace_B
-    rest_1 = after.labelled_B - after.at_risk_B * pace_B
-    score_D = (rest_1 * share_0 - rest_0 * share_1).sum(axis=-1)
-    expected, error = float((risk_1 * pace_B).sum()), math.sqrt(float((score_D**2).sum()))
-    surplus = float(rest_1.sum()) / expected if expected > 0 else 0.0
-    seen = int(((before.at_risk_B + after.at_risk_B).sum(axis=-1) > 0).sum())
-    if seen < 2 or error == 0.0:
-        return CurveDrift(surplus, 1.0)
-    return CurveDrift(surplus, 2 * student_sf(abs(float(score_D.sum())) / error, seen - 1))
+    rest_0 = (before.labelled_B - before.at_risk_B * pace_B) * shared_B
+    rest_1 = (after.labelled_B - after.at_risk_B * pace_B) * shared_B
+    seen_D = (before.at_risk_B + after.at_risk_B)[:, shared_B].any(axis=-1)
+    score_D = (rest_1 * share_0 - rest_0 * share_1).sum(axis=-1)[seen_D]
+    num_devices = min(int(curve.at_risk_B[:, shared_B].any(axis=-1).sum()) for curve in (before, after))
+    expected = float((risk_1 * pace_B)[shared_B].sum())
+    if expected == 0.0:
+        return CurveDrift(num_devices=num_devices)
+    surplus = float(rest_1.sum()) / expected
+    if num_devices < 2:
+        return CurveDrift(surplus, math.nan, num_devices)
+    # About their mean: scores about 0 could not reject below Student's tail at sqrt(D), however far all devices moved.
+    error = float(score_D.std(ddof=1)) * math.sqrt(len(score_D))
+    total = abs(float(score_D.sum()))
+    if total <= _ROUNDING * expected:  # every device is to the last label as it was
+        return CurveDrift(surplus, 1.0, num_devices)
+    t = total / max(error, _ROUNDING * expected)
+    return CurveDrift(surplus, 2 * student_sf(t, num_devices - 1), num_devices)
 
 
 def label_bias(predicted_M: ArrayLike, confusion_MM: ArrayLike) -> LabelBias:

@@ -6,7 +6,8 @@ Rules of this file:
     * (A) PSI above its limit and beyond its empirical null, false-discovery rate controlled, for the same feature in
       several windows in a row: `Drifted`. The published rule, which asks for no significance, is counted beside it.
     * (B) Too many unsure predictions: `ConfidenceDecayed`. (C) A guardrail breached: `KpiBreached`.
-    * Labels: `AccuracyFell` if the whole interval lies beyond the margin and enough labels are there.
+    * Labels: `AccuracyFell` if the whole interval lies beyond the margin and enough labels are there; `LabelPaceChanged` if they
+      come sooner or later than they did.
     * An outlying device is quarantined after windows in a row, and released after more of them without.
     * Each alert is raised once, when something changes; a new champion starts with a new state.
 """
@@ -14,110 +15,36 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedretrain.monitoring import raising
 from fedretrain.monitoring.alerts import (
     AccuracyFell,
     AccuracyRecovered,
-    ConfidenceDecayed,
-    ConfidenceRecovered,
     DeviceQuarantined,
     DeviceReleased,
     DriftCleared,
     Drifted,
     KpiBreached,
     KpiRecovered,
+    LabelPaceChanged,
+    LabelPaceRestored,
     MonitorEvent,
     PublishedRuleFired,
     Told,
     WindowJudged,
 )
-from fedretrain.monitoring.judging import kpi_bound, score_bound, window_judged
-from fedretrain.monitoring.kpi import DecayEvidence, DecayState
+from fedretrain.monitoring.judging import window_judged
+from fedretrain.monitoring.kpi import DecayEvidence
+from fedretrain.monitoring.state import MonitorState, Streak, WindowStreaks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.monitoring.view import FleetView
-
-
-@dataclass(frozen=True)
-class Streak:
-    """Windows in a row that said the same about one question.
-
-    Attributes:
-        bad: Bad ones.
-        quiet: Quiet ones.
-    """
-
-    bad: int = 0
-    quiet: int = 0
-
-    def after(self, told: Told) -> Streak:
-        """With one more window; an unknown one changes nothing."""
-        if told is Told.UNKNOWN:
-            return self
-        return Streak(self.bad + 1, 0) if told is Told.BAD else Streak(0, self.quiet + 1)
-
-
-@dataclass(frozen=True)
-class WindowStreaks:
-    """Recipe A on windows of one length.
-
-    Attributes:
-        features: By name.
-        published: Windows in a row above the limit, by feature, for the published rule.
-        drifted: The verdict stands.
-        published_on: The published rule's does.
-    """
-
-    features: Mapping[str, Streak] = field(default_factory=dict)
-    published: Mapping[str, Streak] = field(default_factory=dict)
-    drifted: bool = False
-    published_on: bool = False
-
-
-@dataclass(frozen=True)
-class MonitorState:
-    """What monitoring remembers of one champion.
-
-    Attributes:
-        version: The champion.
-        counted_at: End of the last counted window, by its length.
-        located_at: End of the last window in which outliers were looked for.
-        inputs: Recipe A by the window's length.
-        decay: Recipe B.
-        kpis: Recipe C by KPI.
-        breached: KPIs that are breached.
-        accuracy: What labels said.
-        accuracy_fell: The verdict stands.
-        devices: Streaks of devices that are, or lately were, outliers.
-        quarantined: Devices in quarantine.
-        num_alarms: Times recipe A was raised.
-        num_published_alarms: Times the published rule would have been.
-    """
-
-    version: int
-    counted_at: Mapping[float, float] = field(default_factory=dict)
-    located_at: float = -math.inf
-    inputs: Mapping[float, WindowStreaks] = field(default_factory=dict)
-    decay: DecayState = field(default_factory=DecayState)
-    kpis: Mapping[str, Streak] = field(default_factory=dict)
-    breached: frozenset[str] = frozenset()
-    accuracy: Streak = field(default_factory=Streak)
-    accuracy_fell: bool = False
-    devices: Mapping[int, Streak] = field(default_factory=dict)
-    quarantined: frozenset[int] = frozenset()
-    num_alarms: int = 0
-    num_published_alarms: int = 0
-
-    @property
-    def drifted(self) -> bool:
-        """Recipe A stands for windows of some length."""
-        return any(streaks.drifted for streaks in self.inputs.values())
 
 
 def decide(
@@ -146,11 +73,12 @@ def decide(
     after = apply(policy, state, judged)
     return (
         judged,
-        *_input_alerts(policy, after, judged),
-        *_confidence_alerts(policy, state, after, judged),
-        *_kpi_alerts(policy, after, judged, view, baseline),
-        *_accuracy_alerts(policy, after, judged, view, baseline),
-        *_device_alerts(policy, after, judged),
+        *raising.input_alerts(policy, after, judged),
+        *raising.confidence_alerts(policy, state, after, judged),
+        *raising.kpi_alerts(policy, after, judged, view, baseline),
+        *raising.accuracy_alerts(policy, after, judged, view, baseline),
+        *raising.pace_alerts(policy, after, judged, view),
+        *raising.device_alerts(policy, after, judged),
     )
 
 
@@ -173,10 +101,10 @@ def apply(policy: MonitoringPolicy, state: MonitorState, event: MonitorEvent) ->
             return replace(state, breached=state.breached - {event.kpi})
         case AccuracyFell() | AccuracyRecovered():
             return replace(state, accuracy_fell=isinstance(event, AccuracyFell))
-        case DeviceQuarantined():
-            return replace(state, quarantined=state.quarantined | {event.device})
-        case DeviceReleased():
-            return replace(state, quarantined=state.quarantined - {event.device})
+        case LabelPaceChanged() | LabelPaceRestored():
+            return replace(state, pace_changed=isinstance(event, LabelPaceChanged))
+        case DeviceQuarantined() | DeviceReleased():
+            return _after_device(state, event)
     return state  # recipe B's own state moved with the window
 
 
@@ -197,6 +125,13 @@ def _after_inputs(state: MonitorState, event: Drifted | DriftCleared | Published
         after = replace(before, drifted=isinstance(event, Drifted))
         state = replace(state, num_alarms=state.num_alarms + int(after.drifted))
     return replace(state, inputs={**state.inputs, event.window_s: after})
+
+
+def _after_device(state: MonitorState, event: DeviceQuarantined | DeviceReleased) -> MonitorState:
+    """Quarantine and release."""
+    if isinstance(event, DeviceQuarantined):
+        return replace(state, quarantined=state.quarantined | {event.device})
+    return replace(state, quarantined=state.quarantined - {event.device})
 
 
 def _after_window(policy: MonitoringPolicy, state: MonitorState, event: WindowJudged) -> MonitorState:
@@ -230,6 +165,7 @@ def _after_window(policy: MonitoringPolicy, state: MonitorState, event: WindowJu
         decay=decay,
         kpis={**state.kpis, **{n: state.kpis.get(n, Streak()).after(told) for n, told in event.kpis}},
         accuracy=state.accuracy.after(event.accuracy),
+        pace=state.pace.after(event.pace),
     )
 
 
@@ -243,101 +179,3 @@ def _device_streaks(policy: MonitoringPolicy, state: MonitorState, event: Window
     }
     longest = policy.place.release_windows
     return {d: s for d, s in streaks.items() if s.quiet <= longest or d in state.quarantined}
-
-
-def _input_alerts(
-    policy: MonitoringPolicy, after: MonitorState, event: WindowJudged
-) -> Iterable[Drifted | DriftCleared | PublishedRuleFired]:
-    """Recipe A and the published rule."""
-    streaks, needed = after.inputs.get(event.window_s), policy.drift.num_windows
-    if streaks is None or not event.counted or not event.features:
-        return
-    bad = tuple(name for name, streak in streaks.features.items() if streak.bad >= needed)
-    psi, p, who = dict(event.psi), dict(event.p), (event.at, event.version, event.window_s)
-    if bad and not streaks.drifted:
-        values = tuple(psi.get(name, math.nan) for name in bad), tuple(p.get(name, math.nan) for name in bad)
-        yield Drifted(*who, needed, bad, *values)
-    known = [streak.quiet for streak in streaks.features.values() if streak != Streak()]
-    quiet = min(known, default=0)
-    if streaks.drifted and quiet >= policy.drift.clear_windows:
-        yield DriftCleared(*who, policy.drift.clear_windows)
-    published = tuple(name for name, streak in streaks.published.items() if streak.bad >= needed)
-    if published and not streaks.published_on:
-        yield PublishedRuleFired(*who, needed, published)
-
-
-def _confidence_alerts(
-    policy: MonitoringPolicy, state: MonitorState, after: MonitorState, event: WindowJudged
-) -> Iterable[ConfidenceDecayed | ConfidenceRecovered]:
-    """Recipe B."""
-    if event.confidence is None or state.decay.decayed == after.decay.decayed:
-        return
-    share, p_value, num_devices = event.confidence
-    if after.decay.decayed:
-        limit = policy.confidence.max_share
-        yield ConfidenceDecayed(event.at, event.version, share, p_value, num_devices, limit)
-    else:
-        yield ConfidenceRecovered(event.at, event.version, share)
-
-
-def _kpi_alerts(
-    policy: MonitoringPolicy,
-    after: MonitorState,
-    event: WindowJudged,
-    view: FleetView,
-    baseline: Baseline,
-) -> Iterable[KpiBreached | KpiRecovered]:
-    """Recipe C."""
-    if not event.counted or view.serving is None:
-        return
-    needed = policy.kpi_rules.num_windows
-    for kpi in policy.kpis:
-        streak, found = after.kpis.get(kpi.name), view.serving.kpis.get(kpi.name)
-        if streak is None or found is None or kpi.name not in dict(event.kpis):
-            continue
-        if streak.bad >= needed and kpi.name not in after.breached:
-            numbers = (found.value, found.low, found.high, kpi_bound(kpi, baseline))
-            yield KpiBreached(event.at, event.version, kpi.name, *numbers, streak.bad)
-        if streak.quiet >= needed and kpi.name in after.breached:
-            yield KpiRecovered(event.at, event.version, kpi.name, found.value)
-
-
-def _accuracy_alerts(
-    policy: MonitoringPolicy,
-    after: MonitorState,
-    event: WindowJudged,
-    view: FleetView,
-    baseline: Baseline,
-) -> Iterable[AccuracyFell | AccuracyRecovered]:
-    """What labels say."""
-    serving = view.serving
-    if not event.counted or serving is None or event.accuracy is Told.UNKNOWN:
-        return
-    regression = not math.isnan(serving.rmse)
-    value = serving.rmse if regression else serving.accuracy
-    if after.accuracy.bad >= policy.accuracy.num_windows and not after.accuracy_fell:
-        low, high = (
-            (serving.rmse_low, serving.rmse_high)
-            if regression
-            else (serving.accuracy_low, serving.accuracy_high)
-        )
-        bound, share = score_bound(policy, baseline), serving.completeness
-        devices = serving.num_labelled_devices
-        yield AccuracyFell(event.at, event.version, value, low, high, bound, share, devices)
-    if after.accuracy.quiet >= policy.accuracy.num_windows and after.accuracy_fell:
-        yield AccuracyRecovered(event.at, event.version, value)
-
-
-def _device_alerts(
-    policy: MonitoringPolicy, after: MonitorState, event: WindowJudged
-) -> Iterable[DeviceQuarantined | DeviceReleased]:
-    """Quarantine and release."""
-    if not event.devices_judged:
-        return
-    p = dict(zip(event.outliers, event.outlier_p, strict=True))
-    for device, streak in after.devices.items():
-        if streak.bad >= policy.place.num_windows and device not in after.quarantined:
-            features = event.outlier_features
-            yield DeviceQuarantined(event.at, event.version, device, streak.bad, features, p[device])
-        if streak.quiet >= policy.place.release_windows and device in after.quarantined:
-            yield DeviceReleased(event.at, event.version, device, streak.quiet)

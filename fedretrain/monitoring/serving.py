@@ -110,6 +110,11 @@ class VersionRing:
         total: NDArray[np.int64] = self._telemetry_SGW[at, :, self.columns.telemetry["outputs"]].sum(axis=1)
         return total
 
+    def predictions(self, at: slice) -> NDArray[np.int64]:
+        """``[D]`` predictions of each device, over some slots of the ring."""
+        total: NDArray[np.int64] = self._counts_SDN[at, :, _PREDICTIONS].sum(axis=0, dtype=np.int64)
+        return total
+
     def delays(self, at: slice) -> NDArray[np.int64]:
         """``[S, B]`` the fleet's labels by delay, of some slots of the ring."""
         total: NDArray[np.int64] = self._labels_SGW[at, :, self.columns.labels["delay"]].sum(axis=1)

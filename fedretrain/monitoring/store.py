@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.monitoring.device_chunks import DeviceChunks
 from fedretrain.monitoring.refusal import Known
 from fedretrain.monitoring.reports import NUM_DELAY_BINS, LabelReports, Reports
 from fedretrain.monitoring.rings import ByKey, Horizon, sum_pieces
@@ -86,6 +87,7 @@ class FleetStore:
         self._violations_SGF = np.zeros((slots, self.num_groups, cells[0]), dtype=np.int64)
         self._features_PDFC = np.zeros((chunks, num_devices, *cells), dtype=np.int32)
         self._distinct_PGFR = np.zeros((chunks, self.num_groups, cells[0], num_registers), dtype=np.uint8)
+        self._by_device = DeviceChunks(self.horizon, num_devices)
         self._versions: dict[int, VersionRing] = {}
         self._seen: dict[str, dict[int, NDArray[np.int64]]] = {kind: {} for kind in _SEEN}
 
@@ -143,6 +145,8 @@ class FleetStore:
     def add_labels(self, labels: LabelReports) -> int:
         """Count the label rows that are new, in the slot of their predictions; how many were."""
         rows = self._take_new("labels", labels)
+        if len(rows):
+            self._by_device.add_labels(rows)
         for version, part in _by_version(rows):
             self._ring(version, part).add_labels(part)
         return len(rows)
@@ -198,6 +202,7 @@ class FleetStore:
             at = slice(chunk * self.horizon.chunk_slots, (chunk + 1) * self.horizon.chunk_slots)
             self._features_SGFC[at], self._violations_SGF[at] = 0, 0
             self._features_PDFC[chunk], self._distinct_PGFR[chunk] = 0, 0
+            self._by_device.clear(chunk)
             for ring in self._versions.values():
                 ring.clear(at)
         self._versions = {v: r for v, r in self._versions.items() if r.newest_slot >= self.oldest_slot}
@@ -281,11 +286,28 @@ class FleetStore:
             at += length
         return delays, predictions
 
+    def label_chunks(
+        self, first: int, end: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Labels by device, chunk and delay ``[D, P, B]``, predictions ``[D, P]`` and the slot after each chunk ``[P]``.
+
+        Of the kept chunks that lie wholly in the slots ``[first, end)``, whatever version served.
+        """
+        chunk = self.horizon.chunk_slots
+        rings = self._chunks(-(-first // chunk), end // chunk)
+        last = min(end // chunk, self.newest_slot // chunk + 1)
+        ends_P = np.arange(last - len(rings) + 1, last + 1, dtype=np.int64) * chunk
+        predicted_DP = np.zeros((self.num_devices, len(rings)), dtype=np.int64)
+        for ring in self._versions.values():
+            for at, place in enumerate(rings):
+                predicted_DP[:, at] += ring.predictions(slice(place * chunk, (place + 1) * chunk))
+        return self._by_device.delays(rings), predicted_DP, ends_P
+
     def digest(self) -> str:
         """SHA-256 of everything that is kept: equal stores, and only those, share it."""
         content = hashlib.sha256(repr((self.newest_slot, self.bins.digest)).encode())
         arrays: list[NDArray[Any]] = [self._features_SGFC, self._violations_SGF, self._features_PDFC]
-        arrays.append(self._distinct_PGFR)
+        arrays += [self._distinct_PGFR, *self._by_device.arrays()]
         for version, ring in sorted(self._versions.items()):
             content.update(repr((version, ring.newest_slot)).encode())
             arrays += ring.arrays()

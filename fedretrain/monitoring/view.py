@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.core.errors import DataError
-from fedretrain.monitoring.baseline import slots_of
+from fedretrain.monitoring.baseline import device_arrivals, slots_of
 from fedretrain.monitoring.calibration import fit_calibration
 from fedretrain.monitoring.cardinality import estimate
 from fedretrain.monitoring.config import NullKind
@@ -26,7 +26,7 @@ from fedretrain.monitoring.discovery import benjamini_hochberg, benjamini_yekuti
 from fedretrain.monitoring.divergence import psi
 from fedretrain.monitoring.fleet_view import FleetView, ServingView, ViewVerdict
 from fedretrain.monitoring.intervals import device_share
-from fedretrain.monitoring.labels import expected_completeness, macro_f1
+from fedretrain.monitoring.labels import CurveDrift, curve_drift, expected_completeness, macro_f1
 from fedretrain.monitoring.locate import DriftPlace, Scope, locate
 from fedretrain.monitoring.null import p_value, pooled_p_value
 from fedretrain.monitoring.predictions import low_share, output_skew, quantile_bounds
@@ -110,6 +110,7 @@ def view(
         serving=serving,
         where=_place(store, baseline, end_slot, slots, policy),
         refusals=dict(refusals or {}),
+        pace=_pace(store, baseline, end_slot, slots, policy, at if now is None else now),
     )
 
 
@@ -222,6 +223,17 @@ def _distinct(counts: WindowCounts) -> NDArray[np.float64]:
     if not counts.distinct_GFR.shape[2]:
         return np.full(counts.distinct_GFR.shape[1], np.nan)
     return estimate(counts.distinct_GFR.max(axis=0))
+
+
+def _pace(
+    store: FleetStore, baseline: Baseline, end_slot: int, slots: int, policy: MonitoringPolicy, now: float
+) -> CurveDrift:
+    """How soon labels come, if this is the window for it and it ends with a chunk; nothing is told otherwise."""
+    mine = slots == slots_of(policy.pace_window_s, store.slot_s)
+    if baseline.arrivals_D is None or not mine or end_slot % store.horizon.chunk_slots:
+        return CurveDrift()
+    after = device_arrivals(store, end_slot - slots, end_slot, now)
+    return CurveDrift() if after is None else curve_drift(baseline.arrivals_D, after)
 
 
 def _place(

@@ -19,7 +19,7 @@ from fedretrain.coordinator.cycle import CycleEvent, Propose, ServeAgain, Traine
 from fedretrain.coordinator.policy import OnDecay
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import FedretrainError
-from fedretrain.monitoring.recipes import MonitorState, Streak
+from fedretrain.monitoring.state import MonitorState, Streak
 from fedretrain.retraining.config import Mode
 from fedretrain.retraining.decision import Action, Decision, Ending, Outcome
 from fedretrain.rollout.causes import Cause, EventKind, Phase

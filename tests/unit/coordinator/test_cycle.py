@@ -18,7 +18,7 @@ from fedretrain.coordinator.cycle import (
 from fedretrain.coordinator.policy import OnDecay
 from fedretrain.core.errors import DataError
 from fedretrain.monitoring.alerts import ConfidenceDecayed, DeviceQuarantined, DeviceReleased, Drifted
-from fedretrain.monitoring.recipes import MonitorState
+from fedretrain.monitoring.state import MonitorState
 from fedretrain.retraining.config import Mode, Strategy, StrategyRule
 from fedretrain.retraining.decision import Action, Ending, Outcome
 from fedretrain.rollout.causes import IncidentKind, Phase

@@ -12,7 +12,7 @@ from fedretrain.coordinator.cycle import (
     Withdraw,
     Withdrawn,
 )
-from fedretrain.monitoring.recipes import MonitorState
+from fedretrain.monitoring.state import MonitorState
 from fedretrain.retraining.decision import Action, Ending, Obstacle
 from fedretrain.rollout.causes import Cause, IncidentKind, Phase
 from fedretrain.rollout.config import OnSecond

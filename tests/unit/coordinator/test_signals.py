@@ -12,7 +12,7 @@ import pytest
 from fedretrain.coordinator.signals import FIGURES, Facts, readings_of, signals_of
 from fedretrain.monitoring.kpi import DecayState
 from fedretrain.monitoring.locate import DriftPlace, Scope
-from fedretrain.monitoring.recipes import MonitorState, WindowStreaks
+from fedretrain.monitoring.state import MonitorState, WindowStreaks
 from fedretrain.retraining.signals import DriftScope, Signals
 from tests.cycle_cases import baseline_of, view_of
 

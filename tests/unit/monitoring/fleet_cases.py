@@ -79,9 +79,9 @@ def telemetry(
 
 
 def labels_for(
-    reports: Reports, accuracy: float, rng: np.random.Generator, *, share: float = 0.5
+    reports: Reports, accuracy: float, rng: np.random.Generator, *, share: float = 0.5, delay_at: int = 3
 ) -> LabelReports:
-    """Labels of some of the predictions, an hour late; right with probability `accuracy`."""
+    """Labels of some of the predictions, one to three hours late; right with probability `accuracy`."""
     count = len(reports)
     labelled = rng.binomial(reports.num_predictions, share)
     right = rng.binomial(labelled, accuracy)
@@ -93,7 +93,7 @@ def labels_for(
     calibration[:, 9, 0] = np.minimum(labelled, reports.confidence_KB[:, 9])
     calibration[:, 9, 1] = np.minimum(right, calibration[:, 9, 0])
     delay = np.zeros((count, NUM_DELAY_BINS), np.int32)
-    delay[:, 3] = labelled
+    delay[:, delay_at] = labelled
     return LabelReports(
         reports.device_K,
         reports.slot_K,
@@ -114,10 +114,12 @@ def fill(
     rng: np.random.Generator,
     *,
     accuracy: float = 0.9,
+    share: float = 0.5,
+    delay_at: int = 3,
     **options: object,
 ) -> None:
     """Telemetry and labels of some slots."""
     for slot in range(first, end):
         reports = telemetry(store.bins, slot, store.num_devices, rng, **options)
         store.add(reports)
-        store.add_labels(labels_for(reports, accuracy, rng))
+        store.add_labels(labels_for(reports, accuracy, rng, share=share, delay_at=delay_at))

@@ -168,7 +168,10 @@ def test_with_a_device_for_each_label_it_is_scipys_log_rank_test():
             )
         )
     theirs = stats.logrank(*samples)
-    assert curve_drift(*curves).p_value == pytest.approx(theirs.pvalue, rel=0.15)
+    # The same score; their variance is about 0, ours about the scores' mean, which is z / sqrt(n) of their spread.
+    ours = stats.norm.isf(curve_drift(*curves).p_value / 2)
+    about_zero = ours / math.sqrt(1 + ours**2 / 1600)
+    assert 2 * stats.norm.sf(about_zero) == pytest.approx(theirs.pvalue, rel=0.15)
 
 
 def test_slower_labels_are_found_and_the_surplus_says_which_way():
@@ -179,11 +182,26 @@ def test_slower_labels_are_found_and_the_surplus_says_which_way():
     assert slower.surplus < -0.1 < 0.1 < faster.surplus
 
 
-def test_one_device_cannot_show_a_drift():
+def test_too_little_is_no_number_and_no_drift_is_one():
     rng = np.random.default_rng(4)
-    assert curve_drift(device_curves(rng, 1, 3.0, 0.0), device_curves(rng, 1, 30.0, 0.0)).p_value == 1.0
-    empty = arrival_curve(np.zeros((4, 1, 6)), np.zeros((4, 1)), [0.0], EDGES)
-    assert curve_drift(empty, empty) == CurveDrift(surplus=0.0, p_value=1.0)
+    alone = curve_drift(device_curves(rng, 1, 3.0, 0.0), device_curves(rng, 1, 30.0, 0.0))
+    assert alone.surplus < 0
+    assert math.isnan(alone.p_value)
+    assert alone.num_devices == 1
+    many, empty = (
+        device_curves(rng, 4, 3.0, 0.0),
+        arrival_curve(np.zeros((4, 1, 6)), np.zeros((4, 1)), [0.0], EDGES),
+    )
+    for before, after in ((empty, empty), (many, empty), (empty, many)):
+        found = curve_drift(before, after)
+        assert (math.isnan(found.surplus), math.isnan(found.p_value), found.num_devices) == (True, True, 0)
+    assert curve_drift(many, many) == CurveDrift(pytest.approx(0.0, abs=1e-12), 1.0, 4)
+
+
+def test_a_bin_that_only_one_sample_has_reached_says_nothing():
+    old = arrival_curve(np.array([[[5, 2, 1, 1, 0, 0]]] * 6), np.full((6, 1), 10), [20.0], EDGES)
+    young = arrival_curve(np.array([[[5, 2, 0, 0, 0, 0]]] * 6), np.full((6, 1), 10), [2.0], EDGES)
+    assert curve_drift(old, young) == CurveDrift(0.0, 1.0, 6)
 
 
 CONFUSION = np.array([[50, 10, 0], [5, 80, 5], [0, 0, 0]])  # true by predicted

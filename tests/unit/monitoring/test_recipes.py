@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -23,16 +24,20 @@ from fedretrain.monitoring.alerts import (
     Drifted,
     KpiBreached,
     KpiRecovered,
+    LabelPaceChanged,
+    LabelPaceRestored,
     MonitorEvent,
     PublishedRuleFired,
     Told,
     WindowJudged,
 )
 from fedretrain.monitoring.baseline import Baseline, make_baseline
-from fedretrain.monitoring.config import AccuracyRules, DriftRules, MonitoringPolicy, PlaceRules
+from fedretrain.monitoring.config import AccuracyRules, DriftRules, MonitoringPolicy, PaceRules, PlaceRules
 from fedretrain.monitoring.kpi import Better, Kpi, LimitKind
+from fedretrain.monitoring.labels import CurveDrift
 from fedretrain.monitoring.locate import DriftPlace, Scope
-from fedretrain.monitoring.recipes import MonitorState, apply, decide, fold
+from fedretrain.monitoring.recipes import apply, decide, fold
+from fedretrain.monitoring.state import MonitorState
 from fedretrain.monitoring.view import FleetView, view
 from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, fill, store_of
 
@@ -191,6 +196,30 @@ def test_an_accuracy_that_falls_beyond_the_margin_is_told_with_its_interval(
     assert not state.accuracy_fell
 
 
+def test_a_changed_pace_of_labels_is_told_once_and_taken_back(quiet: FleetView, baseline: Baseline) -> None:
+    later = CurveDrift(-0.4, 1e-6, DEVICES)
+    same = CurveDrift(0.02, 0.4, DEVICES)
+    silent = (CurveDrift(), replace(later, num_devices=4), CurveDrift(-0.4, math.nan, 1))
+    small = CurveDrift(-0.05, 1e-9, DEVICES)  # beyond chance, and too little to matter
+    paces = [
+        (20, same),
+        (27, later),
+        (34, later),
+        *zip((41, 48, 55), silent, strict=True),
+        (62, small),
+        (69, later),
+    ]
+    weeks = [on_day(quiet, day, window_s=7 * DAY_S, pace=pace) for day, pace in paces]
+    state, log = run(weeks, baseline)
+    assert log == [
+        LabelPaceChanged(27 * DAY_S, 1, -0.4, 1e-6, DEVICES, 1),
+        LabelPaceRestored(62 * DAY_S, 1, -0.05),
+        LabelPaceChanged(69 * DAY_S, 1, -0.4, 1e-6, DEVICES, 1),
+    ]
+    assert state.pace_changed
+    assert not run([on_day(quiet, 20, pace=later)], baseline)[1]  # not the window in which it is judged
+
+
 def test_labels_too_few_to_speak_say_nothing(quiet: FleetView, baseline: Baseline) -> None:
     store = store_of(BINS, DEVICES)
     fill(store, END, END + 24, np.random.default_rng(1), accuracy=0.5)
@@ -285,5 +314,9 @@ def test_a_policy_is_built_from_plain_values_and_checks_itself() -> None:
         MonitoringPolicy(kpis=(Kpi("a", Better.LOWER), Kpi("a", Better.HIGHER)))
     with pytest.raises(ConfigError, match=r"place\.alpha"):
         PlaceRules(alpha=0.7)
+    with pytest.raises(ConfigError, match="no window is 3600 s long"):
+        MonitoringPolicy(pace=PaceRules(window_s=HOUR_S))
+    with pytest.raises(ConfigError, match=r"pace\.min_devices"):
+        PaceRules(min_devices=1)
     with pytest.raises(ConfigError, match=r"drift\.alpha"):
         DriftRules(alpha=1.0)

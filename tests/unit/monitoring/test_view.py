@@ -142,6 +142,41 @@ def test_missing_values_and_violations_are_shares_of_rows(baseline: Baseline) ->
     assert found.violations_F.tolist() == [0.0, 0.0, 0.0]
 
 
+def week_after(baseline: Baseline, days: int = 7, **options: object) -> FleetView:
+    store = store_of(BINS, DEVICES)
+    fill(store, END, END + 24 * days, np.random.default_rng(2), **options)
+    return view(store, baseline, END + 24 * days, POLICY, window_s=7 * DAY_S)
+
+
+def test_the_pace_of_labels_is_that_of_the_baseline_until_they_come_later_or_fewer(
+    baseline: Baseline,
+) -> None:
+    same = week_after(baseline).pace
+    assert same.num_devices == DEVICES
+    assert same.p_value > 0.001
+    assert abs(same.surplus) < 0.05
+    for changed in ({"delay_at": 7}, {"share": 0.2}, {"delay_at": 7, "share": 0.2}):
+        slower = week_after(baseline, **changed).pace
+        assert slower.p_value < 1e-6, changed
+        assert slower.surplus < -0.1, changed
+    more = week_after(baseline, share=0.8).pace
+    assert more.p_value < 1e-6
+    assert more.surplus > 0.1
+
+
+def test_where_the_pace_of_labels_cannot_be_told_it_is_no_number(
+    healthy: FleetStore, baseline: Baseline
+) -> None:
+    by_the_day = view(healthy, baseline, END + 24, POLICY)
+    young = week_after(baseline, days=1)  # no chunk is older than the shortest delay
+    unaligned = view(healthy, baseline, END + 1, POLICY, window_s=7 * DAY_S)
+    blind = view(healthy, replace(baseline, arrivals_D=None), END, POLICY, window_s=7 * DAY_S)
+    for found in (by_the_day, young, unaligned, blind):
+        assert math.isnan(found.pace.p_value)
+        assert math.isnan(found.pace.surplus)
+    assert week_after(baseline, days=2).pace.p_value > 0.001
+
+
 def assert_says_nothing(found: FleetView) -> None:
     assert found.verdict is ViewVerdict.INCONCLUSIVE
     assert np.isnan(found.psi_F).all()
