@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fedretrain.monitoring.kpi import KpiTest, SprtDecision
+
 
 class Told(StrEnum):
     """What one window says about one question."""
@@ -33,6 +35,27 @@ class Alert:
 
 
 @dataclass(frozen=True)
+class KpiLook:
+    """A KPI's sequential test after a window.
+
+    Attributes:
+        kpi: Its name.
+        epoch: Number of the epoch; each device enters once in it.
+        decision: Of the test.
+        log_ratio: Log likelihood ratio of bad over good.
+        num_devices: Devices that have entered in the epoch.
+        devices: Those that entered in this window, as long as nothing is decided.
+    """
+
+    kpi: str
+    epoch: int
+    decision: SprtDecision
+    log_ratio: float
+    num_devices: int
+    devices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class WindowJudged(Alert):
     """One window, looked at by every rule that it is meant for.
 
@@ -46,6 +69,7 @@ class WindowJudged(Alert):
         confidence: Recipe B's share, p-value and number of devices, or None if not looked at.
         confidence_exceeded: Recipe B counts this window.
         kpis: What it says about each guarded KPI (recipe C).
+        looks: The sequential tests behind them.
         accuracy: What labels say.
         pace: What their arrival says.
         devices_judged: Whether outliers were looked for.
@@ -64,6 +88,7 @@ class WindowJudged(Alert):
     confidence: tuple[float, float, int] | None = None
     confidence_exceeded: bool = False
     kpis: tuple[tuple[str, Told], ...] = ()
+    looks: tuple[KpiLook, ...] = ()
     accuracy: Told = Told.UNKNOWN
     pace: Told = Told.UNKNOWN
     devices_judged: bool = False
@@ -150,7 +175,7 @@ class ConfidenceRecovered(Alert):
 
 @dataclass(frozen=True)
 class KpiBreached(Alert):
-    """Recipe C: a guardrail's limit lies outside of the KPI's interval, on the wrong side.
+    """Recipe C: a KPI is beyond its guardrail's limit, by the sequential test or by its whole interval.
 
     Attributes:
         kpi: Its name.
@@ -159,6 +184,8 @@ class KpiBreached(Alert):
         high: Upper bound.
         bound: The limit in the KPI's unit.
         num_windows: How many in a row.
+        test: What says so.
+        num_devices: Devices that said so: all of the window, or those that the sequential test needed.
     """
 
     kpi: str
@@ -167,6 +194,8 @@ class KpiBreached(Alert):
     high: float
     bound: float
     num_windows: int
+    test: KpiTest = KpiTest.INTERVAL
+    num_devices: int = 0
 
 
 @dataclass(frozen=True)

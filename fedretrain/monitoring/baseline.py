@@ -12,12 +12,13 @@ Shapes: G groups, D devices, F features, C cells, M classes, B confidence bins.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedretrain.core.errors import DataError
+from fedretrain.monitoring.guardrails import KpiRecord, kpi_record
 from fedretrain.monitoring.labels import ArrivalCurve, arrival_curve, macro_f1
 from fedretrain.monitoring.locate import MIN_WINDOWS, DeviceRecord, make_record
 from fedretrain.monitoring.null import EmpiricalNull, fit_null
@@ -52,6 +53,7 @@ class Baseline:
         rmse: Root mean squared error; NaN for a classification or without labels.
         calibration_B2: int64 (labelled, correct) by confidence.
         arrival: How soon labels came; None without predictions.
+        kpi_records: KPIs with a sequential test, in windows as long as those that are judged.
         arrivals_D: The same for each device ``[D, B]``, by whole chunks, whatever version served; None without any.
         kpis: KPIs with their spread over devices.
         record: How devices were; None if there were too few windows.
@@ -72,6 +74,7 @@ class Baseline:
     kpis: Mapping[str, Ratio]
     record: DeviceRecord | None
     arrivals_D: ArrivalCurve | None = None
+    kpi_records: Mapping[str, KpiRecord] = field(default_factory=dict)
 
     @property
     def features_FC(self) -> NDArray[np.int64]:  # noqa: N802 - a shape suffix
@@ -143,6 +146,7 @@ def make_baseline(
         else {name: ratio(pair, policy.kpi_rules.confidence) for name, pair in served.kpis_D2.items()},
         record=_record(store, first_slot, end_slot, policy),
         arrivals_D=device_arrivals(store, first_slot, end_slot, now),
+        kpi_records=_kpi_records(store, first_slot, end_slot, policy, version),
     )
 
 
@@ -179,6 +183,23 @@ def device_arrivals(store: FleetStore, first_slot: int, end_slot: int, now: floa
     if not predicted_DP.any():
         return None
     return arrival_curve(delays_DPB, predicted_DP, now - ends_P * store.slot_s, DELAY_EDGES_S)
+
+
+def _kpi_records(
+    store: FleetStore, first_slot: int, end_slot: int, policy: MonitoringPolicy, version: int
+) -> dict[str, KpiRecord]:
+    """The KPIs that a sequential test will judge, by the last whole windows of the baseline."""
+    names = [kpi.name for kpi in policy.kpis if kpi.sequential and kpi.name in store.columns.kpis]
+    length = slots_of(policy.kpi_rules.window_s, store.slot_s)
+    starts = range(end_slot - length, first_slot - 1, -length)
+    if not names or not starts:
+        return {}
+    windows = [store.kpi_window(start, start + length, version) for start in starts]
+    found = {
+        name: kpi_record(np.stack([w[name] for w in windows]), policy.kpi_rules.exposure_fraction)
+        for name in names
+    }
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def _record(

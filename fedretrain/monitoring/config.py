@@ -103,22 +103,39 @@ class AccuracyRules:
 
 @dataclass(frozen=True)
 class KpiRules:
-    """Recipe C on the champion itself: a KPI's whole interval over devices lies beyond its limit.
+    """Recipe C on the champion itself: the sequential test of a KPI's limit, or its whole interval over devices beyond it.
+
+    A sequential test that cannot be made (the champion is not clearly inside the limit, or its baseline has too few devices)
+    leaves its KPI to the interval.
 
     Attributes:
         confidence: Of the interval, two-sided.
-        min_devices: Devices under which a window says nothing.
-        num_windows: Non-overlapping windows in a row, to breach and to recover.
-        window_s: The window that is judged.
+        alpha: In each epoch the sequential test's risk of telling a KPI that is as the champion's was.
+        beta: Its risk of passing one that is at the limit.
+        exposure_fraction: A device enters with this share of the usual exposure at least.
+        max_windows: Windows after which an undecided epoch ends.
+        min_devices: Devices under which a window, or a sequential test, says nothing.
+        num_windows: Non-overlapping windows in a row: to breach by the interval, and to recover by either. The sequential
+            test breaches with its decision.
+        window_s: The window that is judged, and a device's exposure in the sequential test.
     """
 
     confidence: float = 0.98
+    alpha: float = 0.001
+    beta: float = 0.05
+    exposure_fraction: float = 0.5
+    max_windows: int = 7
     min_devices: int = 5
     num_windows: int = 2
     window_s: float = DAY_S
 
     def __post_init__(self) -> None:
         require(0 < self.confidence < 1, f"{self.confidence} is no confidence", key="kpi_rules.confidence")
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            require(0 < value < 0.5, f"{value} is no error rate", key=f"kpi_rules.{name}")
+        fraction("kpi_rules.exposure_fraction", self.exposure_fraction)
+        require(self.max_windows >= 1, "at least one window", key="kpi_rules.max_windows")
         require(self.min_devices >= 2, "at least two devices", key="kpi_rules.min_devices")
         require(self.num_windows >= 1, "at least one window", key="kpi_rules.num_windows")
 

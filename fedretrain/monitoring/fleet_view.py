@@ -59,6 +59,7 @@ class ServingView:
         num_labelled_devices: Devices with a label.
         estimated_accuracy: Accuracy estimated from confidence: an estimate, not a measurement.
         kpis: KPIs with their intervals.
+        kpis_D2: Those with a sequential test, (total, weight) by device, in the window in which they are judged.
     """
 
     num_predictions: int
@@ -79,6 +80,7 @@ class ServingView:
     num_labelled_devices: int
     estimated_accuracy: float
     kpis: Mapping[str, Ratio]
+    kpis_D2: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,28 @@ from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import DataError
 from fedretrain.monitoring.alerts import Told, WindowJudged
-from fedretrain.monitoring.kpi import Better
+from fedretrain.monitoring.guardrails import KpiEpoch, guardrail, look
+from fedretrain.monitoring.kpi import Better, SprtDecision
 from fedretrain.monitoring.locate import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedretrain.monitoring.alerts import KpiLook
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.config import MonitoringPolicy
-    from fedretrain.monitoring.kpi import Kpi
+    from fedretrain.monitoring.kpi import DeviceSprt, Kpi
     from fedretrain.monitoring.view import FleetView
 
 
 def window_judged(
-    policy: MonitoringPolicy, view: FleetView, baseline: Baseline, *, counted: bool, locatable: bool
+    policy: MonitoringPolicy,
+    view: FleetView,
+    baseline: Baseline,
+    *,
+    counted: bool,
+    locatable: bool,
+    epochs: Mapping[str, KpiEpoch],
 ) -> WindowJudged:
     """What a window says to each recipe that looks at windows of its length.
 
@@ -33,12 +43,15 @@ def window_judged(
         baseline: The champion's record.
         counted: It overlaps no counted window.
         locatable: It overlaps no window in which outliers were looked for.
+        epochs: Sequential tests so far.
     """
     length_s, serving, where = view.window_s, view.serving, view.where
     inputs = length_s in policy.drift.windows_s
     decay = serving.decay if serving is not None and length_s == policy.confidence_window_s else None
     judged = locatable and length_s == policy.place.window_s and where.scope is not Scope.UNKNOWN
     known = [(name, float(psi)) for name, psi in zip(view.features, view.psi_F, strict=True)]
+    guarded = length_s == policy.kpi_rules.window_s
+    looks = _looks(policy, view, baseline, epochs) if guarded and counted else ()
     tests = [(name, float(p)) for name, p in zip(view.features, view.p_F, strict=True)]
     return WindowJudged(
         at=view.at,
@@ -51,7 +64,8 @@ def window_judged(
         p=tuple((name, p) for name, p in tests if not math.isnan(p)),
         confidence=None if decay is None else (decay.share, decay.p_value, decay.num_devices),
         confidence_exceeded=decay is not None and decay.exceeded,
-        kpis=_kpis(policy, view, baseline) if length_s == policy.kpi_rules.window_s else (),
+        kpis=_kpis(policy, view, baseline, looks) if guarded else (),
+        looks=looks,
         accuracy=_accuracy(policy, view, baseline) if length_s == policy.accuracy.window_s else Told.UNKNOWN,
         pace=_pace(policy, view) if length_s == policy.pace_window_s else Told.UNKNOWN,
         devices_judged=judged,
@@ -85,13 +99,59 @@ def _features(view: FleetView) -> tuple[tuple[str, Told], ...]:
     return tuple(told)
 
 
-def _kpis(policy: MonitoringPolicy, view: FleetView, baseline: Baseline) -> tuple[tuple[str, Told], ...]:
+_DECIDED = {
+    SprtDecision.REJECT: Told.BAD,
+    SprtDecision.ACCEPT: Told.QUIET,
+    SprtDecision.UNDECIDED: Told.UNKNOWN,
+}
+
+
+def _looks(
+    policy: MonitoringPolicy, view: FleetView, baseline: Baseline, epochs: Mapping[str, KpiEpoch]
+) -> tuple[KpiLook, ...]:
+    """The sequential tests that can be made, after this window."""
+    found = []
+    for kpi in policy.kpis:
+        test = sequential_test(policy, kpi, baseline)
+        pair_D2 = None if view.serving is None else view.serving.kpis_D2.get(kpi.name)
+        if test is None or pair_D2 is None:
+            continue
+        one = look(
+            test,
+            epochs.get(kpi.name, KpiEpoch()),
+            pair_D2,
+            baseline.kpi_records[kpi.name].least_weight,
+            kpi=kpi.name,
+            longest=policy.kpi_rules.max_windows,
+            seed=baseline.version,
+        )
+        found += [] if one is None else [one]
+    return tuple(found)
+
+
+def sequential_test(policy: MonitoringPolicy, kpi: Kpi, baseline: Baseline) -> DeviceSprt | None:
+    """A KPI's sequential test against this champion; None where the interval holds its limit."""
+    record = baseline.kpi_records.get(kpi.name)
+    if not kpi.sequential or record is None:
+        return None
+    try:
+        return guardrail(kpi, record, policy.kpi_rules)
+    except DataError:
+        return None
+
+
+def _kpis(
+    policy: MonitoringPolicy, view: FleetView, baseline: Baseline, looks: tuple[KpiLook, ...]
+) -> tuple[tuple[str, Told], ...]:
     """Each guarded KPI against its limit."""
-    told = []
+    told, decided = [], {one.kpi: _DECIDED[one.decision] for one in looks}
     for kpi in policy.kpis:
         found = None if view.serving is None else view.serving.kpis.get(kpi.name)
         bound = math.nan if kpi.limit is None else kpi_bound(kpi, baseline)
         if kpi.limit is None:
+            continue
+        if sequential_test(policy, kpi, baseline) is not None:
+            told.append((kpi.name, decided.get(kpi.name, Told.UNKNOWN)))
             continue
         if found is None or math.isnan(bound) or found.num_devices < policy.kpi_rules.min_devices:
             told.append((kpi.name, Told.UNKNOWN))

@@ -1,9 +1,10 @@
-"""KPIs that a user defines, and two recipes: a sequential guardrail (C) and confidence decay (B).
+"""KPIs that a user defines, the sequential test of their limits (recipe C), and confidence decay (recipe B).
 
 Rules of this file:
     * A KPI travels as additive (total, weight), for example detections and device-hours; its value is total / weight.
     * The device is the unit: a device enters a sequential test once, with one summary after a fixed exposure, in an order
       that does not depend on the summaries (the caller shuffles). Events are never counted as if they were devices.
+    * Looking at the same devices again is another test (`guardrails.py`).
     * The sequential test is for *absolute* limits only. Against a concurrent control there are the gates of a rollout:
       when the world moves, a one-sample test with a fixed limit stops good models too.
 """
@@ -40,6 +41,13 @@ class LimitKind(StrEnum):
     RELATIVE = "relative"  # a fraction of the baseline by which the KPI may get worse
 
 
+class KpiTest(StrEnum):
+    """How a champion's KPI is held against its limit."""
+
+    SPRT = "sprt"  # a KPI at its limit is told with a stated power, one as the champion's with a stated risk
+    INTERVAL = "interval"  # told once the whole interval over devices is beyond the limit
+
+
 @dataclass(frozen=True)
 class Kpi:
     """A KPI of the user's.
@@ -50,6 +58,8 @@ class Kpi:
         unit: For people, for example ``"detections per device-hour"``.
         limit: The guardrail, if it has one.
         limit_kind: What `limit` is measured in.
+        test: How a champion is held against it; None: `sprt` for an absolute limit, `interval` for a relative one, whose
+            limit is an estimate itself.
     """
 
     name: str
@@ -57,12 +67,25 @@ class Kpi:
     unit: str = ""
     limit: float | None = None
     limit_kind: LimitKind = LimitKind.ABSOLUTE
+    test: KpiTest | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name), "a KPI needs a name", key="kpis.name")
+        require(
+            self.test is not KpiTest.SPRT or self.limit_kind is LimitKind.ABSOLUTE,
+            "the sequential test is for absolute limits",
+            key=f"kpis.{self.name}.test",
+            fix="give an absolute limit, or test: interval",
+        )
         if self.limit is not None:
             check = not_negative if self.limit_kind is LimitKind.RELATIVE else finite
             check(f"kpis.{self.name}.limit", self.limit)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the limit, if there is one, is held by the sequential test."""
+        chosen = self.test or (KpiTest.SPRT if self.limit_kind is LimitKind.ABSOLUTE else KpiTest.INTERVAL)
+        return self.limit is not None and chosen is KpiTest.SPRT
 
     def bound(self, baseline: float | None = None) -> float:
         """The value beyond which the KPI is breached, in its own unit.
@@ -145,6 +168,7 @@ class DeviceSprt:
             errors more frequent, so round it up.
         alpha: Probability of rejecting at `good`, at most (Wald's inequality: alpha / (1 - beta)).
         beta: Probability of accepting at `bad`, at most (beta / (1 - alpha)).
+        min_devices: Devices before which nothing is decided. Waiting makes neither error more frequent.
     """
 
     good: float
@@ -152,6 +176,7 @@ class DeviceSprt:
     std: float
     alpha: float = 0.05
     beta: float = 0.1
+    min_devices: int = 1
 
     def __post_init__(self) -> None:
         finite("sprt.good", self.good)
@@ -206,12 +231,14 @@ class DeviceSprt:
         if state.decision is not SprtDecision.UNDECIDED:
             return state
         path_K = state.log_ratio + np.cumsum(self._steps(value_K))
-        out = np.flatnonzero((path_K >= self.reject_at) | (path_K <= self.accept_at))
+        enough_K = len(state.entered) + np.arange(1, len(path_K) + 1) >= self.min_devices
+        out = np.flatnonzero(enough_K & ((path_K >= self.reject_at) | (path_K <= self.accept_at)))
         used = int(out[0]) + 1 if len(out) else len(path_K)
         if used == 0:
             return state
         last = float(path_K[used - 1])
-        return SprtState(last, state.entered | set(devices[:used].tolist()), self._decision(last))
+        decision = self._decision(last) if len(out) else SprtDecision.UNDECIDED
+        return SprtState(last, state.entered | set(devices[:used].tolist()), decision)
 
     def acceptance_probability(self, mean: float) -> float:
         """Wald's approximation of the probability of accepting at a mean (it neglects the overshoot)."""
@@ -238,37 +265,6 @@ class DeviceSprt:
         if log_ratio >= self.reject_at:
             return SprtDecision.REJECT
         return SprtDecision.ACCEPT if log_ratio <= self.accept_at else SprtDecision.UNDECIDED
-
-
-def guardrail(kpi: Kpi, baseline_D: ArrayLike, alpha: float = 0.05, beta: float = 0.1) -> DeviceSprt:
-    """Recipe C: the sequential test of a KPI's limit, with the champion's devices for its good mean and its spread.
-
-    Both are estimates: each is moved by one standard error to the careful side, the mean toward the limit and the spread up,
-    so that few baseline devices make the test slower rather than wrong.
-
-    Args:
-        kpi: With a limit.
-        baseline_D: ``[D]`` the champion's value on each device over the same exposure; NaN is left out.
-        alpha: Risk of stopping a model that is as good as the champion.
-        beta: Risk of passing one at the limit.
-
-    Raises:
-        DataError: Fewer than two devices, or a champion that is beyond the limit or not clearly inside it.
-    """
-    values = np.asarray(baseline_D, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        raise DataError("a guardrail needs a baseline of two devices", where=f"kpis.{kpi.name}")
-    mean, std, num = float(values.mean()), float(values.std(ddof=1)), len(values)
-    bound = kpi.bound(mean)
-    good = mean + (1.0 if kpi.better is Better.LOWER else -1.0) * std / math.sqrt(num)
-    if good == bound or kpi.breached(good, mean):
-        raise DataError(
-            f"the champion itself ({mean:g} over {num} devices) is not clearly inside the limit {bound:g}",
-            where=f"kpis.{kpi.name}.limit",
-            fix="give a limit that the champion keeps, or a baseline of more devices",
-        )
-    return DeviceSprt(good, bound, std * (1 + 1 / math.sqrt(2 * (num - 1))), alpha, beta)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from fedretrain.monitoring.alerts import (
     WindowJudged,
 )
 from fedretrain.monitoring.judging import kpi_bound, score_bound
+from fedretrain.monitoring.kpi import KpiTest
 from fedretrain.monitoring.state import MonitorState, Streak
 
 if TYPE_CHECKING:
@@ -83,14 +84,16 @@ def kpi_alerts(
     """Recipe C."""
     if not event.counted or view.serving is None:
         return
-    needed = policy.kpi_rules.num_windows
+    needed, looks = policy.kpi_rules.num_windows, {look.kpi: look for look in event.looks}
     for kpi in policy.kpis:
         streak, found = after.kpis.get(kpi.name), view.serving.kpis.get(kpi.name)
         if streak is None or found is None or kpi.name not in dict(event.kpis):
             continue
-        if streak.bad >= needed and kpi.name not in after.breached:
+        look = looks.get(kpi.name)
+        test, devices = (KpiTest.SPRT, look.num_devices) if look else (KpiTest.INTERVAL, found.num_devices)
+        if streak.bad >= (1 if look else needed) and kpi.name not in after.breached:
             numbers = (found.value, found.low, found.high, kpi_bound(kpi, baseline))
-            yield KpiBreached(event.at, event.version, kpi.name, *numbers, streak.bad)
+            yield KpiBreached(event.at, event.version, kpi.name, *numbers, streak.bad, test, devices)
         if streak.quiet >= needed and kpi.name in after.breached:
             yield KpiRecovered(event.at, event.version, kpi.name, found.value)
 

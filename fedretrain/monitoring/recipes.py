@@ -5,7 +5,8 @@ Rules of this file:
     * A window that says nothing neither raises nor clears: streaks stay.
     * (A) PSI above its limit and beyond its empirical null, false-discovery rate controlled, for the same feature in
       several windows in a row: `Drifted`. The published rule, which asks for no significance, is counted beside it.
-    * (B) Too many unsure predictions: `ConfidenceDecayed`. (C) A guardrail breached: `KpiBreached`.
+    * (B) Too many unsure predictions: `ConfidenceDecayed`. (C) A guardrail breached: `KpiBreached`; whether by a
+      sequential test over devices or by an interval is the KPI's (`kpi.py`, `guardrails.py`).
     * Labels: `AccuracyFell` if the whole interval lies beyond the margin and enough labels are there; `LabelPaceChanged` if they
       come sooner or later than they did.
     * An outlying device is quarantined after windows in a row, and released after more of them without.
@@ -35,6 +36,7 @@ from fedretrain.monitoring.alerts import (
     Told,
     WindowJudged,
 )
+from fedretrain.monitoring.guardrails import KpiEpoch
 from fedretrain.monitoring.judging import window_judged
 from fedretrain.monitoring.kpi import DecayEvidence
 from fedretrain.monitoring.state import MonitorState, Streak, WindowStreaks
@@ -69,6 +71,7 @@ def decide(
         baseline,
         counted=view.at - view.window_s >= state.counted_at.get(view.window_s, -math.inf),
         locatable=view.at - view.window_s >= state.located_at,
+        epochs=state.epochs,
     )
     after = apply(policy, state, judged)
     return (
@@ -164,6 +167,7 @@ def _after_window(policy: MonitoringPolicy, state: MonitorState, event: WindowJu
         inputs={**state.inputs, event.window_s: after} if event.features else state.inputs,
         decay=decay,
         kpis={**state.kpis, **{n: state.kpis.get(n, Streak()).after(told) for n, told in event.kpis}},
+        epochs={**state.epochs, **{o.kpi: state.epochs.get(o.kpi, KpiEpoch()).after(o) for o in event.looks}},
         accuracy=state.accuracy.after(event.accuracy),
         pace=state.pace.after(event.pace),
     )

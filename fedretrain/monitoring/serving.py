@@ -115,6 +115,12 @@ class VersionRing:
         total: NDArray[np.int64] = self._counts_SDN[at, :, _PREDICTIONS].sum(axis=0, dtype=np.int64)
         return total
 
+    def kpis(self, pieces: list[slice]) -> dict[str, NDArray[np.float64]]:
+        """``[D, 2]`` (total, weight) of each KPI by device, over some slots of the ring."""
+        whole = sum_pieces(self._kpis_SDQ, pieces)
+        value_DN2 = from_whole(whole.reshape(len(whole), -1, 2, 2))
+        return {name: value_DN2[:, i] for i, name in enumerate(self.columns.kpis)}
+
     def delays(self, at: slice) -> NDArray[np.int64]:
         """``[S, B]`` the fleet's labels by delay, of some slots of the ring."""
         total: NDArray[np.int64] = self._labels_SGW[at, :, self.columns.labels["delay"]].sum(axis=1)
@@ -158,8 +164,7 @@ class VersionRing:
             sum_pieces(self._labels_SGW, pieces),
         )
         counts_DN, columns = sum_pieces(self._counts_SDN, pieces), self.columns
-        kpis_DN2 = from_whole(sum_pieces(self._kpis_SDQ, pieces).reshape(len(counts_DN), -1, 2, 2))
-        kpis_D2 = {name: kpis_DN2[:, i] for i, name in enumerate(columns.kpis)}
+        kpis_D2 = self.kpis(pieces)
         error_D2 = np.zeros((len(counts_DN), 2))
         if not columns.classification:
             error_D2 = from_whole(sum_pieces(self._errors_SDQ, pieces).reshape(-1, 2, 2))

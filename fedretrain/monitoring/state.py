@@ -16,6 +16,8 @@ from fedretrain.monitoring.kpi import DecayState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fedretrain.monitoring.guardrails import KpiEpoch
+
 
 @dataclass(frozen=True)
 class Streak:
@@ -64,6 +66,7 @@ class MonitorState:
         inputs: Recipe A by the window's length.
         decay: Recipe B.
         kpis: Recipe C by KPI.
+        epochs: Sequential tests by KPI.
         breached: KPIs that are breached.
         accuracy: What labels said.
         accuracy_fell: The verdict stands.
@@ -81,6 +84,7 @@ class MonitorState:
     inputs: Mapping[float, WindowStreaks] = field(default_factory=dict)
     decay: DecayState = field(default_factory=DecayState)
     kpis: Mapping[str, Streak] = field(default_factory=dict)
+    epochs: Mapping[str, KpiEpoch] = field(default_factory=dict)
     breached: frozenset[str] = frozenset()
     accuracy: Streak = field(default_factory=Streak)
     accuracy_fell: bool = False

@@ -286,6 +286,13 @@ class FleetStore:
             at += length
         return delays, predictions
 
+    def kpi_window(self, first: int, end: int, version: int) -> dict[str, NDArray[np.float64]]:
+        """``[D, 2]`` (total, weight) of each KPI under one version, over the kept slots of ``[first, end)``."""
+        ring = self._versions.get(version)
+        if ring is None:
+            return {name: np.zeros((self.num_devices, 2)) for name in self.columns.kpis}
+        return ring.kpis(list(self.horizon.pieces(first, end)))
+
     def label_chunks(
         self, first: int, end: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -88,7 +88,7 @@ def view(
     serving = None
     if served is not None:
         age_s = (at if now is None else now) - (at - window_s / 2)
-        serving = _serving(served, baseline, slots, policy, age_s, season)
+        serving = _serving(served, baseline, slots, policy, store.slot_s, age_s, season)
     features_FC = counts.features_FC
     return FleetView(
         at=at,
@@ -168,6 +168,7 @@ def _serving(
     baseline: Baseline,
     slots: int,
     policy: MonitoringPolicy,
+    slot_s: float,
     age_s: float,
     season: int | None,
 ) -> ServingView:
@@ -184,6 +185,8 @@ def _serving(
     expected = math.nan
     if baseline.arrival is not None:
         expected = float(expected_completeness(baseline.arrival, np.array([predictions]), np.array([age_s])))
+    sequential = [kpi.name for kpi in policy.kpis if kpi.sequential]
+    judged = slots == slots_of(policy.kpi_rules.window_s, slot_s)
     latency_L = served.latency_GL.sum(axis=0)
     quantiles = [float(quantile_bounds(latency_L, LATENCY_EDGES_S, q).high) for q in (0.5, 0.95, 0.99)]
     return ServingView(
@@ -205,6 +208,7 @@ def _serving(
         num_labelled_devices=int((served.labelled_D > 0).sum()),
         estimated_accuracy=_estimated(baseline, confidence_B, calibration_B2),
         kpis={name: ratio(pair, policy.kpi_rules.confidence) for name, pair in served.kpis_D2.items()},
+        kpis_D2={name: served.kpis_D2[name] for name in sequential if judged and name in served.kpis_D2},
     )
 
 

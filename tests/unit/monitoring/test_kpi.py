@@ -15,14 +15,13 @@ from fedretrain.monitoring.kpi import (
     DecayState,
     DeviceSprt,
     Kpi,
+    KpiTest,
     LimitKind,
     SprtDecision,
-    guardrail,
     kpi_value,
 )
 
 RUNS = 2000
-FALSE_ALARMS = Kpi("false_alarms", Better.LOWER, "false alarms per device-hour", limit=0.5)
 
 
 def slack(rate, runs=RUNS):
@@ -68,6 +67,17 @@ def test_a_limit_is_absolute_or_relative_to_the_baseline(better, kind, limit, ba
     worse = 1 if better is Better.LOWER else -1
     values = bound + worse * np.array([1e-6, -1e-6, np.nan])
     assert kpi.breached(values, baseline).tolist() == [True, False, False]
+
+
+def test_an_absolute_limit_is_held_by_the_sequential_test_unless_somebody_says_otherwise():
+    absolute, relative = {"limit": 0.5}, {"limit": 0.02, "limit_kind": LimitKind.RELATIVE}
+    assert Kpi("a", Better.LOWER, **absolute).sequential
+    assert Kpi("a", Better.LOWER, **absolute, test=KpiTest.SPRT).sequential
+    assert not Kpi("a", Better.LOWER, **absolute, test=KpiTest.INTERVAL).sequential
+    assert not Kpi("a", Better.LOWER, **relative).sequential
+    assert not Kpi("a", Better.LOWER).sequential
+    with pytest.raises(ConfigError, match="for absolute limits"):
+        Kpi("a", Better.LOWER, **relative, test=KpiTest.SPRT)
 
 
 def test_what_a_limit_lacks_is_refused():
@@ -153,26 +163,6 @@ def test_the_device_is_the_unit():
     assert rejected[1] / 500 > 0.2
 
 
-def test_skewed_devices_and_a_learnt_baseline_keep_alpha_and_nearly_beta():
-    """Gamma distributed rates (skewness 1.4); mean and spread from 100 devices of the champion at four fifths of the limit.
-
-    At the limit such rates spread a quarter wider than the champion's: beta may be half as large again.
-    """
-    ends = {0.4: [], 0.5: []}
-    for seed in range(RUNS):
-        rng = np.random.default_rng(seed)
-        baseline = rng.gamma(2.0, 0.2, 100)
-        if baseline.mean() + baseline.std(ddof=1) / 10 >= 0.5:
-            continue  # refused: not clearly inside the limit
-        test = guardrail(FALSE_ALARMS, baseline, alpha=0.05, beta=0.1)
-        for mean, seen in ends.items():
-            seen.append(test.update(test.init(), np.arange(4000), rng.gamma(2.0, mean / 2, 4000)).decision)
-    runs = len(ends[0.4])
-    assert runs > 0.95 * RUNS
-    assert ends[0.4].count(SprtDecision.REJECT) / runs <= 0.05 / 0.9 + slack(0.05, runs)
-    assert ends[0.5].count(SprtDecision.ACCEPT) / runs <= 1.5 * 0.1
-
-
 def test_devices_enter_once_and_in_any_portions():
     test = DeviceSprt(good=0.5, bad=0.7, std=0.4)
     values = np.random.default_rng(0).normal(0.6, 0.4, 40)
@@ -190,32 +180,27 @@ def test_devices_enter_once_and_in_any_portions():
     assert test.update(start, [], []) == start
 
 
+def test_a_decision_waits_for_enough_devices_and_keeps_its_error_rates():
+    test = DeviceSprt(good=0.5, bad=0.7, std=0.1, min_devices=8)
+    early = test.update(test.init(), range(7), [0.9] * 7)
+    assert (early.decision, len(early.entered)) == (SprtDecision.UNDECIDED, 7)
+    assert early.log_ratio > test.reject_at
+    late = test.update(early, range(7, 20), [0.9] * 13)
+    assert (late.decision, len(late.entered)) == (SprtDecision.REJECT, 8)
+    waiting = DeviceSprt(good=0.5, bad=0.9, std=0.4, min_devices=20)
+    rejected, accepted, _, _ = played(waiting, lambda rng, n: rng.normal(0.5, 0.4, n))
+    assert rejected <= 0.05 / 0.9 + slack(0.05)
+    assert rejected + accepted == 1.0
+    _, accepted, _, _ = played(waiting, lambda rng, n: rng.normal(0.9, 0.4, n))
+    assert accepted <= 0.1 / 0.95 + slack(0.1)
+
+
 def test_a_decision_is_final():
     test = DeviceSprt(good=0.5, bad=0.7, std=0.1)
     rejected = test.update(test.init(), range(30), [0.9] * 30)
     assert rejected.decision is SprtDecision.REJECT
     assert len(rejected.entered) < 30  # those after the decision did not count
     assert test.update(rejected, range(100, 200), [0.0] * 100) == rejected
-
-
-def test_a_guardrail_learns_from_the_champion():
-    rng = np.random.default_rng(4)
-    baseline = np.append(rng.normal(0.3, 0.1, 200), np.nan)
-    test = guardrail(FALSE_ALARMS, baseline)
-    assert test.good == pytest.approx(0.3, abs=0.03)
-    assert test.bad == 0.5
-    assert test.std == pytest.approx(0.1, abs=0.02)
-    good = test.update(test.init(), range(100), rng.normal(0.3, 0.1, 100))
-    harmful = test.update(test.init(), range(100), rng.normal(0.6, 0.1, 100))
-    assert (good.decision, harmful.decision) == (SprtDecision.ACCEPT, SprtDecision.REJECT)
-    for baseline in (
-        [0.6, 0.7],
-        [0.3, 0.65],
-    ):  # beyond the limit; inside it, but two such devices cannot show that
-        with pytest.raises(DataError, match="not clearly inside the limit"):
-            guardrail(FALSE_ALARMS, baseline)
-    with pytest.raises(DataError, match="two devices"):
-        guardrail(FALSE_ALARMS, [0.3, math.nan])
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from fedretrain.monitoring.alerts import (
 )
 from fedretrain.monitoring.baseline import Baseline, make_baseline
 from fedretrain.monitoring.config import AccuracyRules, DriftRules, MonitoringPolicy, PaceRules, PlaceRules
-from fedretrain.monitoring.kpi import Better, Kpi, LimitKind
+from fedretrain.monitoring.kpi import Better, Kpi, KpiTest, LimitKind
 from fedretrain.monitoring.labels import CurveDrift
 from fedretrain.monitoring.locate import DriftPlace, Scope
 from fedretrain.monitoring.recipes import apply, decide, fold
@@ -81,14 +81,16 @@ def shifted(shown: FleetView, day: float, *features: int, significant: bool = Tr
     )
 
 
-def run(views: list[FleetView], baseline: Baseline) -> tuple[MonitorState, list[MonitorEvent]]:
+def run(
+    views: list[FleetView], baseline: Baseline, policy: MonitoringPolicy = POLICY
+) -> tuple[MonitorState, list[MonitorEvent]]:
     """All views one after the other; the log without the judged windows."""
     state, log = MonitorState(version=1), []
     for shown in views:
-        events = decide(POLICY, state, shown, baseline)
-        state = fold(POLICY, state, events)
+        events = decide(policy, state, shown, baseline)
+        state = fold(policy, state, events)
         log += events
-    replayed = fold(POLICY, MonitorState(version=1), log)
+    replayed = fold(policy, MonitorState(version=1), log)
     assert replayed == state
     return state, [event for event in log if not isinstance(event, WindowJudged)]
 
@@ -179,6 +181,61 @@ def test_a_kpi_guardrail_breaches_and_recovers(quiet: FleetView, baseline: Basel
     assert breach.bound == pytest.approx(baseline.kpis["alarms"].value * 1.2)
     assert breach.bound < breach.low < breach.value < breach.high
     assert state.breached == frozenset()
+
+
+def sequential(limit: float, rate: float, seed: int = 1) -> tuple[MonitoringPolicy, Baseline, FleetView]:
+    """A policy with an absolute limit, the champion's baseline (two alarms an hour), and a day with some rate."""
+    policy = replace(POLICY, kpis=(Kpi("alarms", Better.LOWER, limit=limit),))
+    store = store_of(BINS, DEVICES)
+    fill(store, 0, END, np.random.default_rng(0))
+    baseline = make_baseline(store, 0, END, policy, version=1, now=(END + 5) * SLOT_S)
+    day = store_of(BINS, DEVICES)
+    fill(day, END, END + 24, np.random.default_rng(seed), alarms=rate)
+    return policy, baseline, view(day, baseline, END + 24, policy)
+
+
+def test_an_absolute_limit_is_told_by_the_sequential_test_as_soon_as_it_decides() -> None:
+    policy, baseline, worse = sequential(3.0, 3.2)
+    _, _, good = sequential(3.0, 2.0)
+    days = [on_day(worse, day) for day in (20, 20.5, 21)] + [on_day(good, day) for day in (22, 23)]
+    state, log = run(days, baseline, policy)
+    assert [(type(event), event.at / DAY_S) for event in log] == [(KpiBreached, 20), (KpiRecovered, 23)]
+    breach = log[0]
+    assert isinstance(breach, KpiBreached)
+    assert (breach.test, breach.bound, breach.num_windows) == (KpiTest.SPRT, 3.0, 1)
+    assert 5 <= breach.num_devices < DEVICES
+    assert state.epochs["alarms"].number == 4  # the window in between overlaps: its devices did not enter
+    record = baseline.kpi_records["alarms"]
+    assert (record.mean, record.std) == pytest.approx((2.0, np.sqrt(2.0 / 24)), rel=0.15)
+
+
+def test_a_limit_that_the_champion_does_not_keep_is_left_to_the_interval() -> None:
+    policy, baseline, worse = sequential(1.9, 3.2)
+    _, log = run([on_day(worse, day) for day in (20, 21)], baseline, policy)
+    (breach,) = log
+    assert isinstance(breach, KpiBreached)
+    assert (breach.test, breach.num_windows, breach.num_devices) == (KpiTest.INTERVAL, 2, DEVICES)
+    chosen = replace(policy, kpis=(Kpi("alarms", Better.LOWER, limit=3.0, test=KpiTest.INTERVAL),))
+    assert not run([on_day(worse, day) for day in (20, 21)], baseline, chosen)[
+        1
+    ]  # 3.2, and 2.9 is not excluded
+    _, _, far = sequential(3.0, 4.0)
+    _, log = run([on_day(far, day) for day in (20, 21)], baseline, chosen)
+    assert [(type(event), event.at / DAY_S) for event in log] == [(KpiBreached, 21)]
+
+
+def test_a_window_without_the_kpi_says_nothing_and_ends_no_epoch() -> None:
+    policy, baseline, worse = sequential(3.0, 3.2)
+    assert worse.serving is not None
+    silent = replace(worse, serving=replace(worse.serving, kpis_D2={"alarms": np.zeros((DEVICES, 2))}))
+    state, log = run([on_day(silent, 20), on_day(replace(worse, serving=None), 21)], baseline, policy)
+    assert not log
+    assert not state.epochs
+    store = store_of(BINS, DEVICES)
+    fill(store, END, END + 24, np.random.default_rng(1))
+    week = view(store, baseline, END + 24, policy, window_s=7 * DAY_S).serving
+    assert week is not None
+    assert (set(week.kpis), week.kpis_D2) == ({"alarms"}, {})
 
 
 def test_an_accuracy_that_falls_beyond_the_margin_is_told_with_its_interval(
