@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.monitoring.intake import Intake
-    from fedretrain.monitoring.recipes import MonitorState
+    from fedretrain.monitoring.state import MonitorState
     from fedretrain.monitoring.view import FleetView
     from fedretrain.retraining.signals import Signals
 

@@ -7,18 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("protocol", "token", "certificate_request", "device", "traits")
+    __slots__ = ("protocol", "token", "certificate_request", "traits")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
-    DEVICE_FIELD_NUMBER: _ClassVar[int]
     TRAITS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     token: str
     certificate_request: bytes
-    device: str
     traits: DeviceTraits
-    def __init__(self, protocol: _Optional[int] = ..., token: _Optional[str] = ..., certificate_request: _Optional[bytes] = ..., device: _Optional[str] = ..., traits: _Optional[_Union[DeviceTraits, _Mapping]] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., token: _Optional[str] = ..., certificate_request: _Optional[bytes] = ..., traits: _Optional[_Union[DeviceTraits, _Mapping]] = ...) -> None: ...
 
 class DeviceTraits(_message.Message):
     __slots__ = ("device_type", "site", "person", "trains", "methods")
@@ -35,22 +33,22 @@ class DeviceTraits(_message.Message):
     def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
-    __slots__ = ("population", "device", "certificate", "authority", "root_metadata", "assignment_key", "control_address")
+    __slots__ = ("protocol", "population", "device", "certificate", "authority", "root_metadata", "control_address")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     ROOT_METADATA_FIELD_NUMBER: _ClassVar[int]
-    ASSIGNMENT_KEY_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
     population: str
     device: str
     certificate: bytes
     authority: bytes
     root_metadata: bytes
-    assignment_key: bytes
     control_address: str
-    def __init__(self, population: _Optional[str] = ..., device: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., root_metadata: _Optional[bytes] = ..., assignment_key: _Optional[bytes] = ..., control_address: _Optional[str] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., population: _Optional[str] = ..., device: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., root_metadata: _Optional[bytes] = ..., control_address: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("protocol", "agent_version", "installation", "boot", "clock_at", "clock_trusted", "serves", "shadows", "counter", "healthy", "refused", "refused_reason", "holds", "pending_records", "conditions")

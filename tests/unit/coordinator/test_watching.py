@@ -8,7 +8,14 @@ import pytest
 from fedretrain.coordinator.signals import Facts
 from fedretrain.coordinator.watching import Clockwork, Watching
 from fedretrain.monitoring.bins import fit_bins
-from fedretrain.monitoring.config import AccuracyRules, DriftRules, KpiRules, MonitoringPolicy, PlaceRules, Window
+from fedretrain.monitoring.config import (
+    AccuracyRules,
+    DriftRules,
+    KpiRules,
+    MonitoringPolicy,
+    PlaceRules,
+    Window,
+)
 from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.recipes import MonitorState
 from fedretrain.monitoring.reports import NUM_CONFIDENCE_BINS, NUM_LATENCY_BINS, Reports

@@ -1,0 +1,163 @@
+"""From decisions to signed assignments: what each device shall run, and who must be told anew.
+
+Rules of this file:
+    * Level-triggered: each time everything is worked out from the state, and only who must be told something else, or whose
+      assignment runs out, gets a new one.
+    * What serves where no rollout exposes a device is `coordinator.cycle.served`; in safe mode that is all.
+    * A package that is withdrawn is named in every assignment, so that a device that was away leaves it before it predicts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment, CampaignInvite, sign
+from fedretrain.coordinator.cycle import served
+from fedretrain.rollout.assignment import shadowing, unassigned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fedretrain.coordinator.cycle_state import CycleState
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.rollout.assignment import Assignments
+    from fedretrain.server.fleet import Device
+    from fedretrain.server.versions import Versions
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a device shall run.
+
+    Attributes:
+        serve: Package digest; empty is the rules baseline.
+        shadow: Package digest that it scores beside; empty is none.
+        safe_mode: Whether the fleet is in safe mode.
+        withdrawn: Packages that may not be served, sorted.
+        invite: The campaign that it may train in.
+    """
+
+    serve: str
+    shadow: str = ""
+    safe_mode: bool = False
+    withdrawn: tuple[str, ...] = ()
+    invite: CampaignInvite | None = None
+
+
+def grown(assignments: Assignments, num_devices: int, champion: int) -> Assignments:
+    """The assignments of a fleet that devices have joined: they run the champion, and wait for a promotion."""
+    more = num_devices - len(assignments.rank_D)
+    if more <= 0:
+        return assignments
+    new = unassigned(np.ones(more), champion)
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(assignments, name), getattr(new, name)])
+
+    return replace(
+        assignments,
+        rank_D=joined("rank_D"),
+        version_D=joined("version_D"),
+        ever_D=joined("ever_D"),
+        target_D=joined("target_D"),
+        confirmed_D=joined("confirmed_D"),
+        failed_D=joined("failed_D"),
+    )
+
+
+def wanted(
+    policy: Policy,
+    state: CycleState,
+    assignments: Assignments,
+    versions: Versions,
+    invites: Mapping[int, CampaignInvite],
+) -> list[Wanted]:
+    """What each device shall run, by number.
+
+    Args:
+        policy: The population's.
+        state: Where the loop stands.
+        assignments: Who is exposed to what by the present order.
+        versions: Packages by number.
+        invites: Campaigns by the numbers of the devices that are asked.
+    """
+    digests, safe = versions.digests, state.safety.safe_mode
+    # The latest first: there is a limit, and what was withdrawn long ago is not installable anyway.
+    gone = sorted(state.quarantined, reverse=True)
+    withdrawn = tuple(sorted(digests[version] for version in gone if version in digests))[:MAX_WITHDRAWN]
+    everybody = served(policy, state)
+    rollout = state.rollout if state.rollout_open else None
+    shadow = "" if rollout is None or safe else digests.get(rollout.plan.candidate, "")
+    scores_D = shadowing(assignments) if shadow else np.zeros(len(assignments.rank_D), np.bool_)
+    found = []
+    for number, version in enumerate(assignments.version_D.tolist()):
+        runs = everybody if safe or version == state.champion else version
+        serve = digests.get(runs, "")
+        serve = "" if serve in withdrawn else serve
+        scores = shadow if scores_D[number] and shadow not in withdrawn else ""
+        found.append(Wanted(serve, scores, safe, withdrawn, invites.get(number)))
+    return found
+
+
+def renewed(
+    devices: Iterable[Device],
+    told: Mapping[int, Assignment],
+    wishes: list[Wanted],
+    *,
+    now: float,
+    valid_s: float,
+) -> list[tuple[Device, Assignment]]:
+    """The assignments that are to be given now.
+
+    Args:
+        devices: Who is in the fleet.
+        told: The newest assignment of each device that has one, by number.
+        wishes: By number.
+        now: Instant, seconds since the epoch.
+        valid_s: How long an assignment is good for; it is renewed after half of that.
+    """
+    found = []
+    for device in devices:
+        wish, last = wishes[device.number], told.get(device.number)
+        if last is not None and _says(last) == wish and now < last.expires_at - valid_s / 2:
+            continue
+        found.append(
+            (
+                device,
+                Assignment(
+                    population=device.population,
+                    device=device.device,
+                    serve=wish.serve,
+                    shadow=wish.shadow,
+                    counter=max(device.counter, 0 if last is None else last.counter) + 1,
+                    issued_at=now,
+                    expires_at=now + valid_s,
+                    withdrawn=wish.withdrawn,
+                    safe_mode=wish.safe_mode,
+                    invite=wish.invite,
+                ),
+            )
+        )
+    return found
+
+
+def signed(
+    found: Iterable[tuple[Device, Assignment]], key: Ed25519PrivateKey
+) -> list[tuple[Device, Assignment, bytes]]:
+    """Assignments with their envelopes."""
+    return [(device, assignment, sign(assignment, key)) for device, assignment in found]
+
+
+def _says(assignment: Assignment) -> Wanted:
+    return Wanted(
+        assignment.serve,
+        assignment.shadow,
+        assignment.safe_mode,
+        assignment.withdrawn,
+        assignment.invite,
+    )

@@ -1,0 +1,200 @@
+"""`server.toml`: where the coordinator listens, where it keeps things, and whose models it looks after.
+
+Rules of this file:
+    * Typed, and checked as a whole before anything starts; every mistake is one line with its key.
+    * Paths are relative to the file.
+    * What is decided about models stands in the policy file, which the simulator reads too; here is only where things are.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedretrain.core.build import build
+from fedretrain.core.checks import positive, require
+from fedretrain.core.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where devices reach the coordinator.
+
+    Attributes:
+        control: ``host:port`` of the device API (mutual TLS).
+        enrol: ``host:port`` of the enrolment (a token, no certificate yet).
+        hosts: Names and addresses in the server's certificate.
+        public: ``host:port`` that devices are told for the device API; empty: the first of `hosts` with its port.
+        heartbeat_s: How often devices shall be heard.
+    """
+
+    control: str = "127.0.0.1:7443"
+    enrol: str = "127.0.0.1:7444"
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    public: str = ""
+    heartbeat_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hosts", tuple(self.hosts))
+        for key in ("control", "enrol"):
+            _address(f"listen.{key}", getattr(self, key))
+        if self.public:
+            _address("listen.public", self.public)
+        require(bool(self.hosts), "a certificate for no host", key="listen.hosts", fix="name one at least")
+        positive("listen.heartbeat_s", self.heartbeat_s)
+
+
+@dataclass(frozen=True)
+class Flower:
+    """Training over Flower.
+
+    Attributes:
+        fleet: ``host:port`` at which the SuperLink listens for SuperNodes.
+        public: ``host:port`` that devices are told; empty: the first of `listen.hosts` with its port.
+        development: Plain HTTP without authentication. For one machine and for development only.
+    """
+
+    fleet: str = "127.0.0.1:9092"
+    public: str = ""
+    development: bool = False
+
+    def __post_init__(self) -> None:
+        _address("flower.fleet", self.fleet)
+        if self.public:
+            _address("flower.public", self.public)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How the fleet is watched: the clockwork of the policy's windows.
+
+    Attributes:
+        slot_s: Devices report one row for each slot.
+        tick_s: How often the coordinator decides.
+        settle_s: After a promotion nothing is judged for so long; then the new champion's own record is made.
+        record_s: How long the record of its scores grows.
+        inputs_s: How long the record of inputs is.
+    """
+
+    slot_s: float = 3600.0
+    tick_s: float = 60.0
+    settle_s: float = 3 * 86_400.0
+    record_s: float = 14 * 86_400.0
+    inputs_s: float = 14 * 86_400.0
+
+    def __post_init__(self) -> None:
+        for key in ("slot_s", "tick_s", "settle_s", "record_s", "inputs_s"):
+            positive(f"watching.{key}", getattr(self, key))
+
+
+@dataclass(frozen=True)
+class Population:
+    """A task, a set of devices, a privacy ledger.
+
+    Attributes:
+        policy: The policy file.
+        training: The training file: model, method, campaign and privacy, as plain data.
+        pool: Folder of labelled data that the server holds; empty for none.
+        watching: The clockwork.
+        assignment_valid_s: How long an assignment is good for.
+    """
+
+    policy: str
+    training: str = ""
+    pool: str = ""
+    watching: Watching = field(default_factory=Watching)
+    assignment_valid_s: float = 7 * 86_400.0
+
+    def __post_init__(self) -> None:
+        require(bool(self.policy), "no policy file", key="population.policy", fix="name one")
+        positive("population.assignment_valid_s", self.assignment_valid_s)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """All of it.
+
+    Attributes:
+        folder: Everything that is kept: keys, artifacts, and the database where no other is named.
+        database: Its URL; empty: SQLite in `folder`.
+        mlflow: Tracking URI of the registry that people look at; empty: SQLite in `folder`; "off": none.
+        listen: Where devices reach it.
+        flower: Training.
+        populations: By name.
+    """
+
+    folder: str
+    populations: dict[str, Population]
+    database: str = ""
+    mlflow: str = ""
+    listen: Listen = field(default_factory=Listen)
+    flower: Flower = field(default_factory=Flower)
+
+    def __post_init__(self) -> None:
+        require(bool(self.folder), "no folder", key="folder", fix="name one")
+        require(bool(self.populations), "no population", key="populations", fix="add [populations.NAME]")
+        for name in self.populations:
+            ok = _NAME.fullmatch(name) is not None
+            require(ok, f"{name!r} is no name", key="populations", fix="letters, digits, '.', '_' and '-'")
+
+    @property
+    def database_url(self) -> str:
+        """Of the database."""
+        return self.database or f"sqlite:///{self.folder}/fedretrain.db"
+
+
+def read_server(path: Path) -> ServerConfig:
+    """The configuration of a file, with absolute paths.
+
+    Raises:
+        ConfigError: If it cannot be read, or says what cannot be.
+    """
+    config = build(ServerConfig, read_toml(path), where=str(path))
+    base = path.resolve().parent
+    populations = {
+        name: replace(
+            one,
+            policy=_under(base, one.policy),
+            training=_under(base, one.training),
+            pool=_under(base, one.pool),
+        )
+        for name, one in config.populations.items()
+    }
+    for name, one in populations.items():
+        for key in ("policy", "training", "pool"):
+            named = getattr(one, key)
+            if named and not Path(named).exists():
+                raise ConfigError(
+                    f"there is no {named}", where=f"{path}: populations.{name}.{key}", fix="correct the path"
+                )
+    return replace(config, folder=_under(base, config.folder), populations=populations)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}", where=str(path), fix="name the file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"it cannot be read: {error}", where=str(path), fix="write TOML") from error
+
+
+def _under(base: Path, path: str) -> str:
+    return str(base / path) if path else ""
+
+
+def _address(key: str, value: str) -> None:
+    found = _ADDRESS.fullmatch(value)
+    ok = found is not None and int(value.rsplit(":", 1)[1]) < 2**16
+    require(ok, f"{value!r} is no address", key=key, fix="write host:port")

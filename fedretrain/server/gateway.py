@@ -1,0 +1,242 @@
+"""The device API: `FleetControl` over gRPC with mutual TLS.
+
+Rules of this file:
+    * It decides nothing: it says who speaks, keeps what they say durably, and hands out what was signed beforehand.
+    * Blocking work (the database, files) runs in threads; the event loop only moves messages.
+    * A peer that is not allowed to speak, or speaks nonsense, gets a status and no trace of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from fedretrain.artifacts.identity import fingerprint
+from fedretrain.core.errors import DataError, UserError
+from fedretrain.server import intake
+from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.v1 import fleet_pb2 as pb
+from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from fedretrain.server.commit import GroupCommit
+    from fedretrain.server.fleet import Device
+    from fedretrain.server.peers import Peers
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+OLDEST_PROTOCOL = 1
+CHUNK_BYTES = 256 * 1024
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+_MAX_HELD = 64
+
+
+@dataclass(frozen=True)
+class Files:
+    """What may be fetched.
+
+    Attributes:
+        blob: A file of an installable package by its digest, for a device; raises DataError.
+        trust: A file of the trust metadata by its name; raises DataError.
+        trust_version: Changes with the trust metadata.
+    """
+
+    blob: Callable[[Device, str], bytes]
+    trust: Callable[[str], bytes]
+    trust_version: Callable[[], int]
+
+
+class Gateway(rpc.FleetControlServicer):
+    """Serves devices that are enrolled.
+
+    Args:
+        peers: Who they are.
+        writer: Where their records go.
+        files: What they may fetch.
+        clock: Seconds since the epoch.
+        heartbeat_s: How often they shall be heard.
+    """
+
+    def __init__(
+        self, peers: Peers, writer: GroupCommit, files: Files, clock: Callable[[], float], heartbeat_s: float
+    ) -> None:
+        self._peers, self._writer, self._files = peers, writer, files
+        self._clock, self._heartbeat_s = clock, heartbeat_s
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:  # noqa: N802
+        """Keep what the device says of itself; tell it what it shall run."""
+        device = await self._peer(context, request.protocol)
+        now = self._clock()
+        self._peers.heard(device, now, _said(request))
+        return pb.HeartbeatReply(
+            protocol=PROTOCOL,
+            assignment=device.assignment or b"",
+            server_at=now,
+            next_s=self._heartbeat_s,
+            trust_version=self._files.trust_version(),
+        )
+
+    async def Telemetry(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.TelemetryBatch], context: Context
+    ) -> AsyncIterator[pb.TelemetryAck]:
+        """Keep batches as they come; each is acknowledged once it is durable."""
+        async for batch in request_iterator:
+            yield await self._keep(batch, context)
+
+    async def ReportLabels(self, request: pb.TelemetryBatch, context: Context) -> pb.TelemetryAck:  # noqa: N802
+        """Keep one batch."""
+        return await self._keep(request, context)
+
+    async def FetchArtifact(  # noqa: N802
+        self, request: pb.ArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.ArtifactChunk]:
+        """A file, from an offset on."""
+        device = await self._peer(context, request.protocol)
+        try:
+            if request.WhichOneof("what") == "digest":
+                content = await asyncio.to_thread(self._files.blob, device, request.digest)
+            else:
+                content = await asyncio.to_thread(self._files.trust, request.trust_file)
+        except DataError as error:
+            await _abort(context, grpc.StatusCode.NOT_FOUND, error.what)
+        for start in range(min(request.offset, len(content)), len(content), CHUNK_BYTES):
+            yield pb.ArtifactChunk(content=content[start : start + CHUNK_BYTES])
+
+    async def _keep(self, batch: pb.TelemetryBatch, context: Context) -> pb.TelemetryAck:
+        device = await self._peer(context, batch.protocol)
+        refused = intake.check(batch)
+        if refused is not None:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, refused.why)
+        now = self._clock()
+        future = self._writer.submit(lambda connection: intake.keep(connection, device, batch, now))
+        return await asyncio.wrap_future(future)
+
+    async def _peer(self, context: Context, protocol: int) -> Device:
+        """Who speaks; aborts where that is nobody who may."""
+        if protocol < OLDEST_PROTOCOL:
+            await _abort(
+                context,
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"protocol {protocol} is older than {OLDEST_PROTOCOL}",
+            )
+        certificates = list(context.auth_context().get("x509_pem_cert", ()))
+        device = self._peers.find(fingerprint(certificates[0])) if certificates else None
+        if device is None:
+            await _abort(context, grpc.StatusCode.UNAUTHENTICATED, "no enrolled device has this certificate")
+        return device
+
+
+class Enrolment(rpc.FleetControlServicer):
+    """Serves devices that have a token and no certificate yet.
+
+    Args:
+        enrol: Makes a device of a request; raises UserError.
+    """
+
+    def __init__(self, enrol: Callable[[pb.EnrolRequest], pb.EnrolReply]) -> None:
+        self._enrol = enrol
+
+    async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolReply:  # noqa: N802
+        """A certificate for a token."""
+        try:
+            return await asyncio.to_thread(self._enrol, request)
+        except UserError as error:
+            await _abort(context, grpc.StatusCode.PERMISSION_DENIED, error.what)
+
+
+def _said(request: pb.HeartbeatRequest) -> dict[str, Any]:
+    """A heartbeat as it is kept."""
+    conditions = request.conditions
+    return {
+        "agent": request.agent_version[:40],
+        "installation": request.installation[:40],
+        "boot": request.boot,
+        "clock_at": request.clock_at if request.clock_trusted else None,
+        "serves": request.serves,
+        "shadows": request.shadows,
+        "counter": request.counter,
+        "healthy": request.healthy,
+        "refused": request.refused,
+        "reason": request.refused_reason[:200],
+        "holds": list(request.holds)[:_MAX_HELD],
+        "pending": request.pending_records,
+        "on_power": conditions.on_power,
+        "metered": conditions.metered,
+        "temperature_c": round(conditions.temperature_c, 1),
+        "free_bytes": conditions.free_bytes,
+        "num_labelled": conditions.num_labelled,
+    }
+
+
+async def _abort(context: Context, code: grpc.StatusCode, why: str) -> NoReturn:
+    await context.abort(code, why)
+    raise AssertionError  # abort always raises
+
+
+def _options() -> list[tuple[str, int]]:
+    """Limits that keep a stranger from holding memory or connections for ever."""
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a server shows and whom it trusts.
+
+    Attributes:
+        key: PEM.
+        certificate: PEM.
+        authority: PEM of the fleet's authority.
+    """
+
+    key: bytes
+    certificate: bytes
+    authority: bytes
+
+
+async def serve(
+    gateway: Gateway, enrolment: Enrolment, tls: Tls, control: str, enrol: str
+) -> tuple[list[grpc.aio.Server], tuple[int, int]]:
+    """Start both servers.
+
+    Args:
+        gateway: For enrolled devices.
+        enrolment: For the others.
+        tls: Keys.
+        control: ``host:port`` of the gateway; port 0 takes a free one.
+        enrol: ``host:port`` of the enrolment.
+
+    Returns:
+        The servers and their ports.
+
+    Raises:
+        UserError: If an address cannot be listened on.
+    """
+    pair = [(tls.key, tls.certificate)]
+    mutual = grpc.ssl_server_credentials(pair, root_certificates=tls.authority, require_client_auth=True)
+    servers, ports = [], []
+    for service, credentials, address in (
+        (gateway, mutual, control),
+        (enrolment, grpc.ssl_server_credentials(pair), enrol),
+    ):
+        server = grpc.aio.server(options=_options())
+        rpc.add_FleetControlServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+        try:
+            ports.append(server.add_secure_port(address, credentials))
+        except RuntimeError as error:
+            raise DataError(
+                f"cannot listen on {address}", where="server", fix="choose a free address"
+            ) from error
+        await server.start()
+        servers.append(server)
+    return servers, (ports[0], ports[1])

@@ -1,0 +1,88 @@
+"""Who speaks on a connection, and what it was last told: the gateway's picture of the devices table.
+
+Rules of this file:
+    * The picture follows the table within `POLL_S`; a revoked key is refused from then on, in the middle of a stream too.
+    * Heartbeats change no assignment, so they are kept in memory and written together, once a second: a crash loses at
+      most what the next heartbeat says again.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fedretrain.server import fleet
+from fedretrain.server.fleet import Device, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Engine
+
+    from fedretrain.server.commit import GroupCommit
+
+POLL_S = 0.25
+_OVERLAP_S = 5.0  # clocks of several processes that write the table
+
+
+class Peers:
+    """Devices by the fingerprint of their certificate. Safe for threads.
+
+    Args:
+        engine: The database.
+        writer: Where heartbeats are written.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, engine: Engine, writer: GroupCommit, clock: Callable[[], float]) -> None:
+        self._engine, self._writer, self._clock = engine, writer, clock
+        self._lock = threading.Lock()
+        self._devices: dict[str, Device] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self._heard: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
+        self._seen_at = 0.0
+        self.poll()
+
+    def poll(self) -> None:
+        """Look at what has changed in the table."""
+        begun = self._clock()
+        with self._engine.connect() as connection:
+            changed = fleet.changed_since(connection, self._seen_at - _OVERLAP_S)
+        with self._lock:
+            for device in changed:
+                name = device.population, device.device
+                self._devices.pop(self._names.get(name, ""), None)
+                self._devices[device.fingerprint] = device
+                self._names[name] = device.fingerprint
+            self._seen_at = begun
+
+    def find(self, fingerprint: str) -> Device | None:
+        """The device of a certificate; None where nobody, or nobody any more, may speak with it."""
+        with self._lock:
+            device = self._devices.get(fingerprint)
+        if device is None:
+            with self._engine.connect() as connection:
+                device = fleet.by_fingerprint(connection, fingerprint)
+        return device if device is not None and device.standing is Standing.ACTIVE else None
+
+    def heard(self, device: Device, at: float, heartbeat: Mapping[str, Any]) -> None:
+        """A device's words, to be written soon."""
+        with self._lock:
+            self._heard[device.population, device.device] = (at, heartbeat)
+
+    def flush(self) -> None:
+        """Write the heartbeats since the last time; returns once they are on the disk."""
+        with self._lock:
+            heard, self._heard = self._heard, {}
+        if heard:
+            said = [(*name, at, words) for name, (at, words) in heard.items()]
+            self._writer.submit(lambda connection: fleet.heard(connection, said)).result()
+
+    def know(self, device: Device) -> None:
+        """A device that was just enrolled."""
+        with self._lock:
+            name = device.population, device.device
+            self._devices.pop(self._names.get(name, ""), None)
+            self._devices[device.fingerprint] = replace(device)
+            self._names[name] = device.fingerprint

@@ -1,0 +1,114 @@
+"""A gateway over loopback, with its fleet's keys, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, request_certificate
+from fedretrain.core.errors import DataError
+from fedretrain.edge.control import ControlClient, Credentials, enrol
+from fedretrain.server.commit import GroupCommit
+from fedretrain.server.enrolment import Enrolling, Told, make_tokens
+from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
+from fedretrain.server.peers import Peers
+from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.v1 import fleet_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+
+@dataclass
+class Loopback:
+    """A running gateway and what belongs to it."""
+
+    folder: Path
+    engine: Engine
+    authority: FleetAuthority
+    peers: Peers
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    trust: dict[str, bytes] = field(default_factory=dict)
+    control: str = ""
+    enrolment: str = ""
+
+    def token(self, device: str, population: str = "p", lifetime_s: float = 60.0) -> str:
+        now = time.time()
+        ((_, secret),) = make_tokens(self.engine, population, [device], now=now, lifetime_s=lifetime_s)
+        return secret
+
+    def key(self, name: str):
+        path = self.folder / f"{name}.key"
+        create_key(path)
+        return load_key(path)
+
+    def join(self, device: str, population: str = "p", *, token: str = "", key: str = "") -> Credentials:
+        name = key or device
+        request = pb.EnrolRequest(
+            protocol=PROTOCOL,
+            token=token or self.token(device, population),
+            certificate_request=request_certificate(self.key(name), population, device),
+            traits=pb.DeviceTraits(device_type="pump", site="north"),
+        )
+        reply = enrol(self.enrolment, self.authority.certificate, request)
+        return Credentials((self.folder / f"{name}.key").read_bytes(), reply.certificate, reply.authority)
+
+    def client(self, credentials: Credentials) -> ControlClient:
+        return ControlClient(self.control, credentials)
+
+    def file(self, files: dict[str, bytes], name: str) -> bytes:
+        if name not in files:
+            raise DataError(f"there is no {name}")
+        return files[name]
+
+
+@contextmanager
+def loopback(folder: Path, engine: Engine) -> Iterator[Loopback]:
+    """A gateway in a thread of this process."""
+    authority = FleetAuthority(folder / "authority", now=time.time())
+    create_key(folder / "server.key")
+    request = request_certificate(load_key(folder / "server.key"), "p", "server")
+    certificate = authority.issue_server(request, ["localhost", "127.0.0.1"], now=time.time())
+    writer = GroupCommit(engine)
+    peers = Peers(engine, writer, time.time)
+    here = Loopback(folder, engine, authority, peers)
+    files = Files(
+        blob=lambda _device, digest: here.file(here.blobs, digest),
+        trust=lambda name: here.file(here.trust, name),
+        trust_version=lambda: 7,
+    )
+    gateway = Gateway(peers, writer, files, time.time, heartbeat_s=1.0)
+    enrolling = Enrolling(engine, authority, peers, Told(b"root", "127.0.0.1:1"), time.time)
+    tls = Tls((folder / "server.key").read_bytes(), certificate, authority.certificate)
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+    servers = []
+
+    async def start() -> None:
+        found, ports = await serve(gateway, Enrolment(enrolling.enrol), tls, "127.0.0.1:0", "127.0.0.1:0")
+        servers.extend(found)
+        here.control, here.enrolment = (f"127.0.0.1:{port}" for port in ports)
+        ready.set()
+
+    async def stop() -> None:
+        for server in servers:
+            await server.stop(None)
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=60)
+    assert ready.is_set()
+    try:
+        yield here
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(timeout=60)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=60)
+        loop.close()
+        writer.close()

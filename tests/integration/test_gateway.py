@@ -1,0 +1,212 @@
+"""The device API over real mutual TLS on loopback: who may speak, what is kept, what counts once."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import func, select
+
+from fedretrain.core.clock import Instant
+from fedretrain.edge.control import ControlError, Credentials
+from fedretrain.edge.records import Batch, Record
+from fedretrain.server import fleet
+from fedretrain.server.database import open_database
+from fedretrain.server.fleet import Standing
+from fedretrain.server.tables import telemetry
+from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.sequence import Gap, Key, Priority
+from fedretrain.wire.v1 import fleet_pb2 as pb
+from tests.fleet_cases import loopback
+
+INSTALLATION = "0" * 32
+NOW = Instant(3, 10.0, 1000.0)
+
+
+@pytest.fixture
+def here(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+    with loopback(tmp_path, engine) as running:
+        yield running
+    engine.dispose()
+
+
+def _heartbeat(**more):
+    return pb.HeartbeatRequest(protocol=PROTOCOL, healthy=True, counter=0, **more)
+
+
+def _batch(*sequences, gaps=(), payload=b"x"):
+    records = tuple(
+        Record(Key(INSTALLATION, 3, Priority.LABELS, n), Instant(3, float(n), 900.0 + n), payload, n)
+        for n in sequences
+    )
+    return Batch(records, tuple(gaps), (), 3)
+
+
+def _stored(here):
+    with here.engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(telemetry))
+
+
+def test_a_device_enrols_and_is_heard(here):
+    client = here.client(here.join("a"))
+    reply = client.heartbeat(_heartbeat(serves="ab"))
+    assert (reply.assignment, reply.next_s, reply.trust_version) == (b"", 1.0, 7)
+    here.peers.flush()
+    with here.engine.connect() as connection:
+        device = fleet.find(connection, "p", "a")
+    assert device.heartbeat["serves"] == "ab"
+    assert device.traits.site == "north"
+    assert device.seen_at > 0
+
+
+def test_an_assignment_reaches_its_device_alone(here):
+    a, b = here.client(here.join("a")), here.client(here.join("b"))
+    with here.engine.begin() as connection:
+        fleet.assign(connection, "p", "a", b"signed", 1, here.peers._clock())
+    here.peers.poll()
+    assert (a.heartbeat(_heartbeat()).assignment, b.heartbeat(_heartbeat()).assignment) == (b"signed", b"")
+
+
+def test_a_token_is_used_up_by_the_first_key(here):
+    token = here.token("a")
+    here.join("a", token=token)
+    assert here.join("a", token=token).certificate  # the same key: its answer may have been lost
+    with pytest.raises(ControlError, match="token does not count") as refused:
+        here.join("a", token=token, key="thief")
+    assert refused.value.is_refusal
+
+
+@pytest.mark.parametrize("token", ["nonsense", "x" * 100_000])
+def test_a_made_up_token_is_refused(here, token):
+    with pytest.raises(ControlError, match="token does not count"):
+        here.join("a", token=token)
+
+
+def test_a_token_that_ran_out_is_refused_in_the_same_words(here):
+    with pytest.raises(ControlError, match="token does not count"):
+        here.join("a", token=here.token("a", lifetime_s=-1.0))
+
+
+def test_a_stranger_without_a_certificate_of_the_fleet_is_refused(here, tmp_path):
+    from fedretrain.artifacts.identity import FleetAuthority, request_certificate
+
+    other = FleetAuthority(tmp_path / "other", now=0.0)
+    forged = other.issue_device(
+        request_certificate(here.key("forger"), "p", "a"), "p", "a", now=here.peers._clock()
+    )
+    mine = Credentials((tmp_path / "forger.key").read_bytes(), forged, here.authority.certificate)
+    with pytest.raises(ControlError):
+        here.client(mine).heartbeat(_heartbeat(), timeout_s=3.0)
+
+
+def test_a_revoked_device_is_refused_from_the_next_call(here):
+    client = here.client(here.join("a"))
+    client.heartbeat(_heartbeat())
+    with here.engine.begin() as connection:
+        fleet.set_standing(connection, "p", "a", Standing.REVOKED, here.peers._clock())
+    here.peers.poll()
+    with pytest.raises(ControlError, match="no enrolled device"):
+        client.heartbeat(_heartbeat())
+    with pytest.raises(ControlError, match="no enrolled device"):
+        client.send(_batch(0), NOW, INSTALLATION)
+    again = here.client(here.join("a", key="new"))
+    assert again.heartbeat(_heartbeat()).protocol == PROTOCOL
+
+
+def test_an_old_key_is_refused_after_the_device_enrolled_anew(here):
+    old = here.client(here.join("a", key="old"))
+    here.join("a", key="new")
+    with pytest.raises(ControlError, match="no enrolled device"):
+        old.heartbeat(_heartbeat())
+
+
+def test_each_record_counts_once(here):
+    client = here.client(here.join("a"))
+    batch = _batch(0, 1, 2)
+    assert client.send(batch, NOW, INSTALLATION) == batch
+    assert client.send(batch, NOW, INSTALLATION) == batch  # the acknowledgement was lost
+    assert client.send(_batch(2, 3), NOW, INSTALLATION).records[1].key.sequence == 3
+    assert _stored(here) == 4
+
+
+def test_the_same_numbers_of_two_devices_are_two_records(here):
+    for name in "ab":
+        here.client(here.join(name)).send(_batch(0, 1), NOW, INSTALLATION)
+    assert _stored(here) == 4
+
+
+def test_a_restarted_server_remembers_what_counted(here, tmp_path):
+    credentials = here.join("a")
+    here.client(credentials).send(_batch(0, 1), NOW, INSTALLATION)
+    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+    with loopback(tmp_path, engine) as again:
+        again.client(credentials).send(_batch(0, 1, 2), NOW, INSTALLATION)
+        assert _stored(again) == 3
+    engine.dispose()
+
+
+def test_what_was_dropped_is_settled_and_never_counts_later(here):
+    client = here.client(here.join("a"))
+    client.send(_batch(0, gaps=[Gap(INSTALLATION, 3, Priority.LABELS, 1, 2)]), NOW, INSTALLATION)
+    client.send(_batch(2, 3), NOW, INSTALLATION)
+    assert _stored(here) == 2
+
+
+def test_a_hostile_numbering_is_refused_and_stays_on_the_device(here):
+    client = here.client(here.join("a"))
+    odd = _batch(*range(1, 301, 2))
+    kept = client.send(odd, NOW, INSTALLATION)
+    assert len(kept.records) < len(odd.records)
+    assert _stored(here) == len(kept.records)
+
+
+@pytest.mark.parametrize(
+    ("batch", "installation", "named"),
+    [
+        (_batch(0), "../../etc", "installation"),
+        (_batch(0, payload=b"x" * 600_000), INSTALLATION, "bytes"),
+        (_batch(*range(2500), payload=b""), INSTALLATION, "records"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused_by_name(here, batch, installation, named):
+    client = here.client(here.join("a"))
+    with pytest.raises(ControlError, match=named) as refused:
+        client.send(batch, NOW, installation)
+    assert refused.value.is_refusal
+    assert _stored(here) == 0
+
+
+def test_an_oversize_message_does_not_reach_us(here):
+    client = here.client(here.join("a"))
+    with pytest.raises(ControlError, match=r"larger|exhausted"):
+        client.send(_batch(*range(40), payload=b"x" * 400_000), NOW, INSTALLATION)
+    assert client.heartbeat(_heartbeat()).protocol == PROTOCOL
+
+
+def test_an_older_protocol_is_refused_and_a_newer_one_is_not(here):
+    client = here.client(here.join("a"))
+    with pytest.raises(ControlError, match="protocol 0"):
+        client.heartbeat(pb.HeartbeatRequest(protocol=0))
+    assert client.heartbeat(pb.HeartbeatRequest(protocol=PROTOCOL + 1)).protocol == PROTOCOL
+
+
+def test_files_come_in_parts_and_no_longer_than_asked(here):
+    here.blobs["ab" * 32] = content = bytes(range(256)) * 4000
+    here.trust["timestamp.json"] = b"{}"
+    client = here.client(here.join("a"))
+    assert client.fetch_blob("ab" * 32, len(content)) == content
+    with pytest.raises(ControlError, match="more than"):
+        client.fetch_blob("ab" * 32, 1000)
+    with pytest.raises(ControlError, match="there is no"):
+        client.fetch_blob("cd" * 32, 1000)
+    assert b"".join(client.fetch_trust("timestamp.json", 10)) == b"{}"
+    with pytest.raises(FileNotFoundError):
+        b"".join(client.fetch_trust("../secret", 10))
+
+
+def test_a_server_that_is_gone_is_named(here):
+    credentials = here.join("a")
+    from fedretrain.edge.control import ControlClient
+
+    with pytest.raises(ControlError, match=r"unavailable|deadline") as gone:
+        ControlClient("127.0.0.1:9", credentials).heartbeat(_heartbeat(), timeout_s=2.0)
+    assert not gone.value.is_refusal
