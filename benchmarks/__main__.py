@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-NAMES = ("reduce", "monitoring", "monitoring_year", "monitoring_null", "lifetime", "scale", "client_update")
+NAMES = (
+    "reduce",
+    "monitoring",
+    "monitoring_year",
+    "monitoring_null",
+    "health",
+    "lifetime",
+    "scale",
+    "client_update",
+)
 """The quick ones first."""
 
 

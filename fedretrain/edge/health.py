@@ -1,0 +1,422 @@
+"""Is the served model well? A fold over half-minutes of service that ends, if need be, in a rollback on the device itself.
+
+Rules of this file:
+    * `decide` and `apply` are pure: time comes in, and nothing is asked of the machine.
+    * Every check has a limit, and a breach names the check and its evidence. After a rollback the fold is over: the version that is
+      gone back to begins a new one.
+    * A check judges evidence, not time: a device that predicts seldom is judged once it has predicted, a block of at least
+      `BLOCK_PREDICTIONS` at a time. No evidence is no breach.
+    * What a healthy device looks like comes from its own record: latency measured at install *at the pace of service* (a processor
+      that idles between predictions is slower than one in a tight loop), the growth of memory and the accuracy from the
+      version before. A first version has nothing to go back to, so nothing is lost where there is no record yet.
+
+What is claimed, and when (`benchmarks/health.py` measures it):
+    * At one prediction a second and more, a doubled p99, 20 % failed predictions, and a leak of 1 MiB a minute lead to a rollback within
+      five minutes. Fewer predictions take as long as it takes to make about 300.
+    * Latency: successive predictions are independent but for bursts, and no two bursts cover half of 3.5 minutes of five; load makes
+      the p99 at most about 1.3 times the record's. A device that is slowed for longer by something else looks like a slow model.
+    * Memory: the device's own sawtooth was seen in the day before (it is in the record); a leak less steep than half of that sawtooth's
+      rise is hidden by it, and left to `rss_mib`.
+    * Accuracy: given the labels before, a block of labels is on average at least as right as the floor says. The floor is below the
+      earlier version's accuracy by its own uncertainty and a tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.core.checks import fraction, positive, require
+from fedretrain.core.clock import HOUR_S
+from fedretrain.core.errors import DataError, FedretrainError
+from fedretrain.edge.health_checks import BETS, ShareLimit, growth, log_mean_wealth, log_tail, wagered
+from fedretrain.monitoring.intervals import wilson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fedretrain.edge.vitals import Sample
+
+BLOCK_PREDICTIONS = 20
+"""A block of predictions is at least one half-minute and at least so many."""
+WINDOW = 10
+"""Blocks that a share is judged on, and steps between the readings that a growth is read off: five minutes."""
+LABEL_BLOCK = 10
+"""Labels that make one wager."""
+SETTLE_S = 180.0
+"""Memory is not judged while a new model warms up."""
+MIN_TRIAL = 1000
+"""Predictions of a latency record: the p99 of fewer is off by more than about 5 %."""
+_HOURS = 24  # how long a growth of memory is remembered as the device's own
+_GAP_S = 120.0  # readings further apart than this do not belong to one growth
+
+
+class Check(StrEnum):
+    """What is looked at."""
+
+    SANITY = "sanity"
+    ERRORS = "errors"
+    LATENCY_RATIO = "latency_ratio"
+    LATENCY_LIMIT = "latency_limit"
+    MEMORY_GROWTH = "memory_growth"
+    MEMORY_LIMIT = "memory_limit"
+    ACCURACY = "accuracy"
+
+
+@dataclass(frozen=True)
+class HealthLimits:
+    """When a model is not well.
+
+    Attributes:
+        latency_ratio: The p99 may be so many times the one of the record.
+        latency_p99_s: The p99 may be so long whatever the record says; None: no such limit.
+        slow: Which share may be slower than either.
+        errors: Which share of predictions may fail; the allowed 3 % is three times a usual floor of 1 %.
+        growth_mib_per_min: Memory may grow so fast for five minutes.
+        growth_ratio: Or so many times as fast as it ever did in the last day.
+        rss_mib: Memory may be so much whatever it was before; None: no such limit.
+        accuracy_tolerance: How much less right than the version before a new one may be.
+        accuracy_alpha: The chance that a version no worse than that is ever rolled back for its labels.
+        min_labels: The labels that the version before must have.
+    """
+
+    latency_ratio: float = 1.5
+    latency_p99_s: float | None = None
+    slow: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.01, allowed=0.0025))
+    errors: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.06, allowed=0.03))
+    growth_mib_per_min: float = 0.5
+    growth_ratio: float = 1.5
+    rss_mib: float | None = None
+    accuracy_tolerance: float = 0.05
+    accuracy_alpha: float = 1e-4
+    min_labels: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("latency_ratio", "growth_ratio"):
+            require(getattr(self, name) > 1, f"{getattr(self, name)} is not above 1", key=f"health.{name}")
+        for name in ("latency_p99_s", "growth_mib_per_min", "rss_mib"):
+            if getattr(self, name) is not None:
+                positive(f"health.{name}", getattr(self, name))
+        fraction("health.accuracy_tolerance", self.accuracy_tolerance)
+        require(
+            0 < self.accuracy_alpha < 1, f"{self.accuracy_alpha} is no chance", key="health.accuracy_alpha"
+        )
+        require(self.min_labels >= 1, f"{self.min_labels} labels are no record", key="health.min_labels")
+
+    def slow_s(self, record: HealthRecord) -> float:
+        """How long a prediction may take by the model's own record; infinite without one."""
+        return math.inf if record.latency_p99_s is None else self.latency_ratio * record.latency_p99_s
+
+
+@dataclass(frozen=True)
+class HealthRecord:
+    """What this device looks like when it is well.
+
+    Attributes:
+        latency_p99_s: Of the model that is served, measured at install (`p99_of`); None: its latency has no ratio to break.
+        growth_mib_per_min: The fastest growth of five minutes in the last day under the version before (`HealthState.growth_seen`).
+        num_labelled: Labels of the version before.
+        num_correct: How many of its predictions they confirmed.
+    """
+
+    latency_p99_s: float | None = None
+    growth_mib_per_min: float = 0.0
+    num_labelled: int = 0
+    num_correct: int = 0
+
+    def accuracy_floor(self, limits: HealthLimits) -> float | None:
+        """The accuracy that is defended, or None where there is none to defend.
+
+        The lower end of Wilson's 99 % interval less the tolerance: what chance made of the earlier record is not held against the new version.
+        """
+        if self.num_labelled < limits.min_labels:
+            return None
+        floor = _lowest_accuracy(self.num_correct, self.num_labelled) - limits.accuracy_tolerance
+        return floor if floor > 0 else None
+
+
+@lru_cache(maxsize=64)  # asked at each sample, and the record does not change
+def _lowest_accuracy(num_correct: int, num_labelled: int) -> float:
+    return float(wilson(num_correct, num_labelled, 0.99).low)
+
+
+def p99_of(latencies_s: Sequence[float]) -> float:
+    """The p99 of the predictions that were timed at install.
+
+    Raises:
+        DataError: If they are fewer than `MIN_TRIAL`.
+    """
+    if len(latencies_s) < MIN_TRIAL:
+        raise DataError(
+            f"{len(latencies_s)} predictions are too few for a p99",
+            where="health record",
+            fix=f"time {MIN_TRIAL} predictions, at the pace of service",
+        )
+    return float(np.quantile(np.asarray(latencies_s, dtype=np.float64), 0.99, method="higher"))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Predictions of a block."""
+
+    served: int = 0
+    failed: int = 0
+    slow: int = 0
+    over: int = 0
+
+    def plus(self, sample: Sample) -> Counts:
+        """With those of a sample."""
+        return Counts(
+            self.served + sample.num_served,
+            self.failed + sample.num_failed,
+            self.slow + sample.num_slow,
+            self.over + sample.num_over,
+        )
+
+
+@dataclass(frozen=True)
+class HealthState:
+    """What the fold keeps: rings of fixed size.
+
+    Attributes:
+        version: The version that serves (its package's digest).
+        record: What well looks like.
+        began_at: When it began to serve.
+        pending: Predictions that are not yet a block.
+        blocks: The last `WINDOW` blocks, oldest first.
+        readings: (at, MiB) the last ``WINDOW + 1`` of memory.
+        growths: (at, MiB a minute) after each of the last `WINDOW` readings: too young to be the device's own.
+        hours: (hour, MiB a minute) the fastest growth of each of the last 24 hours that had one.
+        num_labelled: Labels so far.
+        num_correct: Predictions that they confirmed.
+        wager: (labels, correct) that are not yet a block of labels.
+        log_wealth: Of each gambler of the accuracy test.
+        rolled_back: True once the fold is over.
+    """
+
+    version: str
+    record: HealthRecord
+    began_at: float
+    pending: Counts = field(default_factory=Counts)
+    blocks: tuple[Counts, ...] = ()
+    readings: tuple[tuple[float, float], ...] = ()
+    growths: tuple[tuple[float, float], ...] = ()
+    hours: tuple[tuple[int, float], ...] = ()
+    num_labelled: int = 0
+    num_correct: int = 0
+    wager: tuple[int, int] = (0, 0)
+    log_wealth: tuple[float, ...] = (0.0,) * len(BETS)
+    rolled_back: bool = False
+
+    @property
+    def growth_seen(self) -> float:
+        """The fastest growth in the last day, MiB a minute, but for the last five minutes; at least that of the record."""
+        return max([self.record.growth_mib_per_min, *(rate for _, rate in self.hours)])
+
+    def next_record(self, latency_p99_s: float | None) -> HealthRecord:
+        """The record for the version that follows this one on the device."""
+        seen = max([0.0, *(rate for _, rate in self.hours)]) if self.hours else self.record.growth_mib_per_min
+        return HealthRecord(latency_p99_s, seen, self.num_labelled, self.num_correct)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A sample was taken.
+
+    Attributes:
+        at: When it ended.
+        sample: What it counted.
+        floor: The accuracy that is defended, or None.
+    """
+
+    at: float
+    sample: Sample
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class LocalRollback:
+    """The version is to be left for the one before, now, without asking anyone.
+
+    Attributes:
+        at: When.
+        version: The version that is not well.
+        reason: For people.
+        check: Which limit it broke.
+        evidence: The figures behind it.
+    """
+
+    at: float
+    version: str
+    reason: str
+    check: Check
+    evidence: Mapping[str, float]
+
+
+HealthEvent = Observed | LocalRollback
+
+
+class IllegalHealthEvent(FedretrainError):  # noqa: N818 - named as the rollout's
+    """An event that may not follow."""
+
+
+def decide(limits: HealthLimits, state: HealthState, sample: Sample, now: float) -> tuple[HealthEvent, ...]:
+    """What follows from a sample: that it was seen, and a rollback if it breaks a limit."""
+    if state.rolled_back:
+        return ()
+    seen = Observed(now, sample, state.record.accuracy_floor(limits))
+    after = apply(state, seen)
+    fault = next(filter(None, (look(limits, after, sample, now) for look in _LOOKS)), None)
+    return (seen,) if fault is None else (seen, fault)
+
+
+def apply(state: HealthState, event: HealthEvent) -> HealthState:
+    """The state after `event`.
+
+    Raises:
+        IllegalHealthEvent: If the fold is over, or the event is another version's.
+    """
+    if state.rolled_back:
+        raise IllegalHealthEvent(f"{state.version} was rolled back already")
+    if isinstance(event, LocalRollback):
+        if event.version != state.version:
+            raise IllegalHealthEvent(f"a rollback of {event.version} while {state.version} serves")
+        return replace(state, rolled_back=True)
+    sample = event.sample
+    state = _with_labels(_with_predictions(state, sample), sample, event.floor)
+    if sample.rss_mib is None or event.at < state.began_at + SETTLE_S:
+        return state
+    return _with_memory(state, event.at, sample.rss_mib)
+
+
+def replay(state: HealthState, events: Iterable[HealthEvent]) -> HealthState:
+    """The state that a log leads to."""
+    for event in events:
+        state = apply(state, event)
+    return state
+
+
+def _with_predictions(state: HealthState, sample: Sample) -> HealthState:
+    pending = state.pending.plus(sample)
+    if pending.served + pending.failed < BLOCK_PREDICTIONS:
+        return replace(state, pending=pending)
+    return replace(state, pending=Counts(), blocks=(*state.blocks, pending)[-WINDOW:])
+
+
+def _with_labels(state: HealthState, sample: Sample, floor: float | None) -> HealthState:
+    labelled, correct = state.wager[0] + sample.num_labelled, state.wager[1] + sample.num_correct
+    state = replace(
+        state,
+        num_labelled=state.num_labelled + sample.num_labelled,
+        num_correct=state.num_correct + sample.num_correct,
+    )
+    if floor is None or labelled < LABEL_BLOCK:
+        return replace(state, wager=(labelled, correct))
+    wealth = wagered(state.log_wealth, correct / labelled, floor)
+    return replace(state, wager=(0, 0), log_wealth=wealth)
+
+
+def _with_memory(state: HealthState, at: float, mib: float) -> HealthState:
+    """With a reading; growths that are older than a window become the device's own."""
+    gap = bool(state.readings) and not 0 < at - state.readings[-1][0] <= _GAP_S
+    readings = ((at, mib),) if gap else (*state.readings, (at, mib))[-WINDOW - 1 :]
+    growths, hours = state.growths, state.hours
+    if len(readings) == WINDOW + 1:
+        minutes, levels = zip(*((when / 60.0, level) for when, level in readings), strict=True)
+        growths = (*growths, (at, growth(minutes, levels)))
+    if len(growths) > WINDOW:
+        hours = _remembered(hours, *growths[0])
+        growths = growths[1:]
+    return replace(state, readings=readings, growths=growths, hours=hours)
+
+
+def _remembered(
+    hours: tuple[tuple[int, float], ...], at: float, rate: float
+) -> tuple[tuple[int, float], ...]:
+    hour = int(at // HOUR_S)
+    if hours and hours[-1][0] == hour:
+        return (*hours[:-1], (hour, max(rate, hours[-1][1])))
+    return (*hours, (hour, rate))[-_HOURS:]
+
+
+def _sanity(_: HealthLimits, state: HealthState, sample: Sample, now: float) -> LocalRollback | None:
+    if not sample.num_insane:
+        return None
+    reason = f"{sample.num_insane} sanity vectors fail"
+    return LocalRollback(now, state.version, reason, Check.SANITY, {"num_failed": float(sample.num_insane)})
+
+
+def _errors(limits: HealthLimits, state: HealthState, _: Sample, now: float) -> LocalRollback | None:
+    counts = [(block.failed, block.served + block.failed) for block in state.blocks]
+    return _share(limits.errors, counts, state, now, Check.ERRORS, "predictions fail")
+
+
+def _slow(limits: HealthLimits, state: HealthState, _: Sample, now: float) -> LocalRollback | None:
+    counts = [(block.slow, block.served) for block in state.blocks]
+    what = f"predictions are slower than {limits.latency_ratio:g} times the p99 at install"
+    return _share(limits.slow, counts, state, now, Check.LATENCY_RATIO, what)
+
+
+def _over(limits: HealthLimits, state: HealthState, _: Sample, now: float) -> LocalRollback | None:
+    counts = [(block.over, block.served) for block in state.blocks]
+    what = f"predictions take more than {limits.latency_p99_s} s"
+    return _share(limits.slow, counts, state, now, Check.LATENCY_LIMIT, what)
+
+
+def _share(
+    limit: ShareLimit, counts: list[tuple[int, int]], state: HealthState, now: float, check: Check, what: str
+) -> LocalRollback | None:
+    if not limit.breached(counts):
+        return None
+    hits, trials = sum(hit for hit, _ in counts), sum(trial for _, trial in counts)
+    evidence = {
+        "share": hits / trials,
+        "limit": limit.limit,
+        "num_predictions": float(trials),
+        "log_chance": log_tail(hits, trials, limit.allowed),
+    }
+    return LocalRollback(now, state.version, f"{100 * hits / trials:.1f} % of {what}", check, evidence)
+
+
+def _growth(limits: HealthLimits, state: HealthState, sample: Sample, now: float) -> LocalRollback | None:
+    if sample.rss_mib is None or not state.growths or state.growths[-1][0] != now:
+        return None
+    rate = state.growths[-1][1]
+    allowed = max(limits.growth_mib_per_min, limits.growth_ratio * state.growth_seen)
+    if rate < allowed:
+        return None
+    evidence = {"mib_per_min": rate, "limit": allowed, "rss_mib": sample.rss_mib}
+    reason = f"memory grows by {rate:.2f} MiB a minute"
+    return LocalRollback(now, state.version, reason, Check.MEMORY_GROWTH, evidence)
+
+
+def _memory(limits: HealthLimits, state: HealthState, sample: Sample, now: float) -> LocalRollback | None:
+    if limits.rss_mib is None or sample.rss_mib is None or sample.rss_mib <= limits.rss_mib:
+        return None
+    evidence = {"rss_mib": sample.rss_mib, "limit": limits.rss_mib}
+    reason = f"memory is {sample.rss_mib:.0f} MiB"
+    return LocalRollback(now, state.version, reason, Check.MEMORY_LIMIT, evidence)
+
+
+def _accuracy(limits: HealthLimits, state: HealthState, _: Sample, now: float) -> LocalRollback | None:
+    floor = state.record.accuracy_floor(limits)
+    wealth = log_mean_wealth(state.log_wealth)
+    if floor is None or wealth < -math.log(limits.accuracy_alpha):
+        return None
+    share = state.num_correct / state.num_labelled
+    evidence = {
+        "accuracy": share,
+        "floor": floor,
+        "num_labelled": float(state.num_labelled),
+        "log_wealth": wealth,
+    }
+    reason = f"{100 * share:.1f} % of labelled predictions are right, not {100 * floor:.1f} %"
+    return LocalRollback(now, state.version, reason, Check.ACCURACY, evidence)
+
+
+_LOOKS = (_sanity, _errors, _slow, _over, _growth, _memory, _accuracy)

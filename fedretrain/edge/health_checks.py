@@ -1,0 +1,111 @@
+"""The statistics behind the health checks: shares that are too high, memory that grows, accuracy that fell.
+
+Rules of this file:
+    * Pure arithmetic on what the fold has kept; nothing here knows a clock, a model or a limit's name.
+    * A burst is not a fault: a share must be too high in most blocks of the window, and in all of it beyond chance.
+    * One step of the allocator is not a leak: the largest step of a window is taken out before its slope is read.
+    * Every test says what its error is, and under which assumption.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ALPHA = 1e-7
+"""The chance that one look at one share is false where the true share is what is allowed; 2.9 million looks are 1,000 device-days."""
+NUM_BAD = 7
+"""Blocks of a full window of ten that must be over the limit: a burst has to cover three minutes of five."""
+BETS = (0.05, 0.08, 0.12, 0.18, 0.27, 0.41, 0.62, 0.95)
+"""What the accuracy test stakes, as fractions of the most that it may stake: one gambler each, alike in capital."""
+
+
+@dataclass(frozen=True)
+class ShareLimit:
+    """When a share of predictions (slow ones, failed ones) is a fault.
+
+    Attributes:
+        limit: A block with a greater share is bad.
+        allowed: The share that chance is reckoned with; a device below it for ever is rolled back with a chance of at most
+            `ALPHA` at each look, if its predictions are independent.
+    """
+
+    limit: float
+    allowed: float
+
+    def breached(self, counts: Sequence[tuple[int, int]], num_bad: int = NUM_BAD) -> bool:
+        """Whether a window shows a fault.
+
+        Args:
+            counts: (hits, trials) of each block, oldest first.
+            num_bad: How many blocks must be bad.
+        """
+        bad = sum(hits > self.limit * trials for hits, trials in counts)
+        if bad < num_bad:
+            return False
+        hits, trials = (sum(column) for column in zip(*counts, strict=True))
+        return log_tail(hits, trials, self.allowed) <= math.log(ALPHA)
+
+
+def log_tail(hits: int, trials: int, share: float) -> float:
+    """An upper bound on the log of the chance of so many hits or more: Chernoff's, never too small.
+
+    Source: Chernoff 1952, https://doi.org/10.1214/aoms/1177729330 (in Hoeffding's form with the relative entropy).
+    """
+    seen = hits / trials if trials else 0.0
+    if seen <= share:
+        return 0.0
+    miss = (1.0 - seen) * math.log((1.0 - seen) / (1.0 - share)) if seen < 1.0 else 0.0
+    return -trials * (seen * math.log(seen / share) + miss)
+
+
+def growth(minutes: Sequence[float], mib: Sequence[float]) -> float:
+    """How fast memory grows, MiB a minute: the Theil-Sen slope once the largest single step up is taken out.
+
+    Theil-Sen alone is fooled by a step in the middle of its window, where more than half of all pairs straddle it; an allocator that
+    takes a new arena makes such steps. What is taken out is the step's excess over the median step, so a steady growth loses
+    nothing.
+
+    Source: Sen 1968, https://doi.org/10.1080/01621459.1968.10480934.
+
+    Args:
+        minutes: Instants of the readings, increasing.
+        mib: The readings; at least two.
+    """
+    steps = [after - before for before, after in pairwise(mib)]
+    excess = max(steps) - median(steps)  # at least 0
+    place = steps.index(max(steps))
+    level = [value - excess if index > place else value for index, value in enumerate(mib)]
+    points = list(zip(minutes, level, strict=True))
+    return median((b - a) / (then - now) for (now, a), (then, b) in combinations(points, 2))
+
+
+def wagered(log_wealth: tuple[float, ...], share: float, floor: float) -> tuple[float, ...]:
+    """The gamblers' log wealth after one more block of labels.
+
+    Each stakes a fixed fraction on "the share of right predictions is below the floor". While the expected share of a block, given all
+    before it, is at least the floor, the mean wealth is a supermartingale: it ever reaches 1 / alpha with a chance of at most
+    alpha, however often it is looked at (Ville). Labels *within* a block may depend on each other in any way.
+
+    Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting",
+    https://doi.org/10.1093/jrsssb/qkad009.
+
+    Args:
+        log_wealth: Of each gambler.
+        share: Right predictions of the block, 0 to 1.
+        floor: The accuracy that is defended, below 1.
+    """
+    gain = (floor - share) / (1.0 - floor)  # -1 at worst: a stake below 1 never ruins
+    return tuple(wealth + math.log1p(bet * gain) for wealth, bet in zip(log_wealth, BETS, strict=True))
+
+
+def log_mean_wealth(log_wealth: tuple[float, ...]) -> float:
+    """Log of the gamblers' mean wealth: the test's evidence."""
+    most = max(log_wealth)
+    return most + math.log(sum(math.exp(wealth - most) for wealth in log_wealth) / len(log_wealth))
