@@ -82,9 +82,20 @@ class Decision:
             raise DataError(f"{value} is not between 0 and 1", where="decision.threshold")
         return cls((value, 1.0 - value))
 
-    def scores(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``[N, M]`` what the decision is the largest of."""
-        return shares * np.asarray(self.weights, dtype=np.float32) if self.weights else shares
+    def scores(
+        self, outputs: NDArray[np.float32], objective: Objective = Objective.CLASSIFICATION
+    ) -> NDArray[np.float32]:
+        """``[N, M]`` what the decision is the largest of; of a regression its values ``[N, 1]``.
+
+        Args:
+            outputs: Calibrated.
+            objective: Classes or a value.
+        """
+        return outputs if objective is Objective.REGRESSION else self.weighted(class_probabilities(outputs))
+
+    def weighted(self, share: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Class probabilities ``[N, M]`` times weights."""
+        return share * np.asarray(self.weights, dtype=np.float32) if self.weights else share
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +139,7 @@ def decide(
         return Answers(logits[:, 0].astype(np.float32), unknown, unknown)
     share = class_probabilities(logits)
     finite = np.isfinite(share).all(axis=1)
-    label = (decision or Decision()).scores(share).argmax(axis=1)
+    label = (decision or Decision()).weighted(share).argmax(axis=1)
     confidence = np.take_along_axis(share, label[:, None], axis=1)[:, 0]
     entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=1) / np.log(max(share.shape[1], 2))
     return Answers(

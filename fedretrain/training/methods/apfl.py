@@ -13,12 +13,11 @@ Source: Deng, Kamani, Mahdavi 2020, "Adaptive personalized federated learning", 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from fedretrain.core.params import Layout
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.common import (
     JOINT,
     PERSONAL,
@@ -28,23 +27,19 @@ from fedretrain.training.methods.common import (
     difference,
     packed_difference,
 )
+from fedretrain.training.personal import ALPHA
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedretrain.training.task import Batch, Engine, Phase, State, Tree
 
-ALPHA = "apfl.alpha"
-
 
 @dataclass(frozen=True)
 class Apfl(Method):
     """The personal state is a full model and the mixing weight ``apfl.alpha``."""
 
-    @cached_property
-    def personal(self) -> Layout:
-        """A whole model and one number."""
-        return Layout.of({**self.model.first, ALPHA: torch.zeros(())})
+    kind: ClassVar[MethodKind] = MethodKind.APFL
 
     def phases(self) -> tuple[Phase, ...]:
         """Both models step on every batch."""
@@ -104,12 +99,3 @@ class Apfl(Method):
         """Local minus base, and the private model with its mixing weight."""
         delta = packed_difference(state["model"], state["base"], self.shared)
         return delta, {**state["own"], **state["mix"]}
-
-    def model_params(self, shared: Tree, personal: Tree) -> Tree:
-        """The blend of the private model with the global one."""
-        alpha = personal[ALPHA]
-        trained = set(self.model.trainable)
-        return {
-            name: leaf + alpha * (personal[name] - leaf) if name in trained else personal[name]
-            for name, leaf in shared.items()
-        }

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from fedretrain.core.params import Layout
 from fedretrain.training import optim
 from fedretrain.training.config import OptimizerKind
+from fedretrain.training.personal import effective_params, personal_layout
 from fedretrain.training.task import Phase
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fedretrain.core.types import MethodKind
     from fedretrain.training.config import LocalTraining, MethodConfig
     from fedretrain.training.models import ModelBundle
     from fedretrain.training.task import Batch, Engine, State, Tree
@@ -43,6 +45,8 @@ class Method:
         config: The method's hyperparameters.
     """
 
+    kind: ClassVar[MethodKind]
+
     model: ModelBundle
     local: LocalTraining
     config: MethodConfig
@@ -54,8 +58,8 @@ class Method:
 
     @cached_property
     def personal(self) -> Layout:
-        """Nothing is kept, unless a method says otherwise."""
-        return Layout.of({})
+        """What the method keeps on the device."""
+        return personal_layout(self.kind, self.model.first, self.config.personal_patterns)
 
     def phases(self) -> tuple[Phase, ...]:
         """One phase over the shared parameters, unless a method says otherwise."""
@@ -69,13 +73,18 @@ class Method:
         """Nothing, unless a method says otherwise."""
         return {}
 
-    def model_params(self, shared: Tree, personal: Tree) -> Tree:  # noqa: ARG002 - most methods read it
-        """The global model, unless a method says otherwise."""
-        return self.global_params(shared)
+    def model_params(self, shared: Tree, personal: Tree) -> Tree:
+        """The method's rule: `training.personal`."""
+        return effective_params(self.kind, shared, personal, self._fixed)
 
     def global_params(self, shared: Tree) -> Tree:
         """The global model as it was received."""
         return dict(shared)
+
+    @cached_property
+    def _fixed(self) -> frozenset[str]:
+        """Parameters that are not differentiated."""
+        return frozenset(self.model.first) - frozenset(self.model.trainable)
 
     def _phase(self, name: str) -> Phase:
         return Phase(name, self.local.epochs, self.local.max_steps)

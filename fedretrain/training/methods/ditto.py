@@ -11,8 +11,9 @@ https://arxiv.org/abs/2012.04221 (algorithm 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.common import PERSONAL, SHARED, clone
 from fedretrain.training.methods.fedavg import FedAvg
 from fedretrain.training.methods.finetune import Finetune
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Ditto(Finetune):
     """The personal state is a full model that goes on from round to round."""
+
+    kind: ClassVar[MethodKind] = MethodKind.DITTO
 
     def init(self, shared: Tree, personal: Tree) -> State:
         """The global model's copy, and the personal model where it stood."""

@@ -7,8 +7,9 @@ https://arxiv.org/abs/1602.05629. With `prox_mu` it is FedProx: Li et al. 2020, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.common import SHARED, Method, clone, packed_difference
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FedAvg(Method):
     """Local SGD on the shared parameters."""
+
+    kind: ClassVar[MethodKind] = MethodKind.FEDAVG
 
     def init(self, shared: Tree, personal: Tree) -> State:  # noqa: ARG002 - it has none
         """A copy of the global model to train, and the model itself as the base."""

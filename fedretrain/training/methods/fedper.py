@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedretrain.core.params import Layout
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.common import JOINT, PERSONAL, Method, clone, packed_difference
 from fedretrain.training.partition import ParamPartition
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 class FedPer(Method):
     """The personal state is the layers that the patterns name."""
 
+    kind: ClassVar[MethodKind] = MethodKind.FEDPER
+
     def __post_init__(self) -> None:
         assert self.partition.shared
 
@@ -41,11 +44,6 @@ class FedPer(Method):
     def shared(self) -> Layout:
         """The layers that the patterns leave."""
         return Layout.of({name: self.model.first[name] for name in self.partition.shared})
-
-    @cached_property
-    def personal(self) -> Layout:
-        """The layers that the patterns name."""
-        return Layout.of({name: self.model.first[name] for name in self.partition.personal})
 
     @cached_property
     def trainable_personal(self) -> tuple[str, ...]:
@@ -98,10 +96,6 @@ class FedPer(Method):
         model = state["model"]
         kept = {name: model[name] for name in self.partition.personal}
         return packed_difference(model, state["base"], self.shared), kept
-
-    def model_params(self, shared: Tree, personal: Tree) -> Tree:
-        """Shared and personal layers together."""
-        return {**shared, **personal}
 
     def global_params(self, shared: Tree) -> Tree:
         """The shared layers with the first personal ones."""

@@ -7,9 +7,10 @@ https://arxiv.org/abs/2102.07078.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedretrain.core.errors import PrivacyError
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.common import PERSONAL, SHARED, clone
 from fedretrain.training.methods.fedper import FedPer
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FedRep(FedPer):
     """The personal state is the layers that the patterns name, trained in a phase of their own."""
+
+    kind: ClassVar[MethodKind] = MethodKind.FEDREP
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,16 +11,15 @@ https://arxiv.org/abs/2002.04758 (fine-tuning).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from fedretrain.core.types import MethodKind
 from fedretrain.training.methods.common import PERSONAL, SHARED, clone
 from fedretrain.training.methods.fedavg import FedAvg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedretrain.core.params import Layout
     from fedretrain.training.task import Batch, Engine, Phase, State, Tree
 
 
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
 class Finetune(FedAvg):
     """The personal state is a full copy of the model."""
 
-    @cached_property
-    def personal(self) -> Layout:
-        """A whole model."""
-        return self.shared
+    kind: ClassVar[MethodKind] = MethodKind.FINETUNE
 
     def phases(self) -> tuple[Phase, ...]:
         """The shared parameters, then the copy."""
@@ -72,7 +68,3 @@ class Finetune(FedAvg):
     def final(self, state: State) -> tuple[Tree, Tree]:
         """Local minus base, and the copy."""
         return super().final(state)[0], state["own"]
-
-    def model_params(self, shared: Tree, personal: Tree) -> Tree:  # noqa: ARG002 - the copy is a whole model
-        """The copy."""
-        return dict(personal)
