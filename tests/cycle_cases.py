@@ -15,7 +15,7 @@ from fedretrain.core.clock import DAY_S, HOUR_S
 from fedretrain.monitoring.baseline import Baseline
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.config import AccuracyRules, DriftRules, MonitoringPolicy, PlaceRules, Window
-from fedretrain.monitoring.fleet_view import FleetView, ServingView, ViewVerdict
+from fedretrain.monitoring.fleet_view import FleetView, PersonalView, ServingView, ViewVerdict
 from fedretrain.monitoring.kpi import Better, ConfidenceDecay, DecayEvidence, Kpi
 from fedretrain.monitoring.locate import DriftPlace, Scope
 from fedretrain.monitoring.ratios import Ratio
@@ -148,6 +148,7 @@ def view_of(
         distinct_F=np.full(2, np.nan),
         serving=serving,
         where=DriftPlace(scope, outliers, (), NAMES[:1], 50, tuple(0.001 for _ in outliers), 0.0),
+        personal=PersonalView(30, 0.04, 0.02, 0.06, 0.1, (0.3, 0.9), 20, 0.25, 0.1, 0.5),
     )
 
 

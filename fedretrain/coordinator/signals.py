@@ -41,6 +41,9 @@ FIGURES = (
     "accuracy",
     "macro_f1",
     "rmse",
+    "personal_gap",
+    "personal_distance",
+    "refused_fraction",
 )
 """What a window is read for beside its KPIs: the names that a safety limit may use."""
 
@@ -57,8 +60,6 @@ class Facts:
         remaining_epsilon: What the promise has left; None without one.
         campaign_epsilon: What a campaign would cost.
         filter_allows: The filter's own answer; None where it was not asked.
-        personal_gain: Personal minus global score; None if not known.
-        refused_base_fraction: Share of devices that stayed with an older base.
         can_personalize: Whether devices hold a personal state.
     """
 
@@ -69,8 +70,6 @@ class Facts:
     remaining_epsilon: float | None = None
     campaign_epsilon: float = 0.0
     filter_allows: bool | None = None
-    personal_gain: float | None = None
-    refused_base_fraction: float | None = None
     can_personalize: bool = True
 
 
@@ -87,6 +86,7 @@ def signals_of(
         facts: The rest.
     """
     served, labelled = inputs.serving, labels.serving
+    personal = labels.personal or inputs.personal
     beyond = inputs.psi_F[inputs.significant_F & np.isfinite(inputs.psi_F)]
     judged = bool(inputs.known_F.any())
     drop, low, high = _fall(baseline, labels)
@@ -108,8 +108,8 @@ def signals_of(
         num_labels=facts.num_labels,
         num_pool_rows=facts.num_pool_rows,
         labels_leave_devices=facts.labels_leave_devices,
-        personal_gain=facts.personal_gain,
-        refused_base_fraction=facts.refused_base_fraction,
+        personal_gain=None if personal is None else _known(personal.gap),
+        refused_base_fraction=None if personal is None else _known(personal.refused_fraction),
         can_personalize=facts.can_personalize,
         remaining_epsilon=facts.remaining_epsilon,
         campaign_epsilon=facts.campaign_epsilon,
@@ -131,6 +131,13 @@ def readings_of(view: FleetView) -> tuple[Reading, ...]:
         Reading("missing_fraction", _worst(view.missing_F), reported),
         Reading("violation_fraction", _worst(view.violations_F), reported),
     ]
+    if view.personal is not None:
+        personal = view.personal
+        found += [
+            Reading("personal_gap", personal.gap, personal.num_devices),
+            Reading("personal_distance", personal.distance[0], personal.num_devices),
+            Reading("refused_fraction", personal.refused_fraction, personal.num_asked),
+        ]
     if served is None:
         return tuple(found)
     labelled = served.num_labelled_devices
@@ -144,6 +151,11 @@ def readings_of(view: FleetView) -> tuple[Reading, ...]:
     ]
     found += [Reading(name, kpi.value, kpi.num_devices) for name, kpi in served.kpis.items()]
     return tuple(found)
+
+
+def _known(value: float) -> float | None:
+    """None for what is not a number."""
+    return None if math.isnan(value) else value
 
 
 def _worst(share_F: NDArray[np.float64]) -> float:

@@ -84,6 +84,35 @@ class ServingView:
 
 
 @dataclass(frozen=True)
+class PersonalView:
+    """What devices say of their personal models against the global one; every device counts alike.
+
+    Attributes:
+        num_devices: Devices that compared them.
+        gap: Mean held-out score of the personal model minus that of the global one; NaN if nobody compared.
+        gap_low: Lower bound.
+        gap_high: Upper bound.
+        worse_fraction: Share of those devices whose personal model is the worse one.
+        distance: Upper bounds of the median and of the 90th percentile of the relative distance.
+        num_asked: Devices that were to go over to a new global model.
+        refused_fraction: Share of them that refused it at least once; NaN if nobody was asked.
+        refused_low: Lower bound.
+        refused_high: Upper bound.
+    """
+
+    num_devices: int
+    gap: float
+    gap_low: float
+    gap_high: float
+    worse_fraction: float
+    distance: tuple[float, float]
+    num_asked: int
+    refused_fraction: float
+    refused_low: float
+    refused_high: float
+
+
+@dataclass(frozen=True)
 class FleetView:
     """The fleet in one window.
 
@@ -107,6 +136,7 @@ class FleetView:
         serving: Predictions and labels; None if the champion served nothing.
         where: Where drift lives.
         refusals: Rows refused so far, by reason.
+        personal: Personal models against the global one; None if no device said anything of them.
         pace: How soon labels come, against the baseline; its p-value is NaN where that cannot be told.
     """
 
@@ -130,6 +160,7 @@ class FleetView:
     where: DriftPlace
     refusals: Mapping[Refusal, int] = field(default_factory=dict)
     pace: CurveDrift = field(default_factory=CurveDrift)
+    personal: PersonalView | None = None
 
     @property
     def output_psi(self) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 from fedretrain.monitoring.reports import (
     NUM_CONFIDENCE_BINS,
     NUM_DELAY_BINS,
+    NUM_DISTANCE_BINS,
     NUM_LATENCY_BINS,
     LabelReports,
     Reports,
@@ -201,6 +202,14 @@ def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], N
         and rows.latency_KL.shape[1:] == (NUM_LATENCY_BINS,)
         and all(kpi_K2.shape[1:] == (2,) for kpi_K2 in rows.kpis.values())
         and set(rows.kpis) <= set(known.kpis)
+        and all(
+            counts is None or counts.shape[1:] == shape
+            for counts, shape in (
+                (rows.distance_KP, (NUM_DISTANCE_BINS,)),
+                (rows.gap_K2, (2,)),
+                (rows.bases_K2, (2,)),
+            )
+        )
     )
     if not shapes_fit:
         return np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
@@ -214,6 +223,11 @@ def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], N
         bad_K |= optional.sum(axis=1) > predictions_K
     for kpi_K2 in rows.kpis.values():
         bad_K |= ~(np.abs(kpi_K2) < VALUE_LIMIT).all(axis=1) | (kpi_K2[:, 1] < 0)
+    if rows.gap_K2 is not None:
+        bad_K |= _gap_faults(rows.gap_K2, known)
+    if rows.bases_K2 is not None:
+        bad_K |= rows.bases_K2[:, 1] > rows.bases_K2[:, 0]
+    optional_counts = [counts for counts in (rows.distance_KP, rows.bases_K2) if counts is not None]
     return bad_K, _negative(
         rows.features_KFC,
         rows.violations_KF,
@@ -221,7 +235,17 @@ def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], N
         rows.confidence_KB,
         rows.entropy_KB,
         rows.latency_KL,
+        *optional_counts,
     )
+
+
+def _gap_faults(gap_K2: NDArray[np.float64], known: Known) -> NDArray[np.bool_]:
+    """``[K]`` sums and counts of score gaps that cannot be; those of accuracies are at most 1 each."""
+    count_K, limit = gap_K2[:, 1], 1.0 if known.classification else VALUE_LIMIT
+    bad_K: NDArray[np.bool_] = ~(np.abs(gap_K2) < VALUE_LIMIT).all(axis=1)
+    bad_K |= (count_K < 0) | (count_K != np.rint(count_K)) | ((count_K == 0) & (gap_K2[:, 0] != 0))
+    bad_K |= ~(np.abs(gap_K2[:, 0]) <= limit * count_K + 1e-9)
+    return bad_K
 
 
 def _label_faults(rows: LabelReports, known: Known) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

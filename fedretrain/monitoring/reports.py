@@ -8,7 +8,7 @@ Rules of this file:
     * The edges of latency and delay bins are constants here, so that every device and every release share them.
 
 Shapes: K rows, F features, C cells, M classes (or baseline bins of a regression's output), B confidence bins,
-L latency bins, D delay bins, R registers.
+L latency bins, D delay bins, R registers, P distance bins.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ DELAY_EDGES_S: tuple[float, ...] = (
     30 * DAY_S,
 )
 """Inner edges: bin 0 is below a minute, the last one 30 days and more: D = 13."""
+DISTANCE_EDGES: tuple[float, ...] = tuple(float(edge) for edge in np.geomspace(1e-3, 10.0, 17))
+"""Four bins a decade of the relative distance between a personal and the global model: P = 18."""
 NUM_LATENCY_BINS = len(LATENCY_EDGES_S) + 1
 NUM_DELAY_BINS = len(DELAY_EDGES_S) + 1
+NUM_DISTANCE_BINS = len(DISTANCE_EDGES) + 1
 
 
 def latency_bin(latency_s: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -56,6 +59,11 @@ def latency_bin(latency_s: NDArray[np.float64]) -> NDArray[np.int64]:
 def delay_bin(delay_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """The delay bin of each duration; any shape."""
     return np.searchsorted(np.asarray(DELAY_EDGES_S), delay_s, side="right").astype(np.int64)
+
+
+def distance_bin(distance: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The distance bin of each relative distance; any shape."""
+    return np.searchsorted(np.asarray(DISTANCE_EDGES), distance, side="right").astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,10 @@ class Reports(_Rows):
         latency_KL: int32 predictions by latency, on `LATENCY_EDGES_S`.
         kpis: float64 ``[K, 2]`` (total, weight) by the KPI's name; a name that is absent counts nothing.
         distinct_KFR: uint8 HyperLogLog registers of each feature, or None.
+        distance_KP: int32 re-fits of the personal model by its relative distance from the global one, on `DISTANCE_EDGES`,
+            or None on devices that have no personal model; so are the next two.
+        gap_K2: float64 (sum, count) of held-out score of what the device goes on with, minus that of the new global model.
+        bases_K2: int32 (asked, refused) new global models that the device was to go over to.
     """
 
     bins: str
@@ -136,6 +148,9 @@ class Reports(_Rows):
     latency_KL: NDArray[np.int32]
     kpis: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     distinct_KFR: NDArray[np.uint8] | None = None
+    distance_KP: NDArray[np.int32] | None = None
+    gap_K2: NDArray[np.float64] | None = None
+    bases_K2: NDArray[np.int32] | None = None
 
     @property
     def num_predictions(self) -> NDArray[np.int64]:
@@ -198,6 +213,6 @@ def join(parts: Sequence[RowsT]) -> RowsT:
             changed[entry.name] = np.concatenate(values)
         elif all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
             changed[entry.name] = {key: np.concatenate([v[key] for v in values]) for key in values[0]}
-        elif any(value != values[0] for value in values):
+        elif any(isinstance(value, np.ndarray) for value in values) or any(v != values[0] for v in values):
             raise DataError("batches of different kinds cannot be joined", where=entry.name)
     return replace(first, **changed)

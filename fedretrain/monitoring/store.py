@@ -26,7 +26,7 @@ from fedretrain.monitoring.refusal import Known
 from fedretrain.monitoring.reports import NUM_DELAY_BINS, LabelReports, Reports
 from fedretrain.monitoring.rings import ByKey, Horizon, sum_pieces
 from fedretrain.monitoring.serving import Columns, VersionRing
-from fedretrain.monitoring.windows import DeviceCounts, WindowCounts
+from fedretrain.monitoring.windows import DeviceCounts, PersonalCounts, WindowCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,6 +138,7 @@ class FleetStore:
         if rows.distinct_KFR is not None and self._distinct_PGFR.size:
             by_chunk = ByKey.of(chunk_K * self.num_groups + group_K)
             by_chunk.raise_to(_flat(self._distinct_PGFR, 2), rows.distinct_KFR.reshape(len(rows), -1))
+        self._by_device.add(rows)
         for version, part in _by_version(rows):
             self._ring(version, part).add(part)
         return len(rows)
@@ -145,8 +146,7 @@ class FleetStore:
     def add_labels(self, labels: LabelReports) -> int:
         """Count the label rows that are new, in the slot of their predictions; how many were."""
         rows = self._take_new("labels", labels)
-        if len(rows):
-            self._by_device.add_labels(rows)
+        self._by_device.add_labels(rows)
         for version, part in _by_version(rows):
             self._ring(version, part).add_labels(part)
         return len(rows)
@@ -251,6 +251,11 @@ class FleetStore:
             for at in rings:
                 total_DFC += self._features_PDFC[at]
         return DeviceCounts(first * chunk, end * chunk, total_DFC)
+
+    def personal(self, end_slot: int, num_slots: int) -> PersonalCounts:
+        """What devices said of their personal models, over every chunk that the window touches."""
+        chunk = self.horizon.chunk_slots
+        return self._by_device.personal(self._chunks((end_slot - num_slots) // chunk, -(-end_slot // chunk)))
 
     def slots(self, first: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The fleet's features ``[S, F, C]`` and predictions by output ``[S, M]`` of each slot of ``[first, end)``.

@@ -29,6 +29,7 @@ from fedretrain.monitoring.intervals import device_share
 from fedretrain.monitoring.labels import CurveDrift, curve_drift, expected_completeness, macro_f1
 from fedretrain.monitoring.locate import DriftPlace, Scope, locate
 from fedretrain.monitoring.null import p_value, pooled_p_value
+from fedretrain.monitoring.personal import personal_view
 from fedretrain.monitoring.predictions import low_share, output_skew, quantile_bounds
 from fedretrain.monitoring.quality import missing_fraction, violation_fraction
 from fedretrain.monitoring.ratios import ratio
@@ -110,6 +111,7 @@ def view(
         serving=serving,
         where=_place(store, baseline, end_slot, slots, policy),
         refusals=dict(refusals or {}),
+        personal=personal_view(store.personal(end_slot, slots), policy.accuracy.confidence),
         pace=_pace(store, baseline, end_slot, slots, policy, at if now is None else now),
     )
 

@@ -96,6 +96,21 @@ class WindowCounts:
 
 
 @dataclass(frozen=True)
+class PersonalCounts:
+    """What devices said of their personal models over whole chunks, whatever version they served.
+
+    Attributes:
+        distance_DP: int64 re-fits by relative distance from the global model.
+        gap_D2: float64 (sum, count) of score gaps.
+        bases_D2: int64 (asked, refused) new global models.
+    """
+
+    distance_DP: NDArray[np.int64]
+    gap_D2: NDArray[np.float64]
+    bases_D2: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class DeviceCounts:
     """Features by device over whole chunks.
 

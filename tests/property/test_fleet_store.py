@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.reports import LabelReports, Reports, join
-from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, labels_for, store_of, telemetry
+from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, labels_for, personal_of, store_of, telemetry
 
 if TYPE_CHECKING:
     from fedretrain.monitoring.store import FleetStore
@@ -27,6 +27,10 @@ def rows_of(seed: int, stretch: int) -> tuple[list[Reports], list[LabelReports]]
         batch = telemetry(BINS, index * stretch, DEVICES, rng, rows=3, version=index % 2)
         kpi = rng.normal(size=(DEVICES, 2)) * 10.0 ** rng.uniform(-5, 8)
         batch = replace(batch, kpis={"alarms": np.abs(kpi)})
+        if seed % 2:
+            batch = personal_of(
+                batch, rng.uniform(-1, 1, DEVICES), rng.lognormal(size=DEVICES), rng.random(DEVICES) < 0.5
+            )
         late = labels_for(batch, 0.7, rng)
         reports += [batch.take(np.array([d])) for d in range(DEVICES)]
         labels += [late.take(np.array([d])) for d in range(DEVICES)]

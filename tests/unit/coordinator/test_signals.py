@@ -28,7 +28,9 @@ def signals(shown: FleetView, labels: FleetView | None = None, **monitor: object
 
 
 def unknown(view: FleetView) -> FleetView:
-    return replace(view, known_F=np.zeros(2, dtype=bool), psi_F=np.full(2, np.nan), serving=None)
+    return replace(
+        view, known_F=np.zeros(2, dtype=bool), psi_F=np.full(2, np.nan), serving=None, personal=None
+    )
 
 
 def test_a_window_that_moved() -> None:
@@ -55,6 +57,8 @@ def test_what_a_window_cannot_say_is_unknown() -> None:
         "score_drop_high",
         "estimated_score_drop",
         "label_completeness",
+        "personal_gain",
+        "refused_base_fraction",
     ):
         assert found.value(name) is None, name
     assert not found.drift_confirmed
@@ -110,6 +114,21 @@ def test_readings_name_every_figure_and_kpi_with_the_devices_behind_it() -> None
     assert found["accuracy"] == (0.9, 40)  # labelled devices
     assert found["hits"] == (0.4, 50)
     assert found["latency_p99_s"] == (0.003, 50)
+    assert found["personal_gap"] == (0.04, 30)
+    assert found["personal_distance"] == (0.3, 30)
+    assert found["refused_fraction"] == (0.25, 20)  # of the devices that were asked
+
+
+def test_what_personal_models_gain_is_of_the_labels_window_where_anybody_said_it() -> None:
+    short, long = view_of(1, 1), view_of(1, 1)
+    assert short.personal is not None
+    long = replace(long, personal=replace(short.personal, gap=0.2, refused_fraction=math.nan))
+    found = signals(short, long)
+    assert (found.personal_gain, found.refused_base_fraction) == (0.2, None)
+    found = signals(short, replace(long, personal=None))
+    assert (found.personal_gain, found.refused_base_fraction) == (0.04, 0.25)
+    silent = replace(short, personal=None)
+    assert signals(silent).personal_gain is None
 
 
 def test_readings_of_a_silent_window_are_no_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from fedretrain.monitoring.histogram import count_by
 from fedretrain.monitoring.reports import (
     NUM_CONFIDENCE_BINS,
     NUM_DELAY_BINS,
+    NUM_DISTANCE_BINS,
     NUM_LATENCY_BINS,
     LabelReports,
     Reports,
+    distance_bin,
 )
 from fedretrain.monitoring.store import FleetStore
 
@@ -76,6 +79,20 @@ def telemetry(
             "alarms": np.stack([rng.poisson(alarms, num_devices), np.ones(num_devices)], axis=1).astype(float)
         },
     )
+
+
+def personal_of(
+    reports: Reports, gap_K: np.ndarray, distance_K: np.ndarray, refused_K: np.ndarray, times: int = 1
+) -> Reports:
+    """The rows, each with so many re-fits of one gap and one distance, and as many new bases, refused or not."""
+    count = len(reports)
+    distance = np.zeros((count, NUM_DISTANCE_BINS), np.int32)
+    distance[np.arange(count), distance_bin(distance_K)] = times
+    bases = np.stack([np.full(count, times), times * np.asarray(refused_K, np.int64)], axis=1).astype(
+        np.int32
+    )
+    gap = np.stack([times * np.asarray(gap_K, np.float64), np.full(count, float(times))], axis=1)
+    return replace(reports, distance_KP=distance, gap_K2=gap, bases_K2=bases)
 
 
 def labels_for(

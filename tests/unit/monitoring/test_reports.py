@@ -12,15 +12,18 @@ from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.refusal import Refusal, refuse
 from fedretrain.monitoring.reports import (
     DELAY_EDGES_S,
+    DISTANCE_EDGES,
     LATENCY_EDGES_S,
     NUM_DELAY_BINS,
+    NUM_DISTANCE_BINS,
     NUM_LATENCY_BINS,
     Reports,
     delay_bin,
+    distance_bin,
     join,
     latency_bin,
 )
-from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, labels_for, store_of, telemetry
+from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, labels_for, personal_of, store_of, telemetry
 
 BINS, DEVICES = bins_of(), 4
 NOW = 3 * SLOT_S
@@ -29,6 +32,11 @@ NOW = 3 * SLOT_S
 @pytest.fixture
 def reports() -> Reports:
     return telemetry(BINS, 1, DEVICES, np.random.default_rng(1))
+
+
+def said(rows: Reports) -> Reports:
+    """The rows with something of personal models."""
+    return personal_of(rows, np.full(len(rows), 0.1), np.full(len(rows), 0.2), np.zeros(len(rows)))
 
 
 def changed(rows: Reports, name: str, row: int, value: object) -> Reports:
@@ -42,6 +50,7 @@ def test_latency_and_delay_bins_cover_everything_once() -> None:
     for edges, binner, number in (
         (LATENCY_EDGES_S, latency_bin, NUM_LATENCY_BINS),
         (DELAY_EDGES_S, delay_bin, NUM_DELAY_BINS),
+        (DISTANCE_EDGES, distance_bin, NUM_DISTANCE_BINS),
     ):
         assert binner(np.array([0.0, 1e12])).tolist() == [0, number - 1]
         assert binner(np.array(edges)).tolist() == list(range(1, number))
@@ -55,6 +64,8 @@ def test_join_is_the_inverse_of_take(reports: Reports) -> None:
     assert whole.kpis["alarms"].tobytes() == reports.kpis["alarms"].tobytes()
     with pytest.raises(DataError, match="different kinds"):
         join([reports, replace(reports, bins="others")])
+    with pytest.raises(DataError, match="different kinds"):
+        join([said(reports), reports])
     with pytest.raises(DataError, match="no rows"):
         join([])
 
@@ -118,6 +129,33 @@ def test_a_kpi_that_is_no_number_is_malformed(pair: tuple[float, float], reports
     assert refused == {Refusal.MALFORMED: 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("bases_K2", (1, 2), Refusal.MALFORMED),  # refused more than it was asked
+        ("bases_K2", (-1, -1), Refusal.NEGATIVE_COUNT),
+        ("distance_KP", -1, Refusal.NEGATIVE_COUNT),
+        ("gap_K2", (np.nan, 1.0), Refusal.MALFORMED),
+        ("gap_K2", (1.5, 1.0), Refusal.MALFORMED),  # of two accuracies
+        ("gap_K2", (0.5, 0.5), Refusal.MALFORMED),
+        ("gap_K2", (0.5, 0.0), Refusal.MALFORMED),
+        ("gap_K2", (-0.5, -1.0), Refusal.MALFORMED),
+        ("gap_K2", (0.0, 2.0**41), Refusal.MALFORMED),
+    ],
+)
+def test_what_is_said_of_a_personal_model_must_be_possible(
+    name: str, value: object, reason: Refusal, reports: Reports
+) -> None:
+    rows, known = said(reports), store_of(BINS, DEVICES).known([1])
+    assert refuse(rows, known, NOW)[1] == {}
+    assert refuse(changed(rows, name, 2, value), known, NOW)[1] == {reason: 1}
+
+
+def test_a_gap_of_errors_may_be_of_any_size(reports: Reports) -> None:
+    known = store_of(BINS, DEVICES, classification=False).known([1])
+    assert refuse(changed(said(reports), "gap_K2", 0, (-40.0, 2.0)), known, NOW)[1] == {}
+
+
 def test_wrong_bins_and_wrong_shapes_refuse_the_batch(reports: Reports) -> None:
     known = store_of(BINS, DEVICES).known([1])
     accepted, refused = refuse(replace(reports, bins="another champion's"), known, NOW)
@@ -128,6 +166,9 @@ def test_wrong_bins_and_wrong_shapes_refuse_the_batch(reports: Reports) -> None:
         {"outputs_KM": reports.outputs_KM[:, :1]},
         {"latency_KL": reports.latency_KL[:, :1]},
         {"kpis": {"nobody asked for": reports.kpis["alarms"]}},
+        {"distance_KP": reports.latency_KL},
+        {"gap_K2": reports.latency_KL.astype(float)},
+        {"bases_K2": reports.latency_KL},
     ):
         assert refuse(replace(reports, **wrong), known, NOW)[1] == {Refusal.MALFORMED: DEVICES}
 
