@@ -242,7 +242,7 @@ def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], N
 def _gap_faults(gap_K2: NDArray[np.float64], known: Known) -> NDArray[np.bool_]:
     """``[K]`` sums and counts of score gaps that cannot be; those of accuracies are at most 1 each."""
     count_K, limit = gap_K2[:, 1], 1.0 if known.classification else VALUE_LIMIT
-    bad_K: NDArray[np.bool_] = ~(np.abs(gap_K2) < VALUE_LIMIT).all(axis=1)
+    bad_K = np.asarray(~(np.abs(gap_K2) < VALUE_LIMIT).all(axis=1), dtype=np.bool_)
     bad_K |= (count_K < 0) | (count_K != np.rint(count_K)) | ((count_K == 0) & (gap_K2[:, 0] != 0))
     bad_K |= ~(np.abs(gap_K2[:, 0]) <= limit * count_K + 1e-9)
     return bad_K
