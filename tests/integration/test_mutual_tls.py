@@ -70,7 +70,8 @@ class World:
                     socket.create_connection(listener.getsockname(), timeout=20) as plain,
                     device_side.wrap_socket(plain, server_hostname=host) as channel,
                 ):
-                    seen["answer"] = channel.recv(100)  # with TLS 1.3 a refusal arrives with the first read
+                    if answer := channel.recv(100):  # with TLS 1.3 a refusal arrives with the first read
+                        seen["answer"] = answer
             except (ssl.SSLError, ConnectionError) as error:
                 seen["device"] = error
             finally:

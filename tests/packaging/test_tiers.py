@@ -28,7 +28,7 @@ for name in sys.argv[1:]:
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 # Where a library's name on the index is not the name that is imported.
-INSTALLED_AS = {"yaml": "pyyaml", "hydra": "hydra-core"}
+INSTALLED_AS = {"yaml": "pyyaml", "hydra": "hydra-core", "google": "protobuf", "grpc": "grpcio"}
 
 
 @pytest.mark.parametrize("package", NUMPY_ONLY)
