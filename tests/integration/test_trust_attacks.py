@@ -5,6 +5,7 @@ Each attack is somebody between the device and the server, or somebody with a st
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -287,6 +288,11 @@ def test_wrong_software_is_refused_by_its_hash(world, content):
     info = world.installs(1)
     assert info.check(manifest(1)) == manifest(1)
     assert block_of(info.check, content) is Block.MISMATCH
+
+
+def test_a_manifest_of_another_length_than_was_signed_is_refused(world):
+    info = dataclasses.replace(world.installs(1), length=7)
+    assert block_of(info.check, manifest(1)) is Block.MISMATCH
 
 
 def test_another_fleets_package_is_not_installable(world):
