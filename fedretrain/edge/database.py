@@ -101,10 +101,15 @@ class AgentDatabase:
     def __init__(self, path: Path | str, *, now_at: float = 0.0, suspect: str = "") -> None:
         self.path = Path(path)
         self._now_at = now_at
+        self._has_begun = False
         self._lock = _lock(self.path)
         try:
             self.connection = self._open(suspect)
-            self.identity = self._begin()
+            self.identity = self._next_identity()
+            with contextlib.suppress(
+                OSError, sqlite3.OperationalError
+            ):  # a full disk can be read all the same
+                self.begin()
         except sqlite3.Error as error:
             self._unlock()
             raise DataError(
@@ -125,6 +130,23 @@ class AgentDatabase:
         """Keep a signed time, durably, unless a later one is kept already."""
         if at > self.floor_at:
             self._set_meta("floor_at", at)
+
+    def begin(self) -> None:
+        """Make this start durable, beside the database first, then in it: before any of its records is. Once is enough.
+
+        Raises:
+            OSError: If the disk would not have it; try again later.
+            sqlite3.OperationalError: In the same case.
+        """
+        if self._has_begun:
+            return
+        content = json.dumps({"installation": self.identity.installation, "boot": self.identity.boot})
+        write_whole(_identity_path(self.path), content.encode())
+        with transaction(self.connection):
+            self._set_meta("installation", self.identity.installation)
+            self._set_meta("boot", self.identity.boot)
+            self.connection.execute("INSERT INTO boots (boot) VALUES (?)", (self.identity.boot,))
+        self._has_begun = True
 
     def close(self) -> None:
         """Close it and let others open it; may be called again."""
@@ -169,26 +191,12 @@ class AgentDatabase:
         sync_folder(self.path.parent)
         return self.path.with_name(name)
 
-    def _begin(self) -> Identity:
-        """Take the next boot: durable beside the database first, then in it."""
+    def _next_identity(self) -> Identity:
+        """Who this start is: above what either file knows."""
         beside = _read_identity(_identity_path(self.path))
         installation = self._meta("installation") or (beside and beside.installation) or secrets.token_hex(16)
         last = max(int(self._meta("boot") or 0), beside.boot if beside else 0)
-        identity = Identity(str(installation), next_boot(last))
-        content = json.dumps({"installation": identity.installation, "boot": identity.boot})
-        try:
-            write_whole(_identity_path(self.path), content.encode())
-        except OSError as error:
-            raise DataError(
-                f"the agent's identity cannot be kept: {error.strerror}",
-                where=str(self.path),
-                fix="free the disk",
-            ) from error
-        with transaction(self.connection):
-            self._set_meta("installation", identity.installation)
-            self._set_meta("boot", identity.boot)
-            self.connection.execute("INSERT INTO boots (boot) VALUES (?)", (identity.boot,))
-        return identity
+        return Identity(str(installation), next_boot(last))
 
     def _meta(self, name: str) -> Any:
         row = self.connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -201,6 +209,12 @@ class AgentDatabase:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def shorten_log(connection: sqlite3.Connection) -> None:
+    """Move the log into the database and cut it, as far as the disk lets: on a full one there is room again then."""
+    with contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 @contextlib.contextmanager
@@ -228,6 +242,7 @@ def _checked(path: Path, was_ours: bool) -> sqlite3.Connection:
         _check(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        shorten_log(connection)
     except sqlite3.Error as error:
         connection.close()
         if not is_damage(error):

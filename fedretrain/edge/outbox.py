@@ -26,7 +26,7 @@ from fedretrain.core.clock import Anchor, Instant, resolve
 from fedretrain.core.errors import FedretrainError
 from fedretrain.edge import records as table
 from fedretrain.edge.change import Change, Reason
-from fedretrain.edge.database import AgentDatabase, is_damage, transaction
+from fedretrain.edge.database import AgentDatabase, is_damage, shorten_log, transaction
 from fedretrain.edge.records import Batch, Entry, Record
 from fedretrain.wire.inbox import MAX_BOOTS
 from fedretrain.wire.sequence import Gap, Key, Priority
@@ -85,6 +85,7 @@ class Outbox:
         buffer_bytes: int = 1 << 18,
         max_boots: int = MAX_BOOTS,
     ) -> None:
+        self._database = database
         self._connection, self._identity = database.connection, database.identity
         self._max_bytes, self._max_age_s, self._buffer_bytes = max_bytes, max_age_s, buffer_bytes
         self._mutex = threading.RLock()
@@ -103,7 +104,7 @@ class Outbox:
                 raise OutboxDamagedError("a record lies outside of every stream")
             self._position = {priority: table.first_free(self._connection, priority) for priority in Priority}
             self._live, self._stored_bytes = table.totals(self._connection)
-            self._anchors = table.anchors(self._connection)
+            self._anchors = table.anchors(self._connection) | {self._identity.boot: None}
             notices = self._connection.execute(
                 "SELECT number, content FROM notices ORDER BY number"
             ).fetchall()
@@ -162,12 +163,17 @@ class Outbox:
         """
         with self._mutex:
             try:
+                self._database.begin()
                 with transaction(self._connection):
                     change = self._write(now)
+            except OSError as error:
+                self._error = f"the identity cannot be kept: {error.strerror}"
+                return False
             except sqlite3.OperationalError as error:
                 if is_damage(error):
                     raise OutboxDamagedError(str(error)) from error
                 self._error = str(error)
+                shorten_log(self._connection)
                 return False
             except sqlite3.DatabaseError as error:
                 if is_damage(error):

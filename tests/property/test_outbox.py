@@ -10,6 +10,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -159,5 +160,5 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert self.device.outbox.status().stored_bytes <= 2_000
 
 
-TestExactlyOnce = ExactlyOnce.TestCase
+TestExactlyOnce = pytest.mark.slow(ExactlyOnce.TestCase)
 TestExactlyOnce.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

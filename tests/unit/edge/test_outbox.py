@@ -219,6 +219,31 @@ def test_a_full_disk_keeps_what_is_stored_readable_and_memory_bounded(path):
     assert device.outbox.status().error == ""
 
 
+def test_a_start_on_a_full_disk_reads_and_keeps_nothing_before_it_is_durable_itself(path, monkeypatch):
+    device, server = Device(path), Server()
+    device.add(Priority.KPIS, b"before")
+    device.flush()
+    old_boot = device.database.identity.boot
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("fedretrain.edge.database.write_whole", full)
+        device.restart()
+        device.add(Priority.KPIS, b"after")
+        assert not device.flush()
+        assert device.outbox.status().error == "the identity cannot be kept: No space left on device"
+        assert [word for _, word in spoken(device.outbox.pending(1000))] == [b"before"]
+    assert device.flush()
+    assert len(device.outbox.pending(1000).records) == 2
+    boot = device.database.identity.boot
+    device.restart()
+    assert old_boot < boot < device.database.identity.boot
+    drain(device, server)
+    assert {payload for _, payload in server.counted} == {b"before", b"after"}
+
+
 def test_impossible_records_are_refused(path):
     device = Device(path)
     with pytest.raises(ValueError, match="is the most"):
