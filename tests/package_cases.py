@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto, helper
 
+from fedretrain.artifacts.decision import class_probabilities
 from fedretrain.artifacts.delta import release
 from fedretrain.artifacts.package import Contents
 from fedretrain.features.pipeline import Pipeline
@@ -28,13 +30,30 @@ def weights(seed=0, size=2):
     }
 
 
+def graph(size=2):
+    """One linear layer over the weights above."""
+    dims = {"head.weight": (3, size), "head.bias": (3,)}
+    weights = [
+        TensorProto(name=n, dims=d, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+        for n, d in dims.items()
+    ]
+    for one in weights:
+        one.external_data.add(key="location", value="weights")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", m]) for n, m in (("x", size), ("y", 3))]
+    node = helper.make_node("Gemm", ["x", *dims], ["y"], transB=1)
+    made = helper.make_graph([node], "linear", ends[:1], ends[1:], weights)
+    opset = helper.make_opsetid("", 18)
+    return helper.make_model(made, opset_imports=[opset], ir_version=8).SerializeToString()
+
+
 def logits(tree, rows, of=None):
     return (of or pipeline()).apply(rows) @ tree["head.weight"].T + tree["head.bias"]
 
 
 def contents(tree=None, base=None, **changes):
     made = release(base, weights() if tree is None else tree)
-    vectors = SanityVectors(ROWS, logits(made.weights, ROWS).astype(np.float64), 1e-4)
+    shares = class_probabilities(logits(made.weights, ROWS))
+    vectors = SanityVectors(ROWS, shares.astype(np.float64), 1e-4)
     parts = {"release": made, "graph": b"graph", "pipeline": pipeline(), "sanity": vectors, **changes}
     return Contents(**parts)
 

@@ -159,22 +159,27 @@ def read_manifest(store: ContentStore, digest: str) -> Manifest:
     return Manifest.from_bytes(store.get(digest))
 
 
-def read_package(store: ContentStore, digest: str) -> Package:
-    """The package under its manifest's digest, every file verified.
+def open_package(store: ContentStore, digest: str) -> Package:
+    """The package under its manifest's digest from a store that has what a device needs, every file verified.
 
     Raises:
         DataError: If a file is missing or damaged, or the parts do not fit together.
     """
-    manifest = read_manifest(store, digest)
+    return assemble(read_manifest(store, digest), lambda blob: _read(store, blob))
 
-    def read(blob: Blob) -> bytes:
-        return blob.check(store.get(blob.digest), "file")
 
-    package = assemble(manifest, read)
+def read_package(store: ContentStore, digest: str) -> Package:
+    """As `open_package`, with delta and report, which are verified too.
+
+    Raises:
+        DataError: If a file is missing or damaged, or the parts do not fit together.
+    """
+    package = open_package(store, digest)
+    manifest = package.manifest
     if manifest.report:
-        read(manifest.report)
+        _read(store, manifest.report)
     if manifest.delta:
-        delta = read(manifest.delta)
+        delta = _read(store, manifest.delta)
         _check_delta(manifest, delta)
         if store.has(manifest.base):
             rebuild(decode_params(store.get(manifest.base)), delta)
@@ -262,6 +267,10 @@ def decode_sanity(content: bytes) -> SanityVectors:
     if outputs.dtype != np.float64 or not np.isfinite(outputs).all():
         raise _no_vectors("an output is not a finite float64")
     return SanityVectors(inputs, outputs, float(tolerance[0]))
+
+
+def _read(store: ContentStore, blob: Blob) -> bytes:
+    return blob.check(store.get(blob.digest), "file")
 
 
 def _optional(content: bytes) -> Blob:

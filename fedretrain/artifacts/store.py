@@ -13,9 +13,13 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedretrain.core.durable import sync_folder, write_whole
+from fedretrain.core.durable import remove_leftovers, sync_folder, write_whole
 from fedretrain.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -121,6 +125,23 @@ class ContentStore:
     def verify(self) -> tuple[str, ...]:
         """Hash every file; the digests whose content is damaged or unreadable, sorted."""
         return tuple(digest for digest in self.digests() if not self._is_sound(digest))
+
+    def sweep(self, wanted: Collection[str]) -> None:
+        """Remove all content but the wanted digests, and what cut writes left; nobody else may be writing.
+
+        Raises:
+            DataError: If a file cannot be removed.
+        """
+        try:
+            for digest in set(self.digests()) - set(wanted):
+                (self._root / digest).unlink(missing_ok=True)
+            remove_leftovers(self._root)
+        except OSError as error:
+            raise DataError(
+                f"stored content cannot be removed: {error.strerror or error}",
+                where=str(self._root),
+                fix="check the folder's permissions",
+            ) from error
 
     def _to_disk(self, digest: str, content: bytes) -> bytes:  # noqa: ARG002 - for a store that keeps another form
         """What the file under the digest holds."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_BESIDE = ".new-"
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Replace or make a file durably. On failure it is as it was, and the file beside is removed where that is possible.
 
@@ -52,7 +55,7 @@ def write_new(path: Path, content: bytes) -> bool:
 @contextlib.contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
     """A whole and durable file in the same folder; removed, where that is possible, if what is done with it fails."""
-    beside = path.with_name(f".new-{secrets.token_hex(8)}")
+    beside = path.with_name(f"{_BESIDE}{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -64,6 +67,18 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             os.unlink(beside)  # noqa: PTH108
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what cut writes left in a folder that nobody else writes to; what cannot be removed stays.
+
+    Raises:
+        OSError: If the folder cannot be listed.
+    """
+    for path in folder.iterdir():
+        if path.name.startswith(_BESIDE):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

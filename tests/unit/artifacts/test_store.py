@@ -163,3 +163,21 @@ def test_a_root_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be made"):
         ContentStore(tmp_path / "file")
+
+
+def test_a_sweep_keeps_what_is_wanted_and_removes_leftovers(store):
+    kept, gone = store.put(b"kept"), store.put(b"gone")
+    (store._root / ".new-1").write_bytes(b"half")
+    (store._root / "notes.txt").write_text("not ours")
+    store.sweep([kept, DIGEST])
+    assert store.digests() == (kept,)
+    assert not store.has(gone)
+    assert sorted(path.name for path in store._root.iterdir()) == [kept, "notes.txt"]
+
+
+def test_a_sweep_that_cannot_remove_is_one_line(store):
+    (store._root / DIGEST).mkdir()
+    (store._root / DIGEST / "inside").write_text("")
+    assert store.digests() == (DIGEST,)
+    with pytest.raises(DataError, match="cannot be removed"):
+        store.sweep([])
