@@ -1,28 +1,20 @@
 """What the simulated devices report: the counts that a real agent would send, for many devices at once.
 
 Rules of this file:
-    * Only counts leave a device; they are made with the library's own bins, by the same code for any fleet.
+    * Only counts leave a device; they are made by `monitoring.counting`, as a real agent makes them.
     * A report waits on its device until the device is online; it then comes late, with its own slot and sequence number.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedretrain.core import rng
-from fedretrain.monitoring.histogram import cells_of, out_of_range
-from fedretrain.monitoring.reports import (
-    NUM_CONFIDENCE_BINS,
-    NUM_DELAY_BINS,
-    NUM_LATENCY_BINS,
-    LabelReports,
-    Reports,
-    delay_bin,
-    join,
-    latency_bin,
-)
+from fedretrain.monitoring.counting import Predictions, Senders, group, late_labels, telemetry
+from fedretrain.monitoring.reports import LabelReports, Reports, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,37 +63,21 @@ class Reporter:
         self, which: slice, outputs: Outputs, version: NDArray[np.int32], slot: int, now: float
     ) -> Reports:
         """Telemetry of the rows of one slot: one report for each device that has some."""
-        rows, bins = self._rows, self._bins
+        rows = self._rows
         devices, owner = np.unique(rows.device[which], return_inverse=True)
-        num, features, cells = len(devices), bins.num_features, bins.num_cells
-        x = rows.x[which].reshape(len(owner), -1)
-        label = outputs.label[which].astype(np.int64)
+        num = len(devices)
         served = np.zeros(num, dtype=np.int64)
         served[owner] = version[which]
-        flat = (owner[:, None] * features + np.arange(features)) * cells + cells_of(bins, x)
-        counted = np.bincount(flat.ravel(), minlength=num * features * cells)
-        outside = out_of_range(bins, x)
-        violations = np.zeros((num, features), dtype=np.int32)
-        if outside.any():
-            np.add.at(violations, owner, outside.astype(np.int32))
-        known = label >= 0
-        latency = self._latency(served, slot)[owner]
-        return Reports(
-            device_K=devices,
-            slot_K=np.full(num, slot, dtype=np.int64),
-            version_K=served,
-            sequence_K=np.zeros(num, dtype=np.int64),
-            sent_at_K=np.full(num, now + self._offset_s),
-            bins=bins.digest,
-            features_KFC=counted.reshape(num, features, cells).astype(np.int32),
-            violations_KF=violations,
-            outputs_KM=_count(owner[known], label[known], num, self._num_outputs),
-            confidence_KB=_count(
-                owner[known], _tenth(outputs.confidence[which])[known], num, NUM_CONFIDENCE_BINS
-            ),
-            entropy_KB=_count(owner[known], _tenth(outputs.entropy[which])[known], num, NUM_CONFIDENCE_BINS),
-            latency_KL=_count(owner[known], latency_bin(latency)[known], num, NUM_LATENCY_BINS),
+        predictions = Predictions(
+            outputs.label[which].astype(np.int64),
+            outputs.confidence[which],
+            outputs.entropy[which],
+            self._latency(served, slot)[owner],
         )
+        x = rows.x[which].reshape(len(owner), -1)
+        senders = Senders(devices, np.full(num, slot, dtype=np.int64), served)
+        sent_at = now + self._offset_s
+        return telemetry(senders, owner, x, predictions, self._bins, self._num_outputs, sent_at)
 
     def _latency(self, served: Ids, slot: int) -> NDArray[np.float64]:
         """``[K]`` seconds: a lognormal around the version's median."""
@@ -114,36 +90,21 @@ class Reporter:
         self, which: Ids, outputs: Outputs, version: NDArray[np.int32], tick: int, now: float
     ) -> LabelReports:
         """Labels that arrived: one report for each device, slot of the prediction and version."""
-        rows, num_outputs = self._rows, self._num_outputs
+        rows = self._rows
         which = which[outputs.label[which] >= 0]
-        device, served = rows.device[which], version[which].astype(np.int64)
         slot = ((rows.event_at[which] + self._offset_s) // self._slot_s).astype(np.int64)
-        key = (slot * _VERSIONS + served % _VERSIONS) * (int(device.max(initial=0)) + 1) + device
-        _, first, owner = np.unique(key, return_index=True, return_inverse=True)
-        num, label = len(first), outputs.label[which].astype(np.int64)
-        truth = rows.y[which].astype(np.int64)
-        confusion = _count(owner, truth * num_outputs + label, num, num_outputs * num_outputs)
-        tenth = _tenth(outputs.confidence[which])
-        right = label == truth
-        calibration = np.stack(
-            [
-                _count(owner, tenth, num, NUM_CONFIDENCE_BINS),
-                _count(owner[right], tenth[right], num, NUM_CONFIDENCE_BINS),
-            ],
-            axis=2,
+        senders, owner = group(rows.device[which], slot, version[which].astype(np.int64))
+        made = late_labels(
+            senders,
+            owner,
+            rows.y[which].astype(np.int64),
+            outputs.label[which].astype(np.int64),
+            outputs.confidence[which],
+            rows.label_at[which] - rows.event_at[which],
+            self._num_outputs,
+            now + self._offset_s,
         )
-        delay = delay_bin(rows.label_at[which] - rows.event_at[which])
-        return LabelReports(
-            device_K=device[first],
-            slot_K=slot[first],
-            version_K=served[first],
-            sequence_K=tick * _VERSIONS + served[first] % _VERSIONS,
-            sent_at_K=np.full(num, now + self._offset_s),
-            confusion_KMM=confusion.reshape(num, num_outputs, num_outputs),
-            error_K2=None,
-            calibration_KB2=calibration,
-            delay_KD=_count(owner, delay, num, NUM_DELAY_BINS),
-        )
+        return replace(made, sequence_K=tick * _VERSIONS + senders.version_K % _VERSIONS)
 
     def deliver(self, made: Reports | None, online: NDArray[np.bool_]) -> Reports | None:
         """What arrives now: the reports, new and waiting, of the devices that are online."""
@@ -158,13 +119,3 @@ class Reporter:
         # Many small batches would be looked at again at each tick.
         self._waiting = [join(waiting)] if len(waiting) > 1 else waiting
         return join(arriving) if arriving else None
-
-
-def _count(owner: Ids, cell: Ids, num: int, cells: int) -> NDArray[np.int32]:
-    """``[num, cells]`` how often each owner has each cell."""
-    return np.bincount(owner * cells + cell, minlength=num * cells).reshape(num, cells).astype(np.int32)
-
-
-def _tenth(share: NDArray[np.float32]) -> Ids:
-    """The bin of ten of each number in [0, 1]."""
-    return np.minimum((share * NUM_CONFIDENCE_BINS).astype(np.int64), NUM_CONFIDENCE_BINS - 1)
