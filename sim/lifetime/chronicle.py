@@ -25,10 +25,18 @@ from fedretrain.retraining.decision import Action, Decision, Outcome
 from fedretrain.retraining.online import Reverted
 from fedretrain.rollout.causes import Cause, EventKind
 from fedretrain.rollout.events import RolloutEvent
-from sim.lifetime.records import DetectionRecord, FeatureRecord, Life, LifeEvent, PolicySummary, StepRecord
+from sim.lifetime.records import (
+    DetectionRecord,
+    DeviceScore,
+    FeatureRecord,
+    Life,
+    LifeEvent,
+    PolicySummary,
+    StepRecord,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fedretrain.coordinator.cycle import (
         Admitted,
@@ -222,7 +230,17 @@ class Chronicle:
             tuple(self._features),
             tuple(self._events),
             tuple(self._detections()),
+            tuple(self._devices()),
         )
+
+    def _devices(self) -> Iterator[DeviceScore]:
+        """Every device in every named part of the life."""
+        living = self._living
+        for name, (start_at, end_at) in living.life.segments_of(living.life.duration_s).items():
+            rows_D, right_D = living.tally.part(start_at, end_at)
+            for device, (rows, right) in enumerate(zip(rows_D.tolist(), right_D.tolist(), strict=True)):
+                accuracy = right / rows if rows else float("nan")
+                yield DeviceScore(self._policy, self._seed, device, name, rows, accuracy)
 
     def _summary(self, wall_s: float) -> PolicySummary:
         living, tally = self._living, self._living.tally

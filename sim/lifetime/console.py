@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, TextIO
 
+from sim.lifetime.report.devices import part_scores
 from sim.lifetime.report.headline import headlines, privacy_scopes
 from sim.report.words import Words, count, significant, size
 from sim.results import Metric
@@ -91,7 +92,19 @@ def _notes(run: LifetimeRun) -> list[str]:
     notes += [line for policy in run.policies for line in _warned(run, policy)]
     if run.truth:
         notes += [_noticed(run, policy) for policy in run.policies]
-    return notes
+    return notes + _parts(run)
+
+
+def _parts(run: LifetimeRun) -> list[str]:
+    """Each policy in each part of the life, where there are devices enough for an interval over them."""
+    scores = [score for score in part_scores(run) if score.accuracy.low is not None]
+    by_policy = {policy: [s for s in scores if s.policy == policy] for policy in run.policies}
+    return [
+        f"{policy}, over {count(own[0].accuracy.num)} devices: "
+        + "; ".join(f"{score.segment} {_score(score.accuracy)}" for score in own)
+        for policy, own in by_policy.items()
+        if own
+    ]
 
 
 def _warned(run: LifetimeRun, policy: str) -> list[str]:

@@ -81,10 +81,17 @@ class Tally:
 
     def accuracy(self, start_at: float = 0.0, end_at: float = np.inf) -> float:
         """Over all rows between two instants (whole steps); NaN without rows."""
+        rows_D, right_D = self.part(start_at, end_at)
+        rows = int(rows_D.sum())
+        return int(right_D.sum()) / rows if rows else float("nan")
+
+    def part(
+        self, start_at: float = 0.0, end_at: float = np.inf
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """``[D]`` rows of each device between two instants (whole steps), and how many were right."""
         first = int(np.ceil(start_at / self.step_s))
         last = self.rows_DS.shape[1] if np.isinf(end_at) else int(np.ceil(end_at / self.step_s))
-        rows = int(self.rows_DS[:, first:last].sum())
-        return int(self.right_DS[:, first:last].sum()) / rows if rows else float("nan")
+        return self.rows_DS[:, first:last].sum(axis=1), self.right_DS[:, first:last].sum(axis=1)
 
     def worst_decile(self, first: int, last: int) -> float:
         """Mean accuracy of the worst tenth of the devices (at least one)."""

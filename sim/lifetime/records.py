@@ -145,6 +145,27 @@ class DetectionRecord:
 
 
 @dataclass(frozen=True)
+class DeviceScore:
+    """One device in one named part of a life.
+
+    Attributes:
+        policy: Name of the policy.
+        seed: Of the repetition.
+        device: Its number.
+        segment: Name of the part.
+        rows: Scored predictions.
+        accuracy: Oracle: of those; NaN without any.
+    """
+
+    policy: str
+    seed: int
+    device: int
+    segment: str
+    rows: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class PolicySummary:
     """One policy with one seed, in figures.
 
@@ -204,6 +225,7 @@ class Life:
     features: tuple[FeatureRecord, ...]
     events: tuple[LifeEvent, ...]
     detections: tuple[DetectionRecord, ...]
+    devices: tuple[DeviceScore, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sim.describe import environment
 from sim.lifetime.jobs import LifeJob, run_jobs
 from sim.lifetime.oracle import Truth
 from sim.lifetime.policies import policies_of
-from sim.lifetime.records import FeatureRecord, LifetimeRun, StepRecord, TruthRecord
+from sim.lifetime.records import DeviceScore, FeatureRecord, LifetimeRun, StepRecord, TruthRecord
 from sim.outputs import CONFIG, REPORT, SUMMARY, RunFolder
 from sim.plain import to_plain
 from sim.sensors.config import SHAPED
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sim.schema import Config
 
 STEPS, FEATURES, EVENTS = "steps.parquet", "features.parquet", "events.jsonl"
+DEVICES = "devices.parquet"
 FORMAT = 1
 
 
@@ -163,12 +164,16 @@ def _write(
             FEATURES, table_bytes(FeatureRecord, [f for one in run.lives for f in one.features])
         ),
         EVENTS: folder.write(EVENTS, lines.encode()),
+        DEVICES: folder.write(
+            DEVICES, table_bytes(DeviceScore, [d for one in run.lives for d in one.devices])
+        ),
         REPORT: folder.write(REPORT, report.encode()),
     }
     for policy in policies:
         name = f"policy/{policy.name}.yaml"
         files[name] = folder.write(name, yaml.safe_dump(plain(policy.policy), sort_keys=False).encode())
-    bare = replace(run, lives=tuple(replace(life, steps=(), features=(), events=()) for life in run.lives))
+    lives = tuple(replace(life, steps=(), features=(), events=(), devices=()) for life in run.lives)
+    bare = replace(run, lives=lives)
     summary = {"kind": "lifetime", "format": FORMAT, **to_plain(bare), "files": files}
     folder.write(SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     folder.point_latest()

@@ -41,6 +41,7 @@ class Found:
         harmed: Drifts that harmed their devices noticeably.
         restored: Share of these after which accuracy came back; NaN without any.
         restored_s: Time within which it did for half of them.
+        restored_late_s: For nine in ten.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Found:
     harmed: int
     restored: float
     restored_s: float
+    restored_late_s: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _found(kind: str, policy: str, own: Sequence[DetectionRecord], harm: float) 
         harmed=len(restored),
         restored=float(np.isfinite(restored).mean()) if restored else math.nan,
         restored_s=within(restored, 0.5),
+        restored_late_s=within(restored, 0.9),
     )
 
 

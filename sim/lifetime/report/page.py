@@ -12,10 +12,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from sim.lifetime.report import figures, watching
+from sim.lifetime.report.devices import part_scores
 from sim.lifetime.report.headline import privacy_scopes
 from sim.lifetime.report.log import event_log
 from sim.lifetime.report.reading import reading
-from sim.lifetime.report.tables import SAY, alarm_table, detection_table, headline_table
+from sim.lifetime.report.tables import SAY, alarm_table, detection_table, device_table, headline_table
 from sim.lifetime.report.told import Told
 from sim.report import words
 from sim.report.markup import facts, figure
@@ -56,6 +57,7 @@ def render_lifetime(run: LifetimeRun) -> str:
         _figures(
             "Accuracy over time", told, (figures.accuracy, figures.worst, figures.badly, figures.epsilon)
         ),
+        _devices(told),
         _figures("Decisions", told, (watching.decisions,)),
         _figures("What monitors saw", told, (watching.shift, watching.beliefs)),
         _detection(told),
@@ -128,6 +130,20 @@ def _figures(title: str, told: Told, makers: tuple[Callable[[Told], Figure | Non
     made = [item for maker in makers if told.heads and (item := maker(told)) is not None]
     grid = "".join(figure(item) for item in made)
     return f'<h2>{title}</h2><div class="grid">{grid}</div>' if made else ""
+
+
+def _devices(told: Told) -> str:
+    """Parts of the life with the device as the unit; a fleet too small for intervals has none."""
+    scores = part_scores(told.run)
+    if not any(score.accuracy.low is not None for score in scores):
+        return ""
+    num = max(score.accuracy.num for score in scores)
+    over = "each device\u2019s mean over the seeds, then " if len(told.run.seeds) > 1 else ""
+    note = (
+        f'<p class="foot">The unit is the device: {over}the mean over {words.count(num)} devices with a 95{words.NBSP}% bootstrap interval over '
+        "them. It says how much another draw of devices would move a figure, and nothing about another run\u2019s luck.</p>"
+    )
+    return f'<h2>Parts of the life, over devices</h2><section class="panel headline">{device_table(scores, told.heads)}{note}</section>'
 
 
 def _detection(told: Told) -> str:

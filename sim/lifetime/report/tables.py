@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sim.lifetime.records import LifetimeRun
     from sim.lifetime.report.detection import Alarms, Found
+    from sim.lifetime.report.devices import PartScore
     from sim.lifetime.report.headline import Headline
     from sim.results import Estimate
 
@@ -125,12 +126,31 @@ def _small(text: str) -> str:
     return f" <small>{text}</small>" if text else ""
 
 
+def device_table(scores: Sequence[PartScore], heads: Sequence[Headline]) -> str:
+    """Parts of the life over devices: every policy's accuracy, then the change since the first part."""
+    head = '<th scope="col"></th>' + "".join(
+        f'<th scope="col">{swatch(h.colour)}{escape(h.policy)}</th>' for h in heads
+    )
+    by_part = {(s.segment, s.policy): s for s in scores}
+    names = list(dict.fromkeys(s.segment for s in scores))
+    first, body = names[0], []
+    for name in names:
+        own = [by_part.get((name, h.policy)) for h in heads]
+        body.append(_row(name, "", [_score(s.accuracy if s else None) for s in own]))
+        if name != first:
+            body.append(
+                _row(f"since {first}", "paired by device", [_change(s.change if s else None) for s in own])
+            )
+    return markup_table(head, "".join(body), "Accuracy in parts of the life over devices")
+
+
 def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
     """Every kind of drift under every policy."""
     colours = {head.policy: head.colour for head in heads}
     with_harm = any(math.isfinite(item.harm) for item in found(run))
     names = ["Drift", "Policy", "Drifts", *(["Harm"] if with_harm else [])]
-    names += ["Noticed", "half within", "9 in 10 within", "Did harm", "Restored", "half within"]
+    names += ["Noticed", "half within", "9 in 10 within"]
+    names += ["Did harm", "Restored", "half within", "9 in 10 within"]
     head = "".join(
         f'<th scope="col"{" class=left" if i == 1 else ""}>{name}</th>' for i, name in enumerate(names)
     )
@@ -149,8 +169,8 @@ def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
 
 def _detected(item: Found) -> str:
     cells = [_share(item.noticed), shown_delay(item.median_s), shown_delay(item.late_s), str(item.harmed)]
-    none = [words.DASH, words.DASH]
-    cells += [_share(item.restored), shown_delay(item.restored_s)] if item.harmed else none
+    mended = [_share(item.restored), shown_delay(item.restored_s), shown_delay(item.restored_late_s)]
+    cells += mended if item.harmed else [words.DASH] * len(mended)
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.lifetime.records import (
     DetectionRecord,
+    DeviceScore,
     FeatureRecord,
     Life,
     LifeEvent,
@@ -115,7 +116,16 @@ def _life(policy, seed, num_days, num_features, num_segments, onset, *, private)
         )
         for kind, at in onset.items()
     )
-    return Life(summary, steps, features, tuple(_events(policy, seed, retrains, onset)), detections)
+    events, devices = tuple(_events(policy, seed, retrains, onset)), tuple(_devices(summary))
+    return Life(summary, steps, features, events, detections, devices)
+
+
+def _devices(summary):
+    """Sixty devices, each always as much better or worse than the mean."""
+    for name, accuracy in summary.by_segment.items():
+        for device in range(60):
+            own = accuracy + 0.001 * (device - 29.5)
+            yield DeviceScore(summary.policy, summary.seed, device, name, 720, own)
 
 
 def _step(policy, seed, day, score, retrains, num_days, onset, *, private):

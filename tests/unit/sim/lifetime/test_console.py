@@ -68,3 +68,9 @@ def test_epsilon_has_a_column_only_with_dp():
         "scheduled, hybrid (most charged seed): epsilon 4.5 at delta 1e-05 for a device <zero-out>" in private
     )
     assert "epsilon" not in "\n".join(said(make_lifetime()))
+
+
+def test_parts_of_the_life_have_intervals_over_devices_where_there_are_enough():
+    lines = [line for line in said(make_lifetime()) if "over 60 devices" in line]
+    assert [line.split(",")[0] for line in lines] == ["never", "scheduled", "hybrid"]
+    assert all(line.count("[") == 4 for line in lines)

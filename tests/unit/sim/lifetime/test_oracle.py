@@ -40,6 +40,9 @@ def test_accuracy_is_of_rows_and_of_devices():
     assert counted.accuracy(DAY) == 0.5
     assert counted.accuracy(0.0, DAY) == 30 / 36
     assert np.isnan(counted.accuracy(3 * DAY))
+    rows, right = counted.part(0.0, DAY)
+    assert rows.tolist() == [24, 12]
+    assert right.tolist() == [24, 6]
     np.testing.assert_array_equal(counted.of_devices(0, 2), [36 / 48, 0.5])
     assert np.isnan(counted.of_devices(1, 2)[1])
     assert counted.worst_decile(0, 2) == 0.5

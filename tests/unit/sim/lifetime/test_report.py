@@ -102,6 +102,7 @@ def test_everything_stands_in_its_order(text):
     assert titles == [
         "Policies",
         "Accuracy over time",
+        "Parts of the life, over devices",
         "Decisions",
         "What monitors saw",
         "Drifts, noticed and mended",
@@ -311,6 +312,8 @@ def test_detection_counts_harm_and_restoration_apart(run):
     assert math.isnan(missing.restored)
     never = next(x for x in found(run) if x.kind == "gain linear" and x.policy == "never")
     assert (never.harmed, never.restored, never.restored_s) == (3, 0.0, math.inf)
+    hybrid = next(x for x in found(run) if x.kind == "gain linear" and x.policy == "hybrid")
+    assert (hybrid.restored_s, hybrid.restored_late_s) == (10 * DAY, 11 * DAY)
 
 
 def test_false_alarms_are_a_rate_with_a_poisson_interval(run):
