@@ -3,6 +3,7 @@
 Rules of this file:
     * Rounds of all campaigns are numbered on: no stream of randomness and no privacy event repeats.
     * The privacy ledger belongs to the population and outlives every campaign; a round on the pool charges nothing.
+    * Devices that are kept out are asked in no round, and lie in no pool that is trained on, until they are let in again.
     * Devices' personal states of the new version grow beside those that they serve with; nothing that is served
       changes before an install.
 """
@@ -26,6 +27,8 @@ from sim.local_runner import LocalRunner
 from sim.personal_store import PersonalStore
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fedretrain.core.params import Params
     from sim.arm import Arm
     from sim.lifetime.pool import Pool
@@ -90,6 +93,7 @@ class Campaigns:
         self._ledger = MemoryLedger()
         private = self._rules.rounds.dp is not None
         self.purse = Purse(self._ledger, SeededNoises(arm.seed), self._rules.budget) if private else None
+        self._kept_out: NDArray[np.bool_] = np.zeros(arm.world.fleet.num_devices, dtype=np.bool_)
         self._running: _Running | None = None
         self._history: ServerState | None = None
         self._round = 0
@@ -100,6 +104,10 @@ class Campaigns:
     def running(self) -> bool:
         """Whether a campaign is under way."""
         return self._running is not None
+
+    def keep_out(self, devices: NDArray[np.bool_]) -> None:
+        """From now on these devices ``[D]``, and no others, are kept out."""
+        self._kept_out = devices
 
     def collect(self, start_at: float, now: float) -> None:
         """Consented devices copy to the pool what was labelled since `start_at`."""
@@ -211,9 +219,11 @@ class Campaigns:
         arm, at = self._arm, running.next_at
         world = arm.world
         everybody = np.arange(world.fleet.num_devices)
-        # A Poisson coin is tossed for everybody: who is offline then is a failure, not ineligible.
+        # A Poisson coin is tossed for everybody who is not kept out: who is offline then is a failure, not ineligible.
         poisson = arm.config.campaign.sampling is Sampling.POISSON
-        eligible = None if poisson else world.availability.online(everybody, at)
+        eligible = ~self._kept_out
+        if not poisson:
+            eligible &= world.availability.online(everybody, at)
         cohort = self._rules.sampler.cohort(arm.seed, self._round, running.state.history, eligible)
         running.state, result = run_round(
             running.state,
@@ -236,7 +246,9 @@ class Campaigns:
     def _pool_round(self, running: _Running) -> str:
         """One round on the pool; the reason why the campaign cannot go on, or nothing."""
         running.pool_rounds_left -= 1
-        shared = self.pool.round(running.state.tree, self._round, running.next_at) if self.pool else None
+        shared = None
+        if self.pool is not None:
+            shared = self.pool.round(running.state.tree, self._round, running.next_at, self._kept_out)
         self._round += 1
         if shared is None:
             return "the pool has no labelled rows"

@@ -25,6 +25,8 @@ from fedretrain.retraining.decision import Action, Decision, Outcome
 from fedretrain.retraining.online import Reverted
 from fedretrain.rollout.causes import Cause, EventKind
 from fedretrain.rollout.events import RolloutEvent
+from fedretrain.rollout.safety import SafetyEvent, SafetyEventKind
+from fedretrain.rollout.stops import RULES_BASELINE
 from sim.lifetime.records import (
     DetectionRecord,
     DeviceScore,
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from fedretrain.coordinator.cycle_events import Body
     from fedretrain.monitoring.view import FleetView
     from fedretrain.rollout.quarantine import QuarantineEvent
-    from fedretrain.rollout.safety import SafetyEvent
     from sim.lifetime.loop import Living
     from sim.lifetime.online import Told
 
@@ -76,6 +77,7 @@ class Chronicle:
         self._low_confidence = np.nan
         self._view: FleetView | None = None
         self._champion = -1
+        self._fallback: int | None = None
         self._calm_s = 0.0
         self._digest = hashlib.sha256()
 
@@ -116,7 +118,23 @@ class Chronicle:
         told = plain(body)
         more = told.get("kind") or told.get("answer")
         version = int(told.get("version", told.get("ident", state.champion)))
-        self._write(event.at, f"{kind}_{more}" if more else kind, body.reason, version, {})
+        named = f"{kind}_{more}" if more else kind
+        if isinstance(body, SafetyEvent) and body.kind is SafetyEventKind.ENTERED:
+            named = "safe_mode"
+        self._write(event.at, named, body.reason, version, {})
+
+    def serves(self, at: float, version: int, state: CycleState) -> None:
+        """Write down when something else than the champion begins to serve, and when the champion does again."""
+        fallback = None if version == state.champion else version
+        if fallback == self._fallback:
+            return
+        self._fallback = fallback
+        if fallback is None:
+            self._write(at, "champion_serves", f"version {version} serves again", version, {})
+            return
+        why = "safe mode" if state.safety.safe_mode else "the champion's confidence has decayed"
+        what = "the rules serve" if version == RULES_BASELINE else f"version {version} serves"
+        self._write(at, "fallback_serves", f"{what}: {why}", version, {})
 
     def _why(self, body: RolloutEvent) -> str:
         """Which checks of the offline validation failed, where that is the reason."""

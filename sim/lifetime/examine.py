@@ -2,7 +2,8 @@
 
 Rules of this file:
     * Statistics are counted and judged by `fedretrain.validation`; here rows are gathered and predicted.
-    * Rows are the newest labelled ones of each device that nobody trains on, where the life holds some out.
+    * Rows are the newest labelled ones of each device that nobody trains on, where the life holds some out. Those of devices
+      that are kept out are left out.
 """
 
 from __future__ import annotations
@@ -60,15 +61,18 @@ class Examiner:
         self._reference = executor_for(ExecutorKind.EACH, arm.task, arm.model, arm.training)
         self._window_s, self._costs = window_s, costs
 
-    def report(self, candidate: int, champion: int, now: float) -> EvaluationReport:
-        """Validate a version against the champion on what is labelled by now."""
+    def report(
+        self, candidate: int, champion: int, now: float, counted: NDArray[np.bool_]
+    ) -> EvaluationReport:
+        """Validate a version against the champion on what is labelled by now, on the devices that count ``[D]``."""
         rows, serving = self._fleet.rows, self._serving
         which = self._labelled(now)
+        which = which[counted[rows.device[which]]]
         at = rows.event_at[which]
         layout = Layout.of(self._policy, self._fleet.num_outputs, self._cuts(at))
         device = rows.device[which]
         traits = self._fleet.traits(np.arange(self._fleet.num_devices))
-        counted = count_rows(
+        statistics = count_rows(
             layout,
             Rows(
                 Labelled(
@@ -79,7 +83,7 @@ class Examiner:
             ),
         )
         found = self._inspect(candidate, champion)
-        return evaluate(self._policy, counted, found, candidate=candidate, champion=champion)
+        return evaluate(self._policy, statistics, found, candidate=candidate, champion=champion)
 
     def _labelled(self, now: float) -> NDArray[np.int64]:
         """Rows with a label by now, of the window, held out where there are such."""

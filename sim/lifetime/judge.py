@@ -3,6 +3,7 @@
 Rules of this file:
     * Looks are fixed before the rollout starts (`Policy.look_plan`); each is taken once, when it is due.
     * Gates, tests and reports are the library's; here evidence is gathered.
+    * Devices that are kept out are no evidence: neither in gates nor in the offline validation nor in what shadow has seen.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from fedretrain.rollout.evidence import RolloutEvidence
 from fedretrain.rollout.gate import judge
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.validation.report import Verdict as Validated
+from sim.lifetime.release import Compared
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fedretrain.coordinator.policy import Policy
     from fedretrain.rollout.looks import LookPlan
     from fedretrain.rollout.metrics import MetricEvidence
@@ -55,12 +59,11 @@ class Judge:
         release: Release,
         trial: Trial,
         examiner: Examiner,
-        device_type: np.ndarray[tuple[int], np.dtype[np.int64]],
+        device_type: NDArray[np.int64],
         seed: int,
     ) -> None:
         self._policy, self._release, self._trial, self._examiner = policy, release, trial, examiner
-        self._type, self._all_types = device_type, frozenset(np.unique(device_type).tolist())
-        self._seed = seed
+        self._type, self._seed = device_type, seed
         self._plan: LookPlan | None = None
         self._look: int | None = None
         self._gate: GateReport | None = None
@@ -73,11 +76,11 @@ class Judge:
         self._plan = self._policy.look_plan(seed=seed_for(self._seed, rollout, -1, "looks"))
         self._look, self._gate, self.validation, self._validated_at = None, None, None, -np.inf
 
-    def evidence(self, state: RolloutState, now: float) -> RolloutEvidence:
-        """What is known of an open rollout."""
-        verdict = self._validated(state, now)
-        self._take_look(state, now)
-        coverage = self._trial.covered(state.entered_at, now, self._type, self._all_types)
+    def evidence(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> RolloutEvidence:
+        """What is known of an open rollout, by the devices that count ``[D]``."""
+        verdict = self._validated(state, now, counted)
+        self._take_look(state, now, counted)
+        coverage = self._trial.covered(state.entered_at, now, self._type, counted)
         return RolloutEvidence(
             gate=self._gate,
             gate_for=self._gate_for,
@@ -86,16 +89,17 @@ class Judge:
             validation=verdict,
         )
 
-    def _validated(self, state: RolloutState, now: float) -> Verdict:
+    def _validated(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> Verdict:
         """The offline verdict: taken when the rollout begins, and again while it is undecided."""
         if state.phase is Phase.PENDING and now - self._validated_at >= REVALIDATE_S:
             undecided = self.validation is None or self.validation.verdict is Validated.INCONCLUSIVE
             if undecided:
-                self.validation = self._examiner.report(state.plan.candidate, state.plan.champion, now)
+                plan = state.plan
+                self.validation = self._examiner.report(plan.candidate, plan.champion, now, counted)
                 self._validated_at = now
         return Verdict.INCONCLUSIVE if self.validation is None else _VERDICTS[self.validation.verdict]
 
-    def _take_look(self, state: RolloutState, now: float) -> None:
+    def _take_look(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> None:
         """The gate's newest look, if one is due that was not taken."""
         if (state.step, state.attempt) != self._gate_for:
             self._look, self._gate, self._gate_for = None, None, (state.step, state.attempt)
@@ -107,20 +111,22 @@ class Judge:
         if due is None or due == self._look:
             return
         self._look = due
-        evidence = self._measure(state, start_at, now)
+        evidence = self._measure(state, start_at, now, counted)
         self._gate = judge(self._policy.rollout.metrics, evidence, self._plan, due)
 
-    def _measure(self, state: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
+    def _measure(
+        self, state: RolloutState, start_at: float, now: float, counted: NDArray[np.bool_]
+    ) -> list[MetricEvidence]:
         """Evidence for every metric that has a rule."""
-        shadow = state.phase is Phase.SHADOW
+        shadow, trial, begun = state.phase is Phase.SHADOW, self._trial, state.created_at
         treated = self._release.shadowing if shadow else self._release.treated
+        compared = Compared.of(treated, counted, shadow=shadow)
         names = {rule.metric for rule in self._policy.rollout.metrics}
         found: list[MetricEvidence] = []
         if "accuracy" in names:
-            found.append(self._trial.accuracy(start_at, state.created_at, now, treated, shadow=shadow))
+            found.append(trial.accuracy(start_at, begun, now, compared))
         if "confidence" in names:
-            found.append(self._trial.confidence(start_at, state.created_at, now, treated, shadow=shadow))
+            found.append(trial.confidence(start_at, begun, now, compared))
         if "latency" in names:
-            candidate, champion = state.plan.candidate, state.plan.champion
-            found.append(self._trial.latency(treated, candidate, champion, shadow=shadow))
+            found.append(trial.latency(compared, state.plan.candidate, state.plan.champion))
         return found

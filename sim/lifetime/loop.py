@@ -5,6 +5,8 @@ Rules of this file:
       follows from events, and keeps the books.
     * The order of a tick: devices predict and report, labels arrive, orders reach devices, campaigns train, then the
       coordinator decides on what has arrived by then.
+    * Devices serve what `cycle.served` says after each tick, and those in `kept_devices` are asked in no round and count in no
+      judgement until they are let in again.
     * A life is a pure function of configuration, policy and seed.
 """
 
@@ -25,6 +27,7 @@ from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.events import RolloutEvent
 from fedretrain.rollout.evidence import RolloutEvidence
+from fedretrain.rollout.stops import RULES_BASELINE
 from sim.arm import Arms
 from sim.lifetime.campaigns import Campaigns
 from sim.lifetime.chronicle import Chronicle
@@ -127,7 +130,9 @@ class Living:
         return self.saboteur.latency_s(version, BASE_LATENCY_S)
 
     def size_of(self, version: int) -> int:
-        """Size in bytes of a version's package."""
+        """Size in bytes of a version's package; of the rules, which every device has, 0."""
+        if version == RULES_BASELINE:
+            return 0
         usual = sum(leaf.nbytes for leaf in self.serving.versions.shared[version].values())
         return self.saboteur.size_bytes(version, usual)
 
@@ -171,7 +176,7 @@ class Living:
         views = self.watch.views(self.state.champion, now)
         rollout = self.state.rollout
         judged = (
-            self.judge.evidence(rollout, now)
+            self.judge.evidence(rollout, now, self._counted())
             if rollout is not None and rollout.is_open
             else RolloutEvidence(exposure=self.release.exposure(now))
         )
@@ -184,6 +189,7 @@ class Living:
             self.chronicle.note(event, self.state)
             self.saboteur.heard(event)
             self._carry_out(event.body, now)
+        self._stand(now)
         if self.state.champion != champion:
             self.learner.stop()
             self.watch.promoted(self.state.champion, now)
@@ -191,7 +197,7 @@ class Living:
 
     def released(self) -> tuple[int, ...]:
         """Versions that some device may serve."""
-        return tuple(self.serving.versions.shared)
+        return (RULES_BASELINE, *self.serving.versions.shared)
 
     def finish(self, wall_s: float) -> Life:
         """The books, closed."""
@@ -259,6 +265,22 @@ class Living:
         self.serving.prepare(self.everybody, found.version, at=now)
         return cycle.Trained(found.version, made=True, reason=found.told)
 
+    def _stand(self, now: float) -> None:
+        """What holds until the next tick: what devices serve, and who is kept out."""
+        assert self.state is not None
+        safe = self.state.safety.safe_mode
+        version = cycle.served(self.policy, self.state)
+        self.release.serve(version, exposing=self.state.rollout_open, everybody=safe)
+        self.chronicle.serves(now, version, self.state)
+        self.campaigns.keep_out(~self._counted())
+
+    def _counted(self) -> NDArray[np.bool_]:
+        """``[D]`` devices whose evidence and updates count."""
+        assert self.state is not None
+        counted = np.ones(self.fleet.num_devices, dtype=np.bool_)
+        counted[sorted(self.state.kept_devices)] = False
+        return counted
+
     def _carry_out(self, body: cycle.Body, now: float) -> None:
         """What follows for the world."""
         assert self.state is not None
@@ -267,7 +289,7 @@ class Living:
         if not isinstance(body, RolloutEvent):
             return
         if body.kind is EventKind.CREATED:
-            self.release.begin(self.state.num_rollouts)
+            self.release.begin(self.state.num_rollouts, self._counted())
             self.judge.begin(self.state.num_rollouts)
         if body.order is not None:
             self.release.order(body.order)
@@ -278,15 +300,17 @@ class Living:
         """Begin what a retrain decision asks for."""
         assert self.state is not None
         if decision.strategy is Strategy.ONLINE:
-            self.learner.start(self.state.champion)
+            if self.state.champion != RULES_BASELINE:
+                self.learner.start(self.state.champion)
             return
         if decision.where is Where.DEVICE:
             self._to_refresh[:] = True
             return
         assert self.state.training is not None
         champion = self.state.champion
-        base = None if decision.from_scratch else self.serving.versions.shared[champion]
-        personal = {} if decision.from_scratch else self._personal_now()
+        anew = decision.from_scratch or champion == RULES_BASELINE
+        base = None if anew else self.serving.versions.shared[champion]
+        personal = {} if anew else self.serving.personal_now()
         rounds, pooled = self.life.retrain_rounds, decision.where is Where.POOL
         self.campaigns.stop()
         self.campaigns.begin(
@@ -297,16 +321,6 @@ class Living:
             at=now,
             pool_rounds=rounds if pooled else 0,
         )
-
-    def _personal_now(self) -> dict[int, NDArray[np.float32]]:
-        """What each device holds for the version that it serves."""
-        held = self.serving.versions.personal
-        found = {}
-        for device, version in enumerate(self.serving.version.tolist()):
-            row = held[version].get(device)
-            if row is not None:
-                found[device] = row
-        return found
 
     def title_of(self, spec: int) -> str:
         """What a specification of the drift plan is called."""

@@ -82,9 +82,9 @@ class Pool:
         """A new campaign: the pooled client starts without a personal state."""
         self._personal = None
 
-    def round(self, shared: Params, round_: int, at: float) -> Params | None:
-        """The shared parameters after the pooled client trained on its rows once; None where there are none."""
-        data = self._data(at)
+    def round(self, shared: Params, round_: int, at: float, kept_out: NDArray[np.bool_]) -> Params | None:
+        """The shared parameters after the pooled client trained once on its rows, those of kept devices left out; None without rows."""
+        data = self._data(self.devices[~kept_out[self.devices]], at)
         if not len(data):
             return None
         seed = seed_for(self._arm.seed, round_, _NOBODY, "pool")
@@ -95,6 +95,8 @@ class Pool:
         layout = self._task.shared
         return layout.unpack(layout.pack(shared) + block.delta_KP[0])
 
-    def _data(self, at: float) -> ClientData:
-        held = self._fleet.trainable(self.devices, at)
+    def _data(self, devices: NDArray[np.int64], at: float) -> ClientData:
+        held = self._fleet.trainable(devices, at)
+        if not held:
+            return ClientData(self._fleet.rows.x[:0], self._fleet.rows.y[:0])
         return ClientData(np.concatenate([one.x for one in held]), np.concatenate([one.y for one in held]))

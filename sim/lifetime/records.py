@@ -89,7 +89,8 @@ class LifeEvent:
         seed: Of the repetition.
         at: When.
         kind: For example `drifted`, `retrain`, `deferred`, `candidate`, `shadow`, `canary`, `ramp`, `champion`,
-            `rolled_back`, `quarantined`, `personal_refresh`, `safe_mode`; `warned` of what a rollout will not be able to do.
+            `rolled_back`, `quarantined`, `personal_refresh`, `safe_mode`, `fallback_serves`; `warned` of what a rollout will
+            not be able to do.
         text: One line for people, with its reason.
         version: The version that it is about; -1 for none.
         evidence: The numbers that it rests on.

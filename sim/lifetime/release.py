@@ -2,7 +2,10 @@
 
 Rules of this file:
     * An order reaches a device when it is online. The device installs after its own check, and says what became of it.
+    * Whom no rollout exposes, and whom no holdback keeps, serves what the coordinator says (`cycle.served`): the champion, or
+      a fallback. In safe mode that is everybody.
     * Arms are compared as they were ordered: a device that refused the candidate stays in the treated arm.
+    * A device that is kept out is exposed by no rollout that begins meanwhile, and counts in no arm.
     * In shadow both models predict the same rows of the same devices: the comparison is paired.
     * A device's own record from before ends where the rollout begins.
 """
@@ -41,7 +44,6 @@ class _Standing:
     order: Order
     asked: NDArray[np.bool_]
     confirmed: NDArray[np.bool_]
-    failed: NDArray[np.bool_]
     heard: NDArray[np.bool_]
 
 
@@ -59,44 +61,60 @@ class Release:
         self._standing: _Standing | None = None
         self._rank = np.zeros(len(strata))
         self._ever = np.zeros(len(strata), dtype=np.bool_)
+        self._failed = np.zeros(len(strata), dtype=np.bool_)
         self.treated = np.zeros(len(strata), dtype=np.bool_)
         self.shadowing = np.zeros(len(strata), dtype=np.bool_)
 
-    def begin(self, rollout: int) -> None:
-        """A new rollout: its devices queue in an order of its own."""
+    def begin(self, rollout: int, counted: NDArray[np.bool_]) -> None:
+        """A new rollout: the devices that count ``[D]`` queue in an order of its own, the others wait for the promotion."""
         salt = seed_for(self._seed, rollout, -1, "rollout")
-        self._rank = ranks(np.arange(len(self._strata)), self._strata, salt)
+        devices = np.flatnonzero(counted)
+        self._rank = np.full(len(self._strata), np.nan)  # neither exposed nor held back at any share
+        self._rank[devices] = ranks(devices, self._strata[devices], salt)
         self._ever[:] = False
 
     def order(self, order: Order) -> None:
-        """A new order: who shall run what."""
+        """A new order; `serve` says what follows for each device."""
         self.shadowing = self._rank < order.shadow_fraction
         self.treated = exposed(self._rank, order.fraction, order.holdback_fraction)
         self._ever |= self.treated
-        target = np.where(self.treated, order.candidate, order.fallback)
-        if order.holdback_fraction:
-            target[held_back(self._rank, order.holdback_fraction)] = order.holdback_version
-        self._serving.target = target
         asked = self.treated if order.fraction > 0 else self._ever.copy()
-        none = np.zeros(len(target), dtype=np.bool_)
-        self._standing = _Standing(order, asked, none.copy(), none.copy(), none.copy())
+        none = np.zeros(len(asked), dtype=np.bool_)
+        self._standing = _Standing(order, asked, none.copy(), none.copy())
+        self._failed[:] = False
+
+    def serve(self, version: int, *, exposing: bool, everybody: bool) -> None:
+        """What each device shall serve from now on, once it is online.
+
+        Args:
+            version: For all whom no rollout exposes.
+            exposing: Whether a rollout is open: its treated devices serve the candidate.
+            everybody: Nobody is exposed or held back: safe mode.
+        """
+        target = np.full(len(self._strata), version, dtype=np.int64)
+        standing = self._standing
+        if standing is not None and not everybody:
+            order = standing.order
+            if exposing:
+                target[self.treated] = order.candidate
+            if order.holdback_fraction:
+                target[held_back(self._rank, order.holdback_fraction)] = order.holdback_version
+        self._failed &= target == self._serving.target
+        self._serving.target = target
 
     def step(self, now: float, online: NDArray[np.bool_]) -> Ids:
         """Devices that are online do what they were told; which ones changed what they serve."""
         standing, serving = self._standing, self._serving
-        if standing is None:
-            return np.zeros(0, dtype=np.int64)
-        standing.heard |= online
-        behind = online & (serving.version != serving.target) & ~standing.failed
+        behind = online & (serving.version != serving.target) & ~self._failed
         changed: list[Ids] = []
         for version in np.unique(serving.target[behind]).tolist():
             devices = np.flatnonzero(behind & (serving.target == version))
-            # A version that a device has run before lies verified in its slots: no check on the way back.
-            back = version == standing.order.fallback and standing.order.fraction == 0.0
-            installed = serving.install(devices, version, at=now, check=not back)
-            standing.failed[devices[installed.refused]] = True
+            installed = serving.install(devices, version, at=now)
+            self._failed[devices[installed.refused]] = True
             changed.append(devices[~installed.refused])
-        standing.confirmed |= online & (serving.version == serving.target)
+        if standing is not None:
+            standing.heard |= online
+            standing.confirmed |= online & (serving.version == serving.target)
         return np.concatenate(changed) if changed else np.zeros(0, dtype=np.int64)
 
     def exposure(self, now: float) -> Exposure:
@@ -105,7 +123,7 @@ class Release:
         if standing is None:
             return Exposure()
         asked = standing.asked
-        confirmed, failed = asked & standing.confirmed, asked & standing.failed & ~standing.confirmed
+        confirmed, failed = asked & standing.confirmed, asked & self._failed & ~standing.confirmed
         rest = asked & ~confirmed & ~failed
         late = rest & ~standing.heard & (now >= standing.order.expires_at)
         pending = rest & ~late
@@ -120,6 +138,27 @@ class Release:
         )
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Who is compared with whom.
+
+    Attributes:
+        treated: ``[D]`` devices of the treated arm that count.
+        control: ``[D]`` those of its concurrent control; in shadow the same.
+        paired: Shadow: candidate and champion are compared on the same rows.
+    """
+
+    treated: NDArray[np.bool_]
+    control: NDArray[np.bool_]
+    paired: bool
+
+    @classmethod
+    def of(cls, treated: NDArray[np.bool_], counted: NDArray[np.bool_], *, shadow: bool) -> Compared:
+        """The arms of an exposure, or of a shadow, without the devices that do not count."""
+        mine = treated & counted
+        return cls(mine, mine if shadow else ~treated & counted, shadow)
+
+
 class Trial:
     """What two arms measured since a stage began.
 
@@ -132,87 +171,81 @@ class Trial:
     def __init__(self, rows: LifeRows, serving: Serving, latency_of: Callable[[int], float]) -> None:
         self._rows, self._serving, self._latency_of = rows, serving, latency_of
 
-    def covered(self, start_at: float, now: float, device_type: Ids, all_types: frozenset[int]) -> Coverage:
-        """Hours of the day and device types with scored rows since the stage began."""
-        which = self._rows.between(start_at, now)
+    def covered(self, start_at: float, now: float, device_type: Ids, counted: NDArray[np.bool_]) -> Coverage:
+        """Hours of the day and device types with scored rows since the stage began, of the devices that count ``[D]``."""
+        taken = self._rows.between(start_at, now)
+        which = np.arange(taken.start, taken.stop)
+        which = which[counted[self._rows.device[which]]]
         hours = np.unique((self._rows.event_at[which] % DAY_S // 3600.0).astype(np.int64))
         types = np.unique(device_type[self._rows.device[which]])
-        return Coverage(frozenset(hours.tolist()), frozenset(types.tolist()), all_types)
+        wanted = np.unique(device_type[counted])
+        return Coverage(frozenset(hours.tolist()), frozenset(types.tolist()), frozenset(wanted.tolist()))
 
-    def accuracy(
-        self, start_at: float, created_at: float, now: float, treated: NDArray[np.bool_], *, shadow: bool
-    ) -> MetricEvidence:
+    def accuracy(self, start_at: float, created_at: float, now: float, compared: Compared) -> MetricEvidence:
         """Accuracy by the labels that have arrived.
 
         Args:
             start_at: When the stage began.
             created_at: When the rollout began.
             now: The instant.
-            treated: ``[D]`` devices of the treated arm.
-            shadow: Whether candidate and champion are compared on the same rows.
+            compared: The arms.
         """
         rows, serving = self._rows, self._serving
         taken = rows.between(start_at, now)
         which = np.arange(taken.start, taken.stop)[rows.label_at[taken] <= now]
-        right = serving.outputs.label[which] == rows.y[which]
         before = self._before(created_at, now)
-        if shadow:
-            theirs = serving.candidate_outputs.label[which] == rows.y[which]
-            mine = treated[rows.device[which]]
-            arm = np.flatnonzero(treated)
-            return MetricEvidence(
-                "accuracy",
-                self._means(which[mine], theirs[mine].astype(np.float64), arm, before),
-                self._means(which[mine], right[mine].astype(np.float64), arm, before),
-                paired=True,
-            )
-        given = treated[rows.device[which]]
-        score = right.astype(np.float64)
-        return MetricEvidence(
-            "accuracy",
-            self._means(which[given], score[given], np.flatnonzero(treated), before),
-            self._means(which[~given], score[~given], np.flatnonzero(~treated), before),
-            paired=False,
+        own, theirs = (
+            (outputs.label[which] == rows.y[which]).astype(np.float64)
+            for outputs in (serving.outputs, serving.candidate_outputs)
         )
+        return self._evidence("accuracy", compared, which, own, theirs, before)
 
     def confidence(
-        self, start_at: float, created_at: float, now: float, treated: NDArray[np.bool_], *, shadow: bool
+        self, start_at: float, created_at: float, now: float, compared: Compared
     ) -> MetricEvidence:
         """Mean confidence: it needs no labels."""
         rows, serving = self._rows, self._serving
         taken = rows.between(start_at, now)
         which = np.arange(taken.start, taken.stop)
-        given = treated[rows.device[which]]
         before = self._before(created_at, now, confidence=True)
-        own = serving.outputs.confidence[which].astype(np.float64)
-        if shadow:
-            theirs = serving.candidate_outputs.confidence[which].astype(np.float64)
-            arm = np.flatnonzero(treated)
-            pair = (self._means(which[given], value[given], arm, before) for value in (theirs, own))
-            return MetricEvidence("confidence", next(pair), next(pair), paired=True)
-        return MetricEvidence(
-            "confidence",
-            self._means(which[given], own[given], np.flatnonzero(treated), before),
-            self._means(which[~given], own[~given], np.flatnonzero(~treated), before),
-            paired=False,
+        own, theirs = (
+            outputs.confidence[which].astype(np.float64)
+            for outputs in (serving.outputs, serving.candidate_outputs)
         )
+        return self._evidence("confidence", compared, which, own, theirs, before)
 
-    def latency(
-        self, treated: NDArray[np.bool_], candidate: int, champion: int, *, shadow: bool
+    def _evidence(
+        self,
+        metric: str,
+        compared: Compared,
+        which: Ids,
+        own: NDArray[np.float64],
+        theirs: NDArray[np.float64],
+        before: NDArray[np.float64],
     ) -> MetricEvidence:
+        """Both arms of scores ``[n]`` of rows: `own` of what is served, `theirs` of the candidate in shadow."""
+        device = self._rows.device[which]
+        arms = []
+        for arm, score in (
+            (compared.treated, theirs if compared.paired else own),
+            (compared.control, own),
+        ):
+            mine = arm[device]
+            arms.append(self._means(which[mine], score[mine], np.flatnonzero(arm), before))
+        return MetricEvidence(metric, arms[0], arms[1], paired=compared.paired)
+
+    def latency(self, compared: Compared, candidate: int, champion: int) -> MetricEvidence:
         """Median latency of each device's predictions, relative to the champion's."""
         arms = []
-        for version, devices in (
-            (candidate, np.flatnonzero(treated)),
-            (champion, np.flatnonzero(treated if shadow else ~treated)),
-        ):
+        for version, arm in ((candidate, compared.treated), (champion, compared.control)):
+            devices = np.flatnonzero(arm)
             spread = 1.0 + 0.02 * np.cos(
                 devices * 2.399963
             )  # devices differ a little, always in the same way
             value = self._latency_of(version) * spread
             known = self._latency_of(champion) * spread
             arms.append(DeviceMeans(devices, value, np.full(len(devices), 100.0), known))
-        return MetricEvidence("latency", arms[0], arms[1], paired=shadow)
+        return MetricEvidence("latency", arms[0], arms[1], paired=compared.paired)
 
     def _before(self, created_at: float, now: float, *, confidence: bool = False) -> NDArray[np.float64]:
         """``[D]`` each device's mean in the time before the rollout, by labels that have arrived by now."""

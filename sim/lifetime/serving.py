@@ -6,7 +6,9 @@ Rules of this file:
     * Rows are predicted a span of ticks ahead for speed; a device whose version or personal state changes is
       predicted again from that instant on.
     * A device installs by itself what it is assigned once it is online: it re-fits its personal state on its own buffer
-      (`training.blend`) and stays where it was, saying so, if its own held-out score falls.
+      (`training.blend`) and stays where it was, saying so, if its own held-out score falls. What it has run before lies
+      verified in its slots, and the rules need no slot: no check on the way back.
+    * A device that serves the rules keeps the model that it served last, with its personal state, and re-fits from there.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from fedretrain.artifacts.decision import NOT_FINITE, class_probabilities, decid
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
 from fedretrain.core.types import ClientData
+from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.training.blend import Verdict, blend
 from fedretrain.training.executor import ClientWork
+from sim.lifetime.rules import rules_logits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +116,9 @@ class Serving:
         self.versions = Versions()
         num = arm.world.fleet.num_devices
         self.version = np.zeros(num, dtype=np.int64)
+        self._model = np.zeros(num, dtype=np.int64)
+        self._ran: dict[int, NDArray[np.bool_]] = {}
+        self._rules = rules_logits(rows, arm.world.fleet.num_outputs)
         self.target = np.zeros(num, dtype=np.int64)
         self.outputs = Outputs.empty(len(rows))
         self.row_version = np.zeros(len(rows), dtype=np.int32)
@@ -119,8 +126,22 @@ class Serving:
 
     def serve(self, version: int) -> None:
         """Every device serves a version from now on (the first champion, before the life begins)."""
-        self.version[:] = version
         self.target[:] = version
+        self._switch(np.arange(len(self.version)), version)
+
+    def has_run(self, version: int) -> NDArray[np.bool_]:
+        """``[D]`` whose slots hold a version, verified; the rules are everywhere."""
+        everywhere = version == RULES_BASELINE
+        return np.full(len(self.version), everywhere) if everywhere else self._ran_of(version).copy()
+
+    def _ran_of(self, version: int) -> NDArray[np.bool_]:
+        return self._ran.setdefault(version, np.zeros(len(self.version), dtype=np.bool_))
+
+    def _switch(self, devices: Ids, version: int) -> None:
+        self.version[devices] = version
+        if version != RULES_BASELINE:
+            self._model[devices] = version
+            self._ran_of(version)[devices] = True
 
     def predict(self, rows: Ids, versions: Ids, outputs: Outputs) -> None:
         """Predict rows ``[n]`` with the given version of each row's device, ``[n]``."""
@@ -158,7 +179,10 @@ class Serving:
             yield part, self._saboteur.logits(version, part, logits, served=served)
 
     def _own_logits(self, rows: Ids, version: int) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
-        """Those of devices without a personal state, and the others'."""
+        """Those of devices without a personal state, and the others'; the rules' are alike for all."""
+        if version == RULES_BASELINE:
+            yield rows, np.tile(self._rules, (len(rows), 1))
+            return
         shared, executor = self.versions.shared[version], self._arm.executor
         personal = self.versions.personal[version] if self._arm.task.personal.size else {}
         owner = self._rows.device[rows]
@@ -180,42 +204,50 @@ class Serving:
         yield kept, np.concatenate(executor.predict(shared, work, personalized=True))
 
     def personal_before(self, devices: Ids, version: int) -> Rows:
-        """The personal states that devices hold for a version, else those of what they serve now."""
+        """The personal states that devices hold for a version, else those of the model that they served last."""
         held = self.versions.personal.get(version, {})
         found: Rows = {}
         for device in devices.tolist():
             own = held.get(device)
             if own is None:
-                own = self.versions.personal[int(self.version[device])].get(device)
+                own = self.versions.personal[int(self._model[device])].get(device)
             if own is not None:
                 found[device] = own
         return found
 
-    def install(self, devices: Ids, version: int, *, at: float, check: bool = True) -> Installed:
-        """Devices switch to a version, each after its own check; without `check` they return to a verified slot."""
+    def personal_now(self) -> Rows:
+        """The personal state of each device that has one for the model that it served last."""
+        found: Rows = {}
+        for device, version in enumerate(self._model.tolist()):
+            own = self.versions.personal[version].get(device)
+            if own is not None:
+                found[device] = own
+        return found
+
+    def install(self, devices: Ids, version: int, *, at: float) -> Installed:
+        """Devices switch to a version, each after its own check; where it has run before, to its verified slot."""
         refused = np.zeros(len(devices), dtype=np.bool_)
-        if check:
-            for old in np.unique(self.version[devices]).tolist():
-                mine = self.version[devices] == old
-                executor = self._saboteur.installing(version, self._arm.executor)
-                refused[mine] = self._adopt(devices[mine], version, old, at, executor)
-        done = devices[~refused]
-        self.version[done] = version
+        new = ~self.has_run(version)[devices]
+        for old in np.unique(self._model[devices[new]]).tolist():
+            mine = new & (self._model[devices] == old)
+            executor = self._saboteur.installing(version, self._arm.executor)
+            refused[mine] = self._adopt(devices[mine], version, old, at, executor)
+        self._switch(devices[~refused], version)
         return Installed(devices, refused)
 
     def prepare(self, devices: Ids, version: int, *, at: float) -> None:
         """Devices re-fit their personal state to a version that they do not serve yet (shadow)."""
         if self._arm.task.personal.size:
-            for old in np.unique(self.version[devices]).tolist():
-                self._adopt(devices[self.version[devices] == old], version, old, at)
+            for old in np.unique(self._model[devices]).tolist():
+                self._adopt(devices[self._model[devices] == old], version, old, at)
 
     def refit(self, devices: Ids, *, at: float) -> int:
-        """Personal-only: devices re-fit their personal state to what they serve; how many kept it."""
+        """Personal-only: devices re-fit their personal state to the model that they served last; how many kept it."""
         if not self._arm.task.personal.size:
             return 0
         kept = 0
-        for version in np.unique(self.version[devices]).tolist():
-            mine = devices[self.version[devices] == version]
+        for version in np.unique(self._model[devices]).tolist():
+            mine = devices[self._model[devices] == version]
             kept += int((~self._adopt(mine, version, version, at)).sum())
         return kept
 

@@ -156,16 +156,16 @@ def test_the_log_of_events_gives_the_same_state(words):
 
 
 def test_a_rollback_returns_devices_to_what_they_served(words):
-    lived = living(words)
+    lived = living(words, "blend.tolerance=1.0")
     lived.begin()
     shared = {name: -leaf for name, leaf in lived.serving.versions.shared[1].items()}
     lived.serving.versions.add(2, shared, {})
     before = {d: row.copy() for d, row in lived.serving.versions.personal[1].items()}
     devices = np.arange(10)
-    lived.serving.install(devices, 2, at=DAY_S, check=False)
+    lived.serving.install(devices, 2, at=DAY_S)
     assert (lived.serving.version[:10] == 2).all()
     assert (lived.serving.version[10:] == 1).all()
-    lived.serving.install(devices, 1, at=2 * DAY_S, check=False)
+    lived.serving.install(devices, 1, at=2 * DAY_S)
     assert (lived.serving.version == 1).all()
     assert all(np.array_equal(before[d], lived.serving.versions.personal[1][d]) for d in before)
 

@@ -111,7 +111,7 @@ def test_the_way_back_needs_no_check_and_finds_everything_as_it_was(living):
     there = serving.install(everybody, 2, at=0.0)
     serving.predict_served(which)
     assert not np.array_equal(serving.outputs.confidence[which], confidence)
-    back = serving.install(everybody[~there.refused], 1, at=HOUR, check=False)
+    back = serving.install(everybody[~there.refused], 1, at=HOUR)
     assert not back.refused.any()
     serving.predict_served(which)
     np.testing.assert_array_equal(serving.outputs.label[which], label)
