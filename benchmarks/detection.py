@@ -38,8 +38,9 @@ from fedretrain.monitoring.config import AccuracyRules, DriftRules, MonitoringPo
 from fedretrain.monitoring.divergence import psi
 from fedretrain.monitoring.histogram import count_by
 from fedretrain.monitoring.intake import Intake
-from fedretrain.monitoring.recipes import MonitorState, decide, fold
+from fedretrain.monitoring.recipes import decide, fold
 from fedretrain.monitoring.reports import NUM_CONFIDENCE_BINS, NUM_LATENCY_BINS, Reports
+from fedretrain.monitoring.state import MonitorState
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.monitoring.view import view
 from sim.arm import Arms

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedretrain.artifacts.inference import Predictor
 from fedretrain.artifacts.manifest import Manifest
 from fedretrain.artifacts.package import blobs, open_package, rebuild, references
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import decode_params, encode_params
 from fedretrain.core.durable import remove_leftovers, write_whole
 from fedretrain.core.errors import DataError
-from fedretrain.edge.inference import Predictor
 from fedretrain.edge.slot_state import SlotState
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import torch
 
 from fedretrain.artifacts.decision import Calibration, Decision, class_probabilities
 from fedretrain.artifacts.delta import release
+from fedretrain.artifacts.inference import Model, Predictor, device_params
 from fedretrain.artifacts.manifest import Personalization
 from fedretrain.artifacts.package import Contents, read_package, write_package
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.core.errors import DataError
 from fedretrain.core.ids import ClientId
 from fedretrain.core.types import ClientData, MethodKind, Objective
-from fedretrain.edge.inference import Model, Predictor, device_params
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
@@ -216,7 +216,7 @@ def test_the_model_keeps_its_weights_alive():
 
 
 def test_inference_brings_no_heavy_library():
-    code = "import sys, json, fedretrain.edge.inference; print(json.dumps(sorted({n.split('.')[0] for n in sys.modules})))"
+    code = "import sys, json, fedretrain.artifacts.inference; print(json.dumps(sorted({n.split('.')[0] for n in sys.modules})))"
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     found = set(json.loads(answer.stdout))
     assert {"numpy", "onnxruntime"} <= found
