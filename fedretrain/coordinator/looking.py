@@ -42,6 +42,16 @@ class Looking:
         self._plan = self._policy.look_plan(seed=seed)
         self._taken, self.gate, self.gate_for = None, None, (0, 0)
 
+    def restore(self, seed: int, taken: int | None, gate_for: tuple[int, int]) -> None:
+        """Go on where another process stopped: what it had looked at is not looked at again."""
+        self.begin(seed)
+        self._taken, self.gate_for = taken, gate_for
+
+    @property
+    def taken(self) -> int | None:
+        """The last look that was taken in the present step."""
+        return self._taken
+
     def take(
         self, state: RolloutState, now: float, measure: Callable[[float], Sequence[MetricEvidence]]
     ) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.coordinator.looking import Looking
 from fedretrain.core.rng import seed_for
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.evidence import RolloutEvidence
-from fedretrain.rollout.gate import judge
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.validation.report import Verdict as Validated
 from sim.lifetime.release import Compared
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.coordinator.policy import Policy
-    from fedretrain.rollout.looks import LookPlan
     from fedretrain.rollout.metrics import MetricEvidence
     from fedretrain.rollout.state import RolloutState
-    from fedretrain.rollout.verdict import GateReport
     from fedretrain.validation.report import EvaluationReport
     from sim.lifetime.examine import Examiner
     from sim.lifetime.release import Release, Trial
@@ -64,26 +62,23 @@ class Judge:
     ) -> None:
         self._policy, self._release, self._trial, self._examiner = policy, release, trial, examiner
         self._type, self._seed = device_type, seed
-        self._plan: LookPlan | None = None
-        self._look: int | None = None
-        self._gate: GateReport | None = None
-        self._gate_for = (0, 0)
+        self._looking = Looking(policy)
         self.validation: EvaluationReport | None = None
         self._validated_at = -np.inf
 
     def begin(self, rollout: int) -> None:
         """A new rollout."""
-        self._plan = self._policy.look_plan(seed=seed_for(self._seed, rollout, -1, "looks"))
-        self._look, self._gate, self.validation, self._validated_at = None, None, None, -np.inf
+        self._looking.begin(seed_for(self._seed, rollout, -1, "looks"))
+        self.validation, self._validated_at = None, -np.inf
 
     def evidence(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> RolloutEvidence:
         """What is known of an open rollout, by the devices that count ``[D]``."""
         verdict = self._validated(state, now, counted)
-        self._take_look(state, now, counted)
+        self._looking.take(state, now, lambda start_at: self._measure(state, start_at, now, counted))
         coverage = self._trial.covered(state.entered_at, now, self._type, counted)
         return RolloutEvidence(
-            gate=self._gate,
-            gate_for=self._gate_for,
+            gate=self._looking.gate,
+            gate_for=self._looking.gate_for,
             coverage=coverage,
             exposure=self._release.exposure(now),
             validation=verdict,
@@ -98,21 +93,6 @@ class Judge:
                 self.validation = self._examiner.report(plan.candidate, plan.champion, now, counted)
                 self._validated_at = now
         return Verdict.INCONCLUSIVE if self.validation is None else _VERDICTS[self.validation.verdict]
-
-    def _take_look(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> None:
-        """The gate's newest look, if one is due that was not taken."""
-        if (state.step, state.attempt) != self._gate_for:
-            self._look, self._gate, self._gate_for = None, None, (state.step, state.attempt)
-        start_at = state.entered_at if state.phase is Phase.SHADOW else state.installed_at
-        looking = state.phase in (Phase.SHADOW, Phase.CANARY, Phase.RAMP)
-        if not looking or start_at is None or self._plan is None:
-            return
-        due = self._plan.due(state.step, now - start_at)
-        if due is None or due == self._look:
-            return
-        self._look = due
-        evidence = self._measure(state, start_at, now, counted)
-        self._gate = judge(self._policy.rollout.metrics, evidence, self._plan, due)
 
     def _measure(
         self, state: RolloutState, start_at: float, now: float, counted: NDArray[np.bool_]

@@ -81,7 +81,7 @@ def test_while_confidence_has_decayed_devices_serve_what_the_policy_says(on_deca
         (decayed_at, "the rules serve: the champion's confidence has decayed")
     ]
     # Reports of the rules are not refused: the windows after the decay still have all rows.
-    assert living.watch._views[DAY].num_rows == 24 * 8
+    assert living.watch._watching._views[DAY].num_rows == 24 * 8
 
 
 def happen(living, body, at):
