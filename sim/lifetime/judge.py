@@ -16,7 +16,8 @@ from fedretrain.coordinator.looking import Looking
 from fedretrain.core.rng import seed_for
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.evidence import RolloutEvidence
-from fedretrain.rollout.verdict import Verdict
+from fedretrain.rollout.power import detectable
+from fedretrain.rollout.verdict import Role, Verdict
 from fedretrain.validation.report import Verdict as Validated
 from sim.lifetime.release import Compared
 
@@ -70,6 +71,28 @@ class Judge:
         """A new rollout."""
         self._looking.begin(seed_for(self._seed, rollout, -1, "looks"))
         self.validation, self._validated_at = None, -np.inf
+
+    def detectable(self, now: float, counted: NDArray[np.bool_]) -> tuple[float, ...]:
+        """The smallest relative regression of accuracy that each step of a rollout could see, by the fleet as it has been.
+
+        Args:
+            now: The instant.
+            counted: ``[D]`` devices that count.
+
+        Returns:
+            One per step; empty where accuracy is no guardrail with a relative margin, or too little was measured.
+        """
+        policy = self._policy.rollout
+        guardrails = [rule for rule in policy.metrics if rule.role is Role.GUARDRAIL]
+        rule = next((one for one in guardrails if one.metric == "accuracy" and one.relative), None)
+        spans = sorted({span for step in policy.steps for span in (step.min_s, step.max_s)})
+        before = [self._trial.pre_period(span, now, counted) for span in spans]
+        known = [window for window in before if window is not None]
+        if rule is None or not known:
+            return ()
+        shares = sum(1 + (one.limit is not None) for one in guardrails)
+        plan, num = self._policy.look_plan(), int(counted.sum())
+        return tuple(one.detectable for one in detectable(rule, known, plan, num, num_guardrails=shares))
 
     def evidence(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> RolloutEvidence:
         """What is known of an open rollout, by the devices that count ``[D]``."""

@@ -263,7 +263,8 @@ class Living:
         self.serving.versions.add(found.version, found.shared, found.personal)
         # Candidates are judged, offline and in shadow, with the personal state that devices would hold for them.
         self.serving.prepare(self.everybody, found.version, at=now)
-        return cycle.Trained(found.version, made=True, reason=found.told)
+        seen = self.judge.detectable(now, self._counted())
+        return cycle.Trained(found.version, made=True, reason=found.told, detectable=seen)
 
     def _stand(self, now: float) -> None:
         """What holds until the next tick: what devices serve, and who is kept out."""

@@ -22,6 +22,8 @@ from fedretrain.core.rng import seed_for
 from fedretrain.rollout.evidence import Coverage, Exposure
 from fedretrain.rollout.exposure import exposed, held_back, ranks
 from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence
+from fedretrain.rollout.power import pre_period
+from sim.lifetime.serving import NOT_FINITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.rollout.events import Order
+    from fedretrain.rollout.power import PrePeriod
     from sim.lifetime.rows import LifeRows
     from sim.lifetime.serving import Serving
 
     Ids = NDArray[np.int64]
 
 PRE_PERIOD_S = 14 * DAY_S
+_LEAST_MEASURED = 3  # devices, below which a spread says nothing
 
 
 @dataclass
@@ -170,6 +174,26 @@ class Trial:
 
     def __init__(self, rows: LifeRows, serving: Serving, latency_of: Callable[[int], float]) -> None:
         self._rows, self._serving, self._latency_of = rows, serving, latency_of
+
+    def pre_period(self, span_s: float, now: float, counted: NDArray[np.bool_]) -> PrePeriod | None:
+        """How accuracy spread between the devices that count ``[D]`` over the last `span_s`, by labels that have arrived by now.
+
+        None where fewer than three of them were measured in that window and before it.
+        """
+        rows, right = self._rows, self._serving.outputs.label
+        arm, start_at = np.flatnonzero(counted), now - span_s
+        nothing = np.full(len(rows.starts) - 1, np.nan)
+        means = []
+        for first, last in ((start_at - PRE_PERIOD_S, start_at), (start_at, now)):
+            taken = rows.between(first, last)
+            which = np.arange(taken.start, taken.stop)[rows.label_at[taken] <= now]
+            # What was taken before the life's baseline was never predicted.
+            which = which[counted[rows.device[which]] & (right[which] != NOT_FINITE)]
+            score = (right[which] == rows.y[which]).astype(np.float64)
+            means.append(self._means(which, score, arm, nothing))
+        earlier, window = means
+        both = np.intersect1d(earlier.measured().device_K, window.measured().device_K)
+        return pre_period(earlier, window, span_s) if len(both) >= _LEAST_MEASURED else None
 
     def covered(self, start_at: float, now: float, device_type: Ids, counted: NDArray[np.bool_]) -> Coverage:
         """Hours of the day and device types with scored rows since the stage began, of the devices that count ``[D]``."""

@@ -22,10 +22,18 @@ if TYPE_CHECKING:
 MAX_EVENTS = 60
 _MAX_NUMBERS = 6
 _RANKS = (
-    ("safe_mode", "champion", "rolled_back"),
+    ("safe_mode", "champion", "rolled_back", "fallback_serves", "champion_serves"),
     ("retrain", "rollback_started", "de_escalation_started", "frozen", "kpi_breached", "device_quarantined"),
     ("drifted", "accuracy_fell", "confidence_decayed", "no_candidate", "personal_refresh"),
-    ("candidate", "shadow_started", "canary_started", "ramp_started", "drift_cleared", "approval_asked"),
+    (
+        "candidate",
+        "shadow_started",
+        "canary_started",
+        "ramp_started",
+        "drift_cleared",
+        "approval_asked",
+        "warned",
+    ),
     ("deferred", "held", "gate_passed"),
 )
 """Kinds of event from the most important on; all others come after."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import CycleEvent
@@ -270,3 +271,36 @@ def test_the_pool_does_not_train_on_rows_of_a_device_that_is_kept_out():
     assert both == same == pool.num_rows(DAY)
     assert one == len(living.fleet.trainable(np.array([1]), DAY)[0]) < both
     assert pool.round(base, 1, DAY, everybody) is None
+
+
+def test_what_each_step_can_detect_is_computed_from_the_fleet_before_the_rollout():
+    named = policy(retraining=SOON)
+    living = born(small(30, 4), named)
+    at = 2 * DAY
+    ticks(living, 0.0, at)
+    everybody = np.ones(30, bool)
+    (few,) = living.judge.detectable(at, everybody)
+    rows, outputs = living.rows, living.serving.outputs
+
+    def device_means(start_at, end_at):
+        which = rows_between(living, start_at, end_at)
+        which = which[(rows.label_at[which] <= at) & (rows.event_at[which] >= -living.life.baseline_s)]
+        right = outputs.label[which] == rows.y[which]
+        device = rows.device[which]
+        return np.array([right[device == d].mean() for d in range(30)])
+
+    def spread(span):
+        now, before = device_means(at - span, at), device_means(at - span - 14 * DAY, at - span)
+        slope = np.cov(before, now)[0, 1] / before.var(ddof=1)
+        return (now - slope * (before - before.mean())).var(ddof=1), device_means(at - DAY, at).mean()
+
+    # Half of the fleet against the other, at the last look: 4 days, whose spread is that of all that was measured.
+    variance, level = spread(4 * DAY)
+    look = living.judge._policy.look_plan().looks[-1]
+    t = scipy.stats.t(14)
+    reach = (t.isf(look.harm_level) + t.isf(0.2)) * np.sqrt(variance * 2 / 15) / level
+    assert few == pytest.approx(reach, rel=0.02)
+    assert living.judge.detectable(at, np.arange(30) < 9) == (np.inf,)  # four devices of nine: never judged
+    living_on = small_life(small(30, 4), named)
+    (warned,) = [e.text for e in living_on.events if e.kind == "warned"]
+    assert warned.startswith("canary cannot detect a regression below ")
