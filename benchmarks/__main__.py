@@ -26,6 +26,7 @@ NAMES = (
     "monitoring",
     "monitoring_year",
     "monitoring_null",
+    "inference",
     "health",
     "lifetime",
     "scale",

@@ -62,18 +62,27 @@ class Slots:
     Args:
         folder: Its own; made if it is not there.
         keep: How many good versions to keep beside the current one.
+        store: Where the files go, of these slots alone (an encrypted one, say); None: plain files in the folder.
 
     Raises:
         DataError: If the folder cannot be used.
     """
 
-    def __init__(self, folder: Path | str, keep: int = 2) -> None:
+    def __init__(self, folder: Path | str, keep: int = 2, store: ContentStore | None = None) -> None:
         if keep < 1:
             raise DataError(
                 f"{keep} versions to go back to are too few", where="slots.keep", fix="give 1 or more"
             )
         self._folder, self._keep = Path(folder), keep
-        self._store = ContentStore(self._folder / CONTENT)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"the folder of model slots cannot be made: {error.strerror or error}",
+                where=str(self._folder),
+                fix="check the path and its permissions",
+            ) from error
+        self._store = store or ContentStore(self._folder / CONTENT)
         self._state = self._read()
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedretrain.artifacts.delta import release
+from fedretrain.artifacts.encryption import EncryptedStore
 from fedretrain.core.errors import DataError
 from fedretrain.edge.slots import CONTENT, COPY, POINTER, Slots
 from tests.slot_cases import fingerprint, serve, write
@@ -268,9 +269,28 @@ def test_what_cut_writes_left_is_removed(slots, server):
     assert list(slots._folder.rglob(".new-*")) == []
 
 
+def test_a_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be made"):
+        Slots(tmp_path / "file")
+
+
 def test_a_keep_of_none_is_refused(tmp_path):
     with pytest.raises(DataError, match="too few"):
         Slots(tmp_path, keep=0)
+
+
+def test_files_may_be_encrypted_and_another_key_opens_none(tmp_path, server):
+    def slots(key):
+        return Slots(
+            tmp_path / "device", store=EncryptedStore(tmp_path / "device" / "sealed", bytes([key] * 32))
+        )
+
+    install(slots(1), server, 0, 1)
+    assert serving(slots(1)) == server.versions[1]
+    weights = server.store.get(server.manifest(1).weights.digest)
+    assert all(weights not in path.read_bytes() for path in (tmp_path / "device" / "sealed").iterdir())
+    assert slots(2).current() is None
 
 
 class Full:
