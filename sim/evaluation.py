@@ -16,8 +16,9 @@ import numpy as np
 
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
-from fedretrain.training.blend import Verdict, blend
+from fedretrain.training.blend import blend
 from fedretrain.training.executor import ClientWork
+from fedretrain.training.keep import Verdict
 from fedretrain.training.metrics import client_scores
 from sim.fleet import scored, trainable
 

@@ -18,8 +18,8 @@ from fedretrain.core import checks
 from fedretrain.core.clock import HOUR_S
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.mechanism import Relation, Unit
-from fedretrain.training.blend import BlendConfig
 from fedretrain.training.config import LocalTraining, MethodConfig
+from fedretrain.training.keep import BlendConfig
 from sim.availability import AvailabilityConfig
 from sim.datasets.columns import TableSpec
 from sim.fleet import FleetConfig

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from fedretrain.training.config import LocalTraining
     from fedretrain.training.executor import ClientWork
     from fedretrain.training.models import ModelBundle
-    from fedretrain.training.task import LocalTask, Phase, State, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import LocalTask, State, Tree
 
 _BLOCK_BYTES = 3_700_000  # stacked parameters of a block: they and their batch stay in a core's cache
 _LEAST_CLIENTS, _MOST_CLIENTS = 16, 256

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedretrain.training.config import LocalTraining
+    from fedretrain.training.phase import Phase
     from fedretrain.training.stacked import Chain, Sink
-    from fedretrain.training.task import Batch, Phase, Tree
+    from fedretrain.training.task import Batch, Tree
 
 
 class StackedEngine(Protocol):

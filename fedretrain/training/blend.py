@@ -3,7 +3,7 @@
 Rules of this file:
     * A device re-fits its personal state on the older part of its own labelled samples and keeps the result only if
       its score on the newest part does not fall; otherwise it stays where it was, and says why.
-    * The hold-out is temporal: a random one would let the re-fit see the future of a drifting sensor.
+    * The rule itself is `keep`, which needs no torch.
     * Nothing leaves the device: scores and verdicts are for the device itself and for the simulator's oracle. The
       choice rests on un-noised labels, so under example-level DP a head of `fedper` chosen here must not go back into
       training: the next round's shared gradients would carry it.
@@ -15,13 +15,11 @@ https://arxiv.org/abs/2002.04758.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedretrain.core.errors import ConfigError
-from fedretrain.core.types import ClientData
+from fedretrain.training.keep import BlendConfig, Verdict, verdict_of
 from fedretrain.training.metrics import quality
 
 if TYPE_CHECKING:
@@ -32,50 +30,6 @@ if TYPE_CHECKING:
     from fedretrain.core.params import Params
     from fedretrain.core.types import Objective
     from fedretrain.training.executor import ClientWork, Executor
-
-
-class Verdict(StrEnum):
-    """What became of a device's re-fit."""
-
-    KEPT = "kept"
-    FELL = "fell"  # its held-out score was lower than before
-    TOO_FEW = "too_few"  # too few labelled samples to hold any out
-    NONFINITE = "nonfinite"  # the re-fit ran away
-
-
-@dataclass(frozen=True)
-class BlendConfig:
-    """When a re-fit is kept.
-
-    Attributes:
-        holdout_fraction: The newest part of a device's labelled samples, never trained on here.
-        min_holdout: The fewest samples that a verdict may rest on; as many again are needed to fit.
-        tolerance: How much the score may fall all the same (accuracy as a fraction, RMSE in the target's unit).
-    """
-
-    holdout_fraction: float = 0.25
-    min_holdout: int = 5
-    tolerance: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.holdout_fraction < 1:
-            raise ConfigError(f"{self.holdout_fraction} is not in (0, 1)", where="blend.holdout_fraction")
-        if self.min_holdout < 1:
-            raise ConfigError("a verdict needs at least one sample", where="blend.min_holdout")
-        if not self.tolerance >= 0:
-            raise ConfigError(f"{self.tolerance} is below 0", where="blend.tolerance")
-
-    def split(self, data: ClientData) -> tuple[ClientData, ClientData] | None:
-        """The samples to fit on and the newest ones to judge by, or None if there are too few.
-
-        Args:
-            data: In the order of time.
-        """
-        held = max(self.min_holdout, round(self.holdout_fraction * len(data)))
-        cut = len(data) - held
-        if cut < self.min_holdout:
-            return None
-        return ClientData(data.x[:cut], data.y[:cut]), ClientData(data.x[cut:], data.y[cut:])
 
 
 @dataclass(frozen=True)
@@ -132,7 +86,7 @@ def blend(
         before[judged] = _scores(executor, shared if serving is None else serving, held, objective)
         after[judged] = _scores(executor, shared, renewed, objective)
         for i, row in zip(judged, fitted, strict=True):
-            verdicts[i] = _verdict(row, before[i], after[i], config.tolerance)
+            verdicts[i] = verdict_of(row, before[i], after[i], config.tolerance)
             if verdicts[i] is Verdict.KEPT:
                 personal[i] = row.copy()
     return Blended(tuple(personal), tuple(verdicts), before, after)
@@ -144,10 +98,3 @@ def _scores(
     score = quality(objective)
     outputs = executor.predict(shared, held, personalized=True)
     return [score(o, one.data.y) for o, one in zip(outputs, held, strict=True)]
-
-
-def _verdict(fitted: NDArray[np.float32], before: float, after: float, tolerance: float) -> Verdict:
-    if not (np.isfinite(fitted).all() and np.isfinite(after)):
-        return Verdict.NONFINITE
-    # What was served before may have been NaN itself; anything finite is then no fall.
-    return Verdict.FELL if after < before - tolerance else Verdict.KEPT

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.training.config import LocalTraining
-    from fedretrain.training.task import Phase
+    from fedretrain.training.phase import Phase
 
 
 @dataclass(frozen=True)

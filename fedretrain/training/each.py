@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from fedretrain.training.executor import ClientWork
     from fedretrain.training.models import ModelBundle
     from fedretrain.training.per_example import PerExampleGradients
-    from fedretrain.training.task import LocalTask, Phase, State, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import LocalTask, State, Tree
 
 
 class EachExecutor:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedretrain.training.config import ExampleDp, LocalTraining
-    from fedretrain.training.task import Phase, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import Tree
 
 
 @dataclass(frozen=True)

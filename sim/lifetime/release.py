@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.artifacts.decision import NOT_FINITE
 from fedretrain.core.clock import DAY_S
 from fedretrain.core.rng import seed_for
 from fedretrain.rollout.evidence import Coverage, Exposure
 from fedretrain.rollout.exposure import exposed, held_back, ranks
 from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence
 from fedretrain.rollout.power import pre_period
-from sim.lifetime.serving import NOT_FINITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

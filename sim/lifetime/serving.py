@@ -23,8 +23,9 @@ from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
 from fedretrain.core.types import ClientData
 from fedretrain.rollout.stops import RULES_BASELINE
-from fedretrain.training.blend import Verdict, blend
+from fedretrain.training.blend import blend
 from fedretrain.training.executor import ClientWork
+from fedretrain.training.keep import Verdict
 from sim.lifetime.rules import rules_logits
 
 if TYPE_CHECKING:

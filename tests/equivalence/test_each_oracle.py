@@ -25,7 +25,7 @@ from fedretrain.training.config import (
 )
 from fedretrain.training.each import EachExecutor
 from fedretrain.training.methods.make import make_task
-from fedretrain.training.task import Phase
+from fedretrain.training.phase import Phase
 from tests.training_cases import clients, model_case
 
 SIZES = (3, 10, 27)

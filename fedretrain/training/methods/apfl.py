@@ -32,7 +32,8 @@ from fedretrain.training.personal import ALPHA
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedretrain.training.task import Batch, Engine, Phase, State, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import Batch, Engine, State, Tree
 
 
 @dataclass(frozen=True)

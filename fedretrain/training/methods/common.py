@@ -18,7 +18,7 @@ from fedretrain.core.params import Layout
 from fedretrain.training import optim
 from fedretrain.training.config import OptimizerKind
 from fedretrain.training.personal import effective_params, personal_layout
-from fedretrain.training.task import Phase
+from fedretrain.training.phase import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

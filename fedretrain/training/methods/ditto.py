@@ -21,7 +21,8 @@ from fedretrain.training.methods.finetune import Finetune
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedretrain.training.task import Batch, Engine, Phase, State, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import Batch, Engine, State, Tree
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from fedretrain.training.methods.common import SHARED, Method, clone, packed_dif
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedretrain.training.task import Batch, Engine, Phase, State, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import Batch, Engine, State, Tree
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from fedretrain.training.methods.fedavg import FedAvg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedretrain.training.task import Batch, Engine, Phase, State, Tree
+    from fedretrain.training.phase import Phase
+    from fedretrain.training.task import Batch, Engine, State, Tree
 
 
 @dataclass(frozen=True)

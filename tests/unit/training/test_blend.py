@@ -7,9 +7,10 @@ import pytest
 
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.types import ClientData, Objective
-from fedretrain.training.blend import BlendConfig, Verdict, blend
+from fedretrain.training.blend import blend
 from fedretrain.training.config import LocalTraining, LossKind, MethodConfig, MethodKind, OptimizerConfig
 from fedretrain.training.each import EachExecutor
+from fedretrain.training.keep import BlendConfig, Verdict
 from fedretrain.training.methods.make import make_task
 from tests.training_cases import clients, model_case
 

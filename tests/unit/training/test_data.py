@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fedretrain.core.rng import permutations
 from fedretrain.training import data
 from fedretrain.training.config import ExampleDp, LocalTraining
-from fedretrain.training.task import Phase
+from fedretrain.training.phase import Phase
 
 SIZES = st.lists(st.integers(0, 23), min_size=1, max_size=6)
 
