@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile
 
 from fedretrain.artifacts.trust.client import TrustClient
 from fedretrain.artifacts.trust.keys import create_keys, load_key, load_online
-from fedretrain.artifacts.trust.repository import Lifetimes, TrustRepository
+from fedretrain.artifacts.trust.repository import TrustRepository
 from fedretrain.artifacts.trust.root import first_root, next_root
-from fedretrain.artifacts.trust.words import TargetInfo
+from fedretrain.artifacts.trust.words import TargetInfo, TrustError
 
 NOW = 1_600_000_000.0  # years ago: whatever read the machine's clock would find everything expired
 HOUR, DAY = 3_600.0, 86_400.0
@@ -28,16 +29,23 @@ def target(number, population="pumps"):
     )
 
 
+def block_of(call, *args, **kwargs):
+    with pytest.raises(TrustError) as caught:
+        call(*args, **kwargs)
+    assert str(caught.value.block) in str(caught.value)
+    return caught.value.block
+
+
 class TrustWorld:
     """Everything on one disk: keys, repository, device; `sent` holds what somebody sends instead of the real file."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, lifetimes=None):
         self.folder = folder
         create_keys(folder / "keys")
         self.offline = load_key(folder / "keys" / "offline" / "root.pem")
         self.online = load_online(folder / "keys" / "online")
         self.root = first_root(self.offline, self.online.public(), now=NOW)
-        self.repository = TrustRepository(folder / "repository", self.online, Lifetimes())
+        self.repository = TrustRepository(folder / "repository", self.online, lifetimes)
         self.repository.install_root(self.root, NOW)
         self.repository.publish([target(1)], NOW)
         self.sent, self.asked = {}, []
@@ -114,7 +122,7 @@ class TrustWorld:
         made = next_root(
             present.read_bytes(), self.offline, now=now, new_key=new_key, online=new_online.public()
         )
-        self.repository = TrustRepository(self.folder / "repository", new_online, Lifetimes())
+        self.repository = TrustRepository(self.folder / "repository", new_online)
         self.repository.install_root(made, now)
         self.offline, self.online = new_key or self.offline, new_online
         return made

@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
-from fedretrain.artifacts.trust.words import MAX_BYTES, SIGNED_AT, Block, TrustError, as_time
-from fedretrain.core.errors import DataError
-from tests.trust_cases import DAY, HOUR, NOW, TrustWorld, manifest, target
+from fedretrain.artifacts.trust.words import SIGNED_AT, Block, as_time
+from tests.trust_cases import DAY, HOUR, NOW, TrustWorld, block_of, manifest, target
 
 THIEF = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LATER = NOW + HOUR
@@ -26,13 +25,6 @@ def world(tmp_path):
     world = TrustWorld(tmp_path)
     world.client.refresh(NOW)
     return world
-
-
-def block_of(call, *args, **kwargs):
-    with pytest.raises(TrustError) as caught:
-        call(*args, **kwargs)
-    assert str(caught.value.block) in str(caught.value)
-    return caught.value.block
 
 
 def stolen(world, *roles):
@@ -328,59 +320,3 @@ def test_an_old_roots_key_makes_no_further_root(world):
     found = Metadata.from_bytes((world.folder / "repository" / "2.root.json").read_bytes())
     world.sent = {"3.root.json": world.edit(found.to_bytes(), old_root_key, lambda _part: None)}
     assert block_of(world.client.refresh, NOW) is Block.BAD_SIGNATURE
-
-
-def test_only_known_names_are_asked_for_and_no_more_than_a_file_may_have(world):
-    names = [name for name, _ in world.asked]
-    assert names == ["2.root.json", "timestamp.json", "2.snapshot.json", "2.targets.json"]
-    for name, max_bytes in world.asked:
-        assert 0 < max_bytes <= MAX_BYTES[name.split(".")[-2]]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../keys/online/targets.pem",
-        "/etc/passwd",
-        "timestamp.json/..",
-        ".lock",
-        "",
-        None,
-        "0.root.json",
-        "1.root.json\n",
-        "root.json",
-    ],
-)
-def test_the_repository_gives_no_other_file(world, name):
-    with pytest.raises(DataError, match="not a file of a trust repository"):
-        world.repository.read(name)
-
-
-def test_after_a_restart_without_a_network_the_stored_list_counts(world):
-    restarted = world.new_client("device")
-    assert block_of(world.installs, 1, NOW, restarted) is Block.NEVER_REFRESHED
-    world.asked.clear()
-    restarted.recall(LATER)
-    assert world.asked == []
-    assert world.installs(1, LATER, restarted) == target(1)
-    assert block_of(restarted.recall, NOW + DAY) is Block.EXPIRED
-
-
-def test_a_new_device_has_nothing_to_recall(world):
-    assert block_of(world.new_client("fresh").recall, NOW) is Block.NEVER_REFRESHED
-
-
-@pytest.mark.parametrize(
-    "name", ["timestamp.json", "snapshot.json", "targets.json", "root_history/1.root.json"]
-)
-def test_a_stored_file_that_a_cut_emptied_is_fetched_again(world, name):
-    (world.folder / "device" / name).write_bytes(b"")
-    restarted = world.new_client("device")
-    restarted.refresh(NOW)
-    assert world.installs(1, NOW, restarted) == target(1)
-
-
-def test_a_stored_list_that_somebody_edited_is_not_recalled(world):
-    path = world.folder / "device" / "targets.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":7'))
-    assert block_of(world.new_client("device").recall, NOW) is Block.MISMATCH

@@ -4,6 +4,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.metadata import Metadata
 
 from fedretrain.artifacts.trust import repository as module
@@ -138,6 +139,18 @@ def test_nothing_is_signed_on_top_of_a_file_that_was_not_signed(world, role, dam
     with pytest.raises(DataError, match="damaged or was not signed"):
         world.repository.publish([target(2)], NOW)
     assert contents(world) == before
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_a_consistent_chain_with_one_strangers_signature_is_not_signed_on(world, role):
+    """Who can write to the folder, and lacks one key, waits for the server to sign over what was slipped in."""
+    keys = {name: getattr(world.online, name) for name in ("timestamp", "snapshot", "targets")}
+    world.forge(9, {**keys, role: Ed25519PrivateKey.generate()})
+    for name, content in world.sent.items():
+        (world.folder / "repository" / name).write_bytes(content)
+    for call in (world.repository.installable, lambda: world.repository.publish([target(2)], NOW)):
+        with pytest.raises(DataError, match="damaged or was not signed"):
+            call()
 
 
 def test_an_older_list_put_back_by_hand_is_not_signed_again(world):
