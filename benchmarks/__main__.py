@@ -28,6 +28,7 @@ NAMES = (
     "monitoring_null",
     "inference",
     "health",
+    "outbox",
     "lifetime",
     "scale",
     "client_update",

@@ -26,10 +26,11 @@ class Device:
         self.bounds = {"max_bytes": 1_000_000, "max_age_s": 1e9} | bounds
         self.now_s = 0.0
         self.at: float | None = None
+        self.machine = ""
         self.start()
 
     def start(self, suspect: str = "") -> None:
-        self.database = AgentDatabase(self.path, suspect=suspect)
+        self.database = AgentDatabase(self.path, suspect=suspect, machine=self.machine)
         self.outbox = Outbox(self.database, opened=self.instant(), **self.bounds)
 
     def restart(self) -> None:
@@ -90,9 +91,13 @@ def keep(batch, receipt) -> Batch:
 def drain(device: Device, server: Server, max_bytes: int = 10_000) -> None:
     """Send until nothing is left."""
     device.flush()
-    while batch := device.outbox.pending(max_bytes):
+    for _ in range(10_000):
+        batch = device.outbox.pending(max_bytes)
+        if not batch:
+            return
         device.outbox.acknowledge(server.receive(batch))
         device.flush()
+    raise AssertionError("something is sent for ever")
 
 
 def numbers(spans: Spans) -> set[int]:

@@ -2,6 +2,7 @@
 
 Rules of this file:
     * One process has it open; a commit is durable when it returns (write-ahead log, synchronous=FULL).
+    * Threads share the connection: whoever uses it holds the `mutex`, so that no statement falls into another's transaction.
     * A damaged file never stops the agent: it is renamed (with the reason and the time), never deleted, and a new one is
       begun, with a notice of it. A stranger's file is refused and left alone.
     * Who the device's records are from (installation, boot) lies in the database and in a file beside it. Each opening
@@ -17,6 +18,7 @@ import json
 import os
 import secrets
 import sqlite3
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +36,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
     CREATE TABLE notices (number INTEGER PRIMARY KEY, content TEXT NOT NULL) STRICT;
     CREATE TABLE boots (
-        boot INTEGER PRIMARY KEY, offset_s REAL, is_trusted INTEGER NOT NULL DEFAULT 0
+        boot INTEGER PRIMARY KEY, machine TEXT NOT NULL, offset_s REAL, is_trusted INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE TABLE records (
         position INTEGER PRIMARY KEY, boot INTEGER NOT NULL, sequence INTEGER NOT NULL,
@@ -80,6 +82,14 @@ def next_boot(last: int) -> int:
     return ((last >> _RANDOM_BITS) + 1 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
 
 
+def machine_start() -> str:
+    """Names this start of the machine; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error says that the file is damaged, and not that it could not be read or written just now."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -93,13 +103,22 @@ class AgentDatabase:
         path: The file; made if it is not there. Beside it lie ``NAME.identity`` and ``NAME.lock``.
         now_at: Seconds since the epoch, as far as the device knows: goes into the name of a file that is set aside.
         suspect: Why the file is to be set aside whatever the check finds: an error met while it was in use.
+        machine: Names this start of the machine, as `machine_start` does: the agent may start several times in one, and
+            the monotonic clock goes on.
+
+    Attributes:
+        connection: For whoever holds `mutex`.
+        identity: Who this start is.
 
     Raises:
         DataError: If another process has it open, it is another program's, or it can be neither read nor written.
     """
 
-    def __init__(self, path: Path | str, *, now_at: float = 0.0, suspect: str = "") -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: Path | str, *, now_at: float = 0.0, suspect: str = "", machine: str = ""
+    ) -> None:
+        self.path, self.machine = Path(path), machine
+        self.mutex = threading.RLock()
         self._now_at = now_at
         self._has_begun = False
         self._lock = _lock(self.path)
@@ -126,10 +145,15 @@ class AgentDatabase:
         """The last signed time that was kept; 0 for none."""
         return float(self._meta("floor_at") or 0.0)
 
-    def raise_floor(self, at: float) -> None:
-        """Keep a signed time, durably, unless a later one is kept already."""
-        if at > self.floor_at:
-            self._set_meta("floor_at", at)
+    def raise_floor(self, at: float) -> bool:
+        """Keep a signed time, unless a later one is kept already; False if the disk would not have it."""
+        with self.mutex:
+            try:
+                if at > self.floor_at:
+                    self._set_meta("floor_at", at)
+            except sqlite3.OperationalError:
+                return False
+            return True
 
     def begin(self) -> None:
         """Make this start durable, beside the database first, then in it: before any of its records is. Once is enough.
@@ -145,7 +169,9 @@ class AgentDatabase:
         with transaction(self.connection):
             self._set_meta("installation", self.identity.installation)
             self._set_meta("boot", self.identity.boot)
-            self.connection.execute("INSERT INTO boots (boot) VALUES (?)", (self.identity.boot,))
+            self.connection.execute(
+                "INSERT INTO boots (boot, machine) VALUES (?, ?)", (self.identity.boot, self.machine)
+            )
         self._has_begun = True
 
     def close(self) -> None:

@@ -17,7 +17,6 @@ import contextlib
 import json
 import math
 import sqlite3
-import threading
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ class Outbox:
         self._database = database
         self._connection, self._identity = database.connection, database.identity
         self._max_bytes, self._max_age_s, self._buffer_bytes = max_bytes, max_age_s, buffer_bytes
-        self._mutex = threading.RLock()
+        self._mutex = database.mutex
         self._buffer: dict[Priority, deque[Record]] = {priority: deque() for priority in Priority}
         self._buffered_bytes = 0
         self._next = dict.fromkeys(Priority, 0)
@@ -97,7 +96,7 @@ class Outbox:
         self._told: list[Gap] = []
         self._given_up_before, self._given_up = 0, list[Entry]()
         self._lost = Change()  # dropped before they were stored
-        self._new_anchor: Anchor | None = None
+        self._new_anchors: dict[int, Anchor] = {}
         self._error = ""
         with self._reading():
             if not table.is_ordered(self._connection):
@@ -105,6 +104,7 @@ class Outbox:
             self._position = {priority: table.first_free(self._connection, priority) for priority in Priority}
             self._live, self._stored_bytes = table.totals(self._connection)
             self._anchors = table.anchors(self._connection) | {self._identity.boot: None}
+            self._siblings = table.starts_of(self._connection, database.machine)
             notices = self._connection.execute(
                 "SELECT number, content FROM notices ORDER BY number"
             ).fetchall()
@@ -143,11 +143,17 @@ class Outbox:
             return key
 
     def anchor(self, anchor: Anchor) -> None:
-        """Keep where this start lies in time, with the next flush: records that were added before get their time by it."""
+        """Keep where this start lies in time, with the next flush: records that were added before get their time by it.
+
+        So do those of earlier starts of the agent in the same start of the machine.
+        """
         with self._mutex:
-            known = self._anchors.get(anchor.boot)
-            if known is None or anchor.is_trusted or not known.is_trusted:
-                self._anchors[anchor.boot] = self._new_anchor = anchor
+            for boot in {anchor.boot, *self._siblings}:
+                known = self._anchors.get(boot)
+                is_better = known is None or anchor.is_trusted or not known.is_trusted
+                is_settled = boot != anchor.boot and known is not None and known.is_trusted
+                if is_better and not is_settled:
+                    self._anchors[boot] = self._new_anchors[boot] = replace(anchor, boot=boot)
 
     def flush(self, now: Instant | None = None) -> bool:
         """Make everything durable and drop what is beyond the bounds; one transaction.
@@ -249,8 +255,8 @@ class Outbox:
         table.count_drops(connection, change.reasons)
         if self._given_up_before:
             table.remove_gaps_before(connection, self._given_up_before)
-        if self._new_anchor is not None:
-            table.keep_anchor(connection, self._new_anchor)
+        for anchor in self._new_anchors.values():
+            table.keep_anchor(connection, anchor)
         if change.live or self._told or self._given_up_before:
             self._forget_boots(change)
         if self._noticed:
@@ -270,19 +276,23 @@ class Outbox:
     def _expire(self, now: Instant, change: Change) -> None:
         """Drop what is too old. A stream is in the order of time: before a record that is too old all are."""
         for priority in Priority:
-            while entries := table.oldest(self._connection, priority, _LOOK):
-                old = [n for n, entry in enumerate(entries) if self._age_s(entry, now) > self._max_age_s]
-                if not old:
+            limit = 1  # enough on most days: the first is young, so all are
+            while entries := table.oldest(self._connection, priority, limit):
+                ages = [self._age_s(entry, now) for entry in entries]
+                old = [n for n, age_s in enumerate(ages) if age_s is not None and age_s > self._max_age_s]
+                if old:
+                    self._drop(entries[: old[-1] + 1], Reason.AGE, change)
+                elif ages[0] is not None or limit == _LOOK:
                     break
-                self._drop(entries[: old[-1] + 1], Reason.AGE, change)
+                limit = _LOOK
 
-    def _age_s(self, entry: Entry, now: Instant) -> float:
-        """How old a record is; 0 where nobody knows."""
+    def _age_s(self, entry: Entry, now: Instant) -> float | None:
+        """How old a record is; None where nobody knows."""
         anchor = self._anchors.get(entry.instant.boot)
         at = resolve(entry.instant, anchor if anchor is not None and anchor.is_trusted else None)
         if at is not None and now.at is not None:
             return now.at - at
-        return now.monotonic_s - entry.instant.monotonic_s if entry.instant.boot == now.boot else 0.0
+        return now.monotonic_s - entry.instant.monotonic_s if entry.instant.boot == now.boot else None
 
     def _shrink(self, change: Change) -> None:
         """Drop the lowest priority, the oldest of it first, until the rest is within the bound."""
@@ -315,11 +325,12 @@ class Outbox:
         self._stored_bytes += change.size_bytes
         for boot in change.forgotten:
             del self._anchors[boot], self._live[boot]
+        self._siblings = [boot for boot in self._siblings if boot in self._anchors]
         for queue in self._buffer.values():
             queue.clear()
         self._buffered_bytes, self._lost = 0, Change()
         self._acknowledged, self._damaged, self._told, self._given_up = {}, {}, [], []
-        self._new_anchor, self._noticed, self._given_up_before, self._error = None, 0, 0, ""
+        self._new_anchors, self._noticed, self._given_up_before, self._error = {}, 0, 0, ""
 
     def _shed(self) -> None:
         """Nothing can be written: drop from memory what is beyond its bound, the lowest priority and oldest first."""

@@ -240,6 +240,12 @@ def anchors(connection: sqlite3.Connection) -> dict[int, Anchor | None]:
     }
 
 
+def starts_of(connection: sqlite3.Connection, machine: str) -> list[int]:
+    """The starts of the agent in one start of the machine: their monotonic seconds are on one clock."""
+    rows = connection.execute("SELECT boot FROM boots WHERE machine = ? AND machine != ''", (machine,))
+    return [boot for (boot,) in rows]
+
+
 def keep_anchor(connection: sqlite3.Connection, anchor: Anchor) -> None:
     """Store where a start lies in time."""
     connection.execute(

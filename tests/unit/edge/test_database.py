@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -83,10 +84,25 @@ def test_one_process_at_a_time(path):
 def test_the_floor_only_rises(path):
     with AgentDatabase(path) as opened:
         assert opened.floor_at == 0.0
-        opened.raise_floor(100.0)
-        opened.raise_floor(50.0)
+        assert opened.raise_floor(100.0)
+        assert opened.raise_floor(50.0)
     with AgentDatabase(path) as opened:
         assert opened.floor_at == 100.0
+
+
+def test_the_floor_on_a_full_disk(path):
+    with AgentDatabase(path) as opened:
+        opened.connection.execute("PRAGMA query_only=1")
+        assert not opened.raise_floor(100.0)
+        opened.connection.execute("PRAGMA query_only=0")
+        assert opened.floor_at == 0.0
+
+
+@pytest.mark.skipif(
+    not Path("/proc/sys/kernel/random/boot_id").exists(), reason="this system does not name its starts"
+)
+def test_the_machine_names_its_start():
+    assert len(database.machine_start()) == 36
 
 
 def test_a_strangers_file_is_left_alone(path):

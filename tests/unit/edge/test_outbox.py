@@ -142,6 +142,28 @@ def test_times_are_resolved_by_the_trusted_anchor_of_their_start(path):
     assert batch.anchors == (Anchor(boot, 1000.0),)
 
 
+def test_an_anchor_serves_the_agents_earlier_starts_in_the_same_start_of_the_machine(path):
+    device, boots = Device(path), []
+    for machine in ("", "one", "two", "two", "two"):
+        device.database.close()
+        device.machine = machine
+        device.start()
+        device.now_s += 1.0
+        device.add(Priority.KPIS)
+        device.flush()
+        boots.append(device.database.identity.boot)
+    device.outbox.anchor(Anchor(boots[-1], 1000.0))
+    device.outbox.anchor(Anchor(boots[-1], 1500.0, is_trusted=False))
+    device.flush()
+    device.restart()
+    instants = [record.instant.at for record in device.outbox.pending(1000).records]
+    assert instants == [None, None, 1003.0, 1004.0, 1005.0]
+    device.outbox.anchor(Anchor(device.database.identity.boot, 2000.0))
+    assert [record.instant.at for record in device.outbox.pending(1000).records] == instants, (
+        "each start keeps its own"
+    )
+
+
 def test_starts_are_forgotten_once_nothing_of_them_is_held(path):
     device, server = Device(path), Server()
     boots = []
@@ -160,6 +182,23 @@ def test_starts_are_forgotten_once_nothing_of_them_is_held(path):
     rows = device.database.connection.execute("SELECT boot FROM boots").fetchall()
     assert rows == [(device.database.identity.boot,)]
     assert len(server.counted) == 3
+
+
+def test_a_start_is_not_done_with_while_a_gap_of_it_is_untold(path):
+    device, server = Device(path, max_bytes=10 * (10 + OVERHEAD_BYTES)), Server()
+    first = device.database.identity.boot
+    device.add(Priority.SAMPLES, b"." * 10)
+    device.flush()
+    device.restart()
+    for _ in range(10):
+        device.add(Priority.LABELS, b"." * 10)
+    device.flush()
+    batch = device.outbox.pending(10_000)
+    assert {record.key.boot for record in batch.records} == {device.database.identity.boot}
+    assert [gap.boot for gap in batch.gaps] == [first]
+    assert batch.oldest_boot == first
+    drain(device, server)
+    assert [key.boot for key in server.lost] == [first]
 
 
 def test_the_records_of_too_many_starts_are_given_up_with_an_alert(path):
