@@ -17,29 +17,19 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from fedretrain.core.durable import sync_folder, write_whole
 from fedretrain.core.errors import PrivacyError
 from fedretrain.privacy.event import PrivacyEvent
-from fedretrain.privacy.ledger import Head, chain
+from fedretrain.privacy.ledger import Head, chain, check_witness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedretrain.privacy.ledger import Witness
+
 LINE_FEED = b"\n"
-
-
-class Witness(Protocol):
-    """Keeps the ledger's head in another place than the ledger, so that a restored back-up is noticed."""
-
-    def load(self) -> Head | None:
-        """The last head seen; None if none ever was."""
-        ...
-
-    def save(self, head: Head) -> None:
-        """Make the head durable."""
-        ...
 
 
 class WitnessFile:
@@ -88,7 +78,7 @@ class FileLedger:
             self._mend_end(repair=repair)
             self._events, self._heads = _read(self._path)
             if witness is not None:
-                _check_witness(witness.load(), self._heads, self._path)
+                check_witness(witness.load(), self._heads, str(self._path))
                 witness.save(self.head())
         except BaseException:
             self.close()
@@ -227,29 +217,6 @@ def _read(path: Path) -> tuple[list[PrivacyEvent], list[Head]]:
         events.append(event)
         heads.append(head)
     return events, heads
-
-
-def _check_witness(seen: Head | None, heads: Sequence[Head], path: Path) -> None:
-    if seen is None:
-        if len(heads) > 1:
-            raise PrivacyError(
-                "the privacy ledger has events, but its witness has seen none",
-                where=str(path),
-                fix="restore the witness, or save the head that you trust into it",
-            )
-        return
-    if seen.counter >= len(heads):
-        raise PrivacyError(
-            f"the privacy ledger has {len(heads) - 1} events, its witness saw {seen.counter}: an old copy",
-            where=str(path),
-            fix="restore the newest copy; what this one has forgotten was spent",
-        )
-    if heads[seen.counter] != seen:
-        raise PrivacyError(
-            f"event {seen.counter} of the privacy ledger is not the one its witness saw",
-            where=str(path),
-            fix="restore the ledger that belongs to this witness",
-        )
 
 
 def _write_all(file: int, content: bytes) -> None:

@@ -14,6 +14,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from fedretrain.core.errors import PrivacyError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,6 +53,51 @@ def chain(previous: Head, event: PrivacyEvent) -> Head:
     body = json.dumps(event.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
     counter = previous.counter + 1
     return Head(counter, hashlib.sha256(f"{counter}|{previous.hash}|{body}".encode()).hexdigest())
+
+
+class Witness(Protocol):
+    """Keeps the ledger's head in another place than the ledger, so that a restored back-up is noticed."""
+
+    def load(self) -> Head | None:
+        """The last head seen; None if none ever was."""
+        ...
+
+    def save(self, head: Head) -> None:
+        """Make the head durable."""
+        ...
+
+
+def check_witness(seen: Head | None, heads: Sequence[Head], where: str) -> None:
+    """Refuse a ledger that is behind its witness, or another one's.
+
+    Args:
+        seen: The last head that the witness saw; None if it never saw any.
+        heads: The ledger's, from the empty one on.
+        where: Names the ledger.
+
+    Raises:
+        PrivacyError: Then.
+    """
+    if seen is None:
+        if len(heads) > 1:
+            raise PrivacyError(
+                "the privacy ledger has events, but its witness has seen none",
+                where=where,
+                fix="restore the witness, or save the head that you trust into it",
+            )
+        return
+    if seen.counter >= len(heads):
+        raise PrivacyError(
+            f"the privacy ledger has {len(heads) - 1} events, its witness saw {seen.counter}: an old copy",
+            where=where,
+            fix="restore the newest copy; what this one has forgotten was spent",
+        )
+    if heads[seen.counter] != seen:
+        raise PrivacyError(
+            f"event {seen.counter} of the privacy ledger is not the one its witness saw",
+            where=where,
+            fix="restore the ledger that belongs to this witness",
+        )
 
 
 class MemoryLedger:
