@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedretrain.coordinator.charging import Purse, SeededNoises
+from fedretrain.coordinator.charging import Purse, SeededNoises, can_pay
 from fedretrain.coordinator.round import run_round
-from fedretrain.coordinator.sampling import Cohort
 from fedretrain.coordinator.state import Outcome, ServerState
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.ledger import MemoryLedger
@@ -163,11 +162,15 @@ class Campaign:
         if dp is None or budget is None or self.purse is None or clip_norm is None:
             return np.ones((), dtype=np.bool_)
         num_devices = self.arm.world.fleet.num_devices
-        expected = self.rules.sampler.expected(num_devices)
-        everybody = Cohort(np.zeros(0, dtype=np.int64), str(self.arm.config.campaign.sampling), expected, 0)
-        event = dp.event(everybody, round_=0, attempt=0, clip_norm=clip_norm, denominator=expected)
-        units = np.arange(num_devices) if dp.unit_of is None else dp.unit_of
-        return budget.affordable(self.purse.spent, event, units)
+        return can_pay(
+            dp,
+            budget,
+            self.purse.spent,
+            sampling=str(self.arm.config.campaign.sampling),
+            expected=self.rules.sampler.expected(num_devices),
+            clip_norm=clip_norm,
+            num_devices=num_devices,
+        )
 
     def _advance(self, state: ServerState, result: RoundResult, record: RoundRecord) -> None:
         """The round is over."""

@@ -13,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from fedretrain.coordinator.sampling import Cohort
 from fedretrain.core.errors import PrivacyError
 from fedretrain.core.rng import seed_for
 from fedretrain.privacy.accountant import Spending
@@ -21,12 +24,10 @@ from fedretrain.privacy.event import EVERYBODY, PrivacyEvent, Sampling, encode_u
 from fedretrain.privacy.mechanism import Relation, SeededNoise, SystemNoise, Unit, noise_stddev
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from fedretrain.coordinator.sampling import Cohort
     from fedretrain.privacy.adaptive import AdaptiveClip
-    from fedretrain.privacy.budget import Decision, Promise
+    from fedretrain.privacy.budget import Budget, Decision, Promise
     from fedretrain.privacy.ledger import Ledger
     from fedretrain.privacy.mechanism import NoiseSource
 
@@ -102,6 +103,33 @@ class CentralDp:
         if self.amplified:
             return EVERYBODY
         return encode_units(cohort.clients if self.unit_of is None else self.unit_of[cohort.clients])
+
+
+def can_pay(
+    dp: CentralDp,
+    budget: Budget,
+    spent: Spending,
+    *,
+    sampling: str,
+    expected: float,
+    clip_norm: float,
+    num_devices: int,
+) -> NDArray[np.bool_]:
+    """``[N]``: whose unit has budget left for one more round. Participations are public, so a sampler may leave out others.
+
+    Args:
+        dp: The claim.
+        budget: The promise.
+        spent: What the ledger adds up to.
+        sampling: How cohorts are drawn.
+        expected: Their public size.
+        clip_norm: C of the next round.
+        num_devices: N.
+    """
+    everybody = Cohort(np.zeros(0, dtype=np.int64), sampling, expected, 0)
+    event = dp.event(everybody, round_=0, attempt=0, clip_norm=clip_norm, denominator=expected)
+    units = np.arange(num_devices) if dp.unit_of is None else dp.unit_of
+    return budget.affordable(spent, event, units)
 
 
 class Noises(Protocol):
