@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedretrain.aggregation.aggregator import FixedDenominatorMean
 from fedretrain.coordinator.reduce import Reducer
 from fedretrain.core.errors import FedretrainError
-from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.core.types import ClientFailure, FailureKind
 from sim.evaluation import evaluate
@@ -90,40 +88,17 @@ class FlowerRunner:
 
     def _replies(self, spec: RoundSpec, cohort: Ids) -> Iterator[tuple[TrainOrder, Message | None]]:
         """Each client's order with its reply as it comes; None for one that never came."""
-        left, waiting = cohort.tolist()[::-1], dict[str, "TrainOrder"]()
-        heard_at, heard = time.monotonic(), False
-        while left or waiting:
-            for _ in range(min(len(left), _WINDOW - len(waiting))):
-                order = self._order(spec, left.pop())
-                (sent,) = self._grid.push_messages([self._message(order)])
-                waiting[sent] = order
-            replies = list(self._grid.pull_messages(list(waiting)))
-            for reply in replies:
-                yield waiting.pop(reply.metadata.reply_to_message_id), reply
-            if replies:
-                heard_at, heard = time.monotonic(), True
-            elif time.monotonic() - heard_at > _PATIENCE_S:
-                if not heard:
-                    raise FedretrainError(f"Flower's nodes answered nothing for {_PATIENCE_S:g} s")
-                yield from ((order, None) for order in waiting.values())
-                waiting = {}
-            else:
-                time.sleep(_POLL_S)
+        from fedretrain.server.grid_runner import Correspondence, Pace, train_order
 
-    def _order(self, spec: RoundSpec, client: int) -> TrainOrder:
-        """What one client is asked to do. Numbers of examples are for aggregators that weigh by them."""
-        from fedretrain.wire.records import TrainOrder
-
-        return TrainOrder(
-            client=ClientId(client),
-            round=spec.round,
-            base=spec.base,
-            base_version=spec.base_version,
-            seed=spec.seed,
-            at=spec.at,
-            deadline_s=spec.deadline_s,
-            with_statistics=not isinstance(spec.aggregator, FixedDenominatorMean),
-        )
+        pace = Pace(window=_WINDOW, pull=_WINDOW, poll_s=_POLL_S, patience_s=_PATIENCE_S)
+        correspondence = Correspondence(self._grid, pace)
+        # Not clipped on the device: the aggregate is then the other runners', bit for bit.
+        unclipped = replace(spec, clip_norm=None)
+        orders = (train_order(unclipped, client, {}) for client in cohort.tolist())
+        for order, reply in correspondence.replies(orders, self._message):
+            if reply is None and not correspondence.heard:
+                raise FedretrainError(f"Flower's nodes answered nothing for {_PATIENCE_S:g} s")
+            yield order, reply
 
     def _message(self, order: TrainOrder) -> Message:
         from flwr.app import Message

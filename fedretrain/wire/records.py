@@ -24,7 +24,7 @@ from fedretrain.core.params import Layout
 from fedretrain.core.types import ClientFailure, FailureKind, UpdateBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +37,9 @@ _ORDER, _BASE, _REPLY, _UPDATE = (
     "fedretrain.reply",
     "fedretrain.update",
 )
+_ROLL = "fedretrain.roll"
+PLAN_OPTION = "plan"
+"""The option of an order that carries the campaign's training plan, as text."""
 _HEADER_BYTES = 4096  # more than numpy's header of a vector
 _MAX_DETAIL = 200  # characters of a device's own words
 
@@ -192,6 +195,22 @@ def decode_reply(order: TrainOrder, layout: Layout, records: RecordDict | None) 
         return _read_update(order, layout, config, records)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes break, only its own reply is lost
         return ClientFailure(order.client, FailureKind.MALFORMED, str(error)[:_MAX_DETAIL])
+
+
+def encode_roll(clients: Sequence[ClientId]) -> RecordDict:
+    """The answer to a roll call: which clients a node hosts."""
+    return RecordDict({_ROLL: ConfigRecord({"format": FORMAT, "clients": [int(one) for one in clients]})})
+
+
+def decode_roll(records: RecordDict | None) -> tuple[ClientId, ...]:
+    """The clients of `encode_roll`; nobody where that cannot be read."""
+    if records is None or _ROLL not in records.config_records:
+        return ()
+    config: dict[str, Any] = dict(records.config_records[_ROLL])
+    found = config.get("clients")
+    if config.get("format") != FORMAT or not isinstance(found, list):
+        return ()
+    return tuple(ClientId(one) for one in found if isinstance(one, int) and not isinstance(one, bool))
 
 
 def _read_update(order: TrainOrder, layout: Layout, config: Mapping[str, Any], records: RecordDict) -> Reply:

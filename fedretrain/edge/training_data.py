@@ -1,0 +1,140 @@
+"""What a device trains on: a small port, and its simplest implementation over files in a folder.
+
+Rules of this file:
+    * Nothing here leaves the device. Personal state is written whole or not at all, with the version of the shared
+      parameters that it belongs to.
+    * Without torch and without Flower: the agent fills this store, the training process reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from fedretrain.core.durable import write_whole
+from fedretrain.core.errors import DataError
+from fedretrain.core.types import ClientData
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedretrain.core.ids import ClientId
+
+    Arrays = dict[str, NDArray[np.float32]]
+
+
+class DeviceData(Protocol):
+    """Port: the examples and personal states of the logical devices that one agent hosts."""
+
+    def clients(self) -> tuple[ClientId, ...]:
+        """Which clients this agent answers for, sorted."""
+        ...
+
+    def examples(self, client: ClientId, at: float) -> ClientData | None:
+        """The labelled examples of a client.
+
+        Args:
+            client: Who.
+            at: Instant, seconds since the epoch: what became known later is left out.
+
+        Returns:
+            The examples; None if this agent does not host the client.
+        """
+        ...
+
+    def personal(self, client: ClientId) -> NDArray[np.float32] | None:
+        """``[Q]`` the packed personal state; None if there is none yet."""
+        ...
+
+    def commit_personal(self, client: ClientId, row: NDArray[np.float32], base_version: int) -> None:
+        """Keep a new personal state durably.
+
+        Args:
+            client: Whose.
+            row: ``[Q]`` packed.
+            base_version: Version of the shared parameters that it was trained beside.
+        """
+        ...
+
+
+class FolderData:
+    """Examples in ``examples-CLIENT.safetensors`` (``x``, ``y``, optionally ``known_at``), personal states beside them.
+
+    Args:
+        folder: Where the files are.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder)
+
+    def clients(self) -> tuple[ClientId, ...]:
+        """The clients that have a file of examples."""
+        from fedretrain.core.ids import ClientId
+
+        found = self._folder.glob("examples-*.safetensors")
+        names = [path.stem.removeprefix("examples-") for path in found]
+        return tuple(ClientId(int(name)) for name in sorted(names, key=_number) if name.isdigit())
+
+    def examples(self, client: ClientId, at: float) -> ClientData | None:
+        """See `DeviceData.examples`."""
+        arrays = self._load(f"examples-{int(client)}")
+        if arrays is None:
+            return None
+        x, y = arrays["x"], arrays["y"]
+        if "known_at" in arrays:
+            known = arrays["known_at"] <= at
+            x, y = x[known], y[known]
+        return ClientData(x, y)
+
+    def put_examples(
+        self,
+        client: ClientId,
+        data: ClientData,
+        known_at: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Write the examples of a client.
+
+        Args:
+            client: Whose.
+            data: Inputs and labels.
+            known_at: ``[N]`` when each became known, seconds since the epoch; None: always.
+        """
+        arrays = {"x": np.ascontiguousarray(data.x), "y": np.ascontiguousarray(data.y)}
+        if known_at is not None:
+            arrays["known_at"] = np.asarray(known_at, dtype=np.float64)
+        self._save(f"examples-{int(client)}", arrays)
+
+    def personal(self, client: ClientId) -> NDArray[np.float32] | None:
+        """See `DeviceData.personal`."""
+        arrays = self._load(f"personal-{int(client)}")
+        return None if arrays is None else arrays["row"]
+
+    def commit_personal(self, client: ClientId, row: NDArray[np.float32], base_version: int) -> None:
+        """See `DeviceData.commit_personal`."""
+        version = np.array([base_version], dtype=np.int64)
+        self._save(f"personal-{int(client)}", {"row": np.ascontiguousarray(row), "base_version": version})
+
+    def _load(self, name: str) -> Arrays | None:
+        path = self._folder / f"{name}.safetensors"
+        try:
+            return dict(safetensors.numpy.load(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DataError(
+                f"the file cannot be read: {error}",
+                where=str(path),
+                fix="delete it; the device collects anew",
+            ) from error
+
+    def _save(self, name: str, arrays: dict[str, NDArray[np.generic]]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._folder / f"{name}.safetensors", safetensors.numpy.save(arrays))
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isdigit() else -1

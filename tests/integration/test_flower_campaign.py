@@ -1,0 +1,173 @@
+"""A campaign over real Flower processes: the simulator's weights and ledger, and what survives being killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from fedretrain.artifacts.weights import decode_params, encode_params
+from fedretrain.core import params
+from fedretrain.core.ids import ClientId
+from fedretrain.core.rng import seed_for
+from fedretrain.edge.training_data import FolderData
+from fedretrain.server.campaign import CampaignDefinition
+from fedretrain.server.campaign_rules import CampaignRules, PrivacyRule, SamplingRule
+from fedretrain.server.database_ledger import DatabaseLedger
+from fedretrain.training.plan import ModelName, TrainingPlan
+from sim.campaign import Campaign
+from sim.local_runner import LocalPool
+from tests.flower_cases import Fleet
+from tests.run_cases import quick_arm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fedretrain.server.campaign import CampaignRecord
+    from sim.arm import Arm
+
+pytestmark = pytest.mark.slow
+
+NUM_DEVICES = 6
+WORDS = (
+    "runner.executor=each",
+    "personalization=fedper",
+    f"fleet.num_devices={NUM_DEVICES}",
+    "campaign.cohort_size=4",
+    "campaign.num_rounds=2",
+    "dataset.live_fraction=0",  # the data stand still during the campaign
+)
+DP = ("privacy=central", "privacy.clip_norm=0.5", "privacy.target_epsilon=40")
+
+
+def simulated(*words: str) -> Campaign:
+    """The simulator's campaign, in this process."""
+    campaign = Campaign("arm", quick_arm(*WORDS, *words))
+    campaign.run(LocalPool().runner(campaign.arm, campaign.progress.store), lambda _: None)
+    return campaign
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A SuperLink and two agents, of three devices each, with the data of the simulated ones."""
+    found = Fleet(tmp_path_factory.mktemp("fleet"))
+    devices = np.arange(NUM_DEVICES)
+    world = quick_arm(*WORDS).world.fleet
+    data = {int(device): world.trainable(np.array([device]), 0.0)[0] for device in devices}
+    for number in range(2):
+        found.recruit(f"agent-{number}", {d: data[d] for d in data if d % 2 == number})
+    yield found
+    found.stop()
+
+
+def plan_of(arm: Arm) -> TrainingPlan:
+    config = arm.config
+    return TrainingPlan(
+        ModelName(config.model.kind),
+        tuple(arm.world.fleet.input_shape),
+        arm.world.fleet.num_outputs,
+        model_seed=seed_for(arm.seed, -1, 0, "model"),
+        options={"hidden": list(config.model.mlp.hidden)},
+        method=config.personalization,
+        training=config.training,
+    )
+
+
+def definition(fleet: Fleet, name: str, arm: Arm, **rules: object) -> CampaignDefinition:
+    campaign = arm.config.campaign
+    values: dict[str, object] = {
+        "sampling": SamplingRule(campaign.sampling, campaign.cohort_size),
+        "quorum": arm.rules.rounds.quorum,
+        "deadline_s": 60.0,
+    }
+    return CampaignDefinition(
+        name,
+        arm.config.name,
+        NUM_DEVICES,
+        fleet.store.put(encode_params(arm.first_shared())),
+        campaign.num_rounds,
+        plan_of(arm),
+        CampaignRules(**(values | rules)),  # type: ignore[arg-type]
+        seed=arm.seed,
+        min_online=NUM_DEVICES,
+    )
+
+
+def check_rounds(record: CampaignRecord, num_rounds: int) -> None:
+    """Every round once, in order, and an end."""
+    assert record.end == "complete"
+    assert [done.round for done in record.rounds] == list(range(num_rounds))
+    assert [done.version for done in record.rounds] == list(range(1, num_rounds + 1))
+
+
+def test_real_devices_give_the_simulators_weights_bit_for_bit(fleet: Fleet) -> None:
+    reference = simulated()
+    fleet.begin(definition(fleet, "plain", reference.arm))
+    record = fleet.run()
+    check_rounds(record, 2)
+    released = decode_params(fleet.store.get(record.weights))
+    assert params.digest(released) == params.digest(reference.progress.state.tree)
+    rows = reference.progress.store.get(list(range(NUM_DEVICES)))
+    for device, row in rows.items():  # and personal states, which never left their agents
+        mine = FolderData(fleet.root / f"agent-{device % 2}" / "data").personal(ClientId(device))
+        assert mine is not None
+        assert mine.tobytes() == row.tobytes()
+
+
+def test_real_devices_give_the_simulators_ledger(fleet: Fleet) -> None:
+    reference = simulated(*DP)
+    dp = reference.rules.rounds.dp
+    budget = reference.rules.budget
+    assert dp is not None
+    assert budget is not None
+    privacy = PrivacyRule(dp.noise_multiplier, dp.clip_norm, epsilon=budget.epsilon, delta=budget.delta)
+    fleet.begin(definition(fleet, dp.campaign, reference.arm, privacy=privacy))
+    record = fleet.run()
+    check_rounds(record, 2)
+    ledger = DatabaseLedger(fleet.log, dp.population, clock=time.time)
+    assert list(ledger.events()) == reference.progress.events
+    assert record.rounds[-1].summary["epsilon"] == pytest.approx(reference.progress.records[-1].epsilon)
+
+
+@pytest.mark.parametrize("killed", ["server app", "superlink"])
+def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) -> None:
+    arm = quick_arm(*WORDS)
+    wanted = definition(fleet, f"kill {killed}", arm, privacy=PrivacyRule(1.0, 0.5))
+    fleet.begin(replace(wanted, population=f"kill {killed}", num_rounds=3))
+    record = fleet.run(lambda record: len(record.rounds) == 1)
+    time.sleep(1.0)  # the next round has begun
+    assert fleet.campaign is not None
+    assert fleet.campaign.app is not None
+    pid = fleet.campaign.app.pid if killed == "server app" else fleet.superlink.child.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    first = record.rounds
+    record = fleet.run()
+    check_rounds(record, 3)
+    assert record.rounds[:1] == first
+    events = DatabaseLedger(fleet.log, f"kill {killed}", clock=time.time).events()
+    assert {event.round for event in events} == {0, 1, 2}  # each release was charged
+    assert len(events) == len({(event.round, event.attempt) for event in events})
+
+
+def test_a_killed_supernode_costs_its_own_devices_alone(fleet: Fleet) -> None:
+    arm = quick_arm(*WORDS)
+    sampling = SamplingRule(cohort_size=NUM_DEVICES)
+    wanted = definition(fleet, "kill node", arm, sampling=sampling, quorum=3, deadline_s=15.0)
+    fleet.begin(replace(wanted, min_online=NUM_DEVICES))
+    fleet.run(lambda record: len(record.rounds) == 1)
+    agent = fleet.agents.pop("agent-1")
+    for child in (agent.supernode, agent.app):
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    record = fleet.run()
+    check_rounds(record, 2)
+    summary = record.rounds[1].summary
+    assert summary["num_contributed"] >= 3
+    assert sum(summary["failures"].values()) == NUM_DEVICES - summary["num_contributed"]
+    fleet.agents["agent-1"] = agent

@@ -1,0 +1,141 @@
+"""What a device answers to an order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from fedretrain.core.ids import ClientId
+from fedretrain.core.params import Layout
+from fedretrain.core.types import ClientData, ClientFailure, FailureKind
+from fedretrain.edge.client_app import CLIP_MARGIN, Device
+from fedretrain.edge.training_data import FolderData
+from fedretrain.training.config import MethodConfig, MethodKind
+from fedretrain.wire.records import (
+    PLAN_OPTION,
+    Reply,
+    TrainOrder,
+    WireError,
+    decode_reply,
+    decode_roll,
+    encode_order,
+    encode_roll,
+)
+from tests.flower_cases import PLAN, examples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEDPER = replace(PLAN, method=MethodConfig(MethodKind.FEDPER))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> FolderData:
+    found = FolderData(tmp_path)
+    found.put_examples(ClientId(3), examples(3))
+    found.put_examples(ClientId(12), examples(12))
+    return found
+
+
+def order(client: int = 3, plan: str = "", **changes: object) -> TrainOrder:
+    base = (FEDPER if "fedper" in plan else PLAN).make().first_shared()
+    made = TrainOrder(ClientId(client), 4, base, 2, 9, at=50.0, options={PLAN_OPTION: plan or PLAN.to_text()})
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def answer(data: FolderData, asked: TrainOrder) -> Reply | ClientFailure:
+    return decode_reply(asked, Layout.of(asked.base), Device(data).answer(encode_order(asked)))
+
+
+def kind(found: Reply | ClientFailure) -> FailureKind:
+    assert isinstance(found, ClientFailure)
+    return found.kind
+
+
+def test_it_trains_what_it_holds(data: FolderData) -> None:
+    found = answer(data, order())
+    assert isinstance(found, Reply)
+    assert found.block.clients.tolist() == [3]
+    assert np.linalg.norm(found.block.delta_KP) > 0
+
+
+def test_the_same_order_gives_the_same_update(data: FolderData) -> None:
+    one, other = answer(data, order()), answer(data, order())
+    assert isinstance(one, Reply)
+    assert isinstance(other, Reply)
+    assert one.block.delta_KP.tobytes() == other.block.delta_KP.tobytes()
+    again = answer(data, order(round=5))
+    assert isinstance(again, Reply)
+    assert again.block.delta_KP.tobytes() != one.block.delta_KP.tobytes()
+
+
+def test_a_client_of_another_agent_is_refused(data: FolderData) -> None:
+    assert kind(answer(data, order(4))) is FailureKind.REFUSED
+
+
+def test_without_labels_there_is_nothing_to_train_on(data: FolderData) -> None:
+    data.put_examples(ClientId(5), ClientData(np.zeros((0, 4), np.float32), np.zeros(0, np.int64)))
+    assert kind(answer(data, order(5))) is FailureKind.NO_DATA
+
+
+def test_what_became_known_later_is_left_out(data: FolderData) -> None:
+    data.put_examples(ClientId(5), examples(5), known_at=np.full(12, 60.0))
+    assert kind(answer(data, order(5))) is FailureKind.NO_DATA
+    assert isinstance(answer(data, order(5, at=60.0)), Reply)
+
+
+@pytest.mark.parametrize("plan", ["", "{", '{"model":"mlp"}', '{"model":"os:system"}'])
+def test_a_plan_that_is_none_is_refused(data: FolderData, plan: str) -> None:
+    asked = order()
+    found = answer(data, replace(asked, options={PLAN_OPTION: plan} if plan else {}))
+    assert kind(found) is FailureKind.REFUSED
+
+
+def test_the_parameters_of_another_model_are_refused(data: FolderData) -> None:
+    asked = order()
+    base = {name: leaf for name, leaf in asked.base.items() if not name.startswith("head")}
+    assert kind(answer(data, replace(asked, base=base))) is FailureKind.REFUSED
+
+
+def test_a_message_that_is_no_order_raises(data: FolderData) -> None:
+    with pytest.raises(WireError):
+        Device(data).answer(encode_roll([]))
+
+
+def test_personal_state_stays_here_and_is_kept(data: FolderData) -> None:
+    asked = order(plan=FEDPER.to_text())
+    message = Device(data).answer(encode_order(asked))
+    assert list(message.array_records) == ["fedretrain.update"]
+    row = data.personal(ClientId(3))
+    assert row is not None
+    assert row.size == FEDPER.make().task.personal.size
+    Device(data).answer(encode_order(asked))  # trains on from it
+    later = data.personal(ClientId(3))
+    assert later is not None
+    assert later.tobytes() != row.tobytes()
+
+
+def test_the_device_clips_to_a_little_more_than_the_clip_norm(data: FolderData) -> None:
+    free, bound = answer(data, order()), answer(data, order(clip_norm=1e-3))
+    assert isinstance(free, Reply)
+    assert isinstance(bound, Reply)
+    norm = float(np.linalg.norm(bound.block.delta_KP.astype(np.float64)))
+    assert 1e-3 < norm <= 1e-3 * CLIP_MARGIN * (1 + 1e-6)  # so the server still sees that it was clipped
+    cosine = float((bound.block.delta_KP * free.block.delta_KP).sum())
+    assert cosine == pytest.approx(norm * float(np.linalg.norm(free.block.delta_KP)), rel=1e-5)
+
+
+def test_a_short_update_is_not_touched(data: FolderData) -> None:
+    free, bound = answer(data, order()), answer(data, order(clip_norm=1e3))
+    assert isinstance(free, Reply)
+    assert isinstance(bound, Reply)
+    assert free.block.delta_KP.tobytes() == bound.block.delta_KP.tobytes()
+
+
+def test_a_roll_call_names_the_clients(data: FolderData) -> None:
+    assert decode_roll(Device(data).roll()) == (3, 12)
+    assert decode_roll(None) == ()
+    assert decode_roll(encode_order(order())) == ()
