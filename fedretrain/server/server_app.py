@@ -168,22 +168,28 @@ class RunTask:
         self._roots = Path(roots).read_bytes() if roots else None
 
     def carry_out(self, work: Callable[[Grid], Any]) -> None:
-        """Do the work of the run, with its grid; the run's end tells how it went.
+        """Do the work of the run, with its grid; the run's end tells how it went. Other runs are ended.
 
         Raises:
             FedretrainError: If the SuperLink has no such run to give.
         """
-        grid = HttpGrid(self._orders.superlink, self._roots is None, self._roots, token=self._acquire())
+        while not self._carry_out(self._acquire(), work):
+            _log.warning("a run that the coordinator did not start was ended")
+
+    def _carry_out(self, token: str, work: Callable[[Grid], Any]) -> bool:
+        """One task; whether it was the coordinator's."""
+        grid = HttpGrid(self._orders.superlink, self._roots is None, self._roots, token=token)
         client = grid._runtime_client  # noqa: SLF001 - the grid's own connection, as Flower's own process uses it
         heartbeat = HeartbeatSender(lambda: _alive(client))
         heartbeat.start()
-        context, details = None, "the campaign was not carried out"
+        context, details = None, "this run is not the coordinator's"
         try:
             given = client.PullTaskInput(PullTaskInputRequest())
             TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
             TaskIdentity.node_id = given.context.node_id
             context = context_from_proto(given.context)
-            self._check(given.run.run_id)
+            if given.run.run_id != self._orders.run:
+                return False
             grid.set_run(run_from_proto(given.run))
             work(grid)
             details = ""
@@ -196,11 +202,7 @@ class RunTask:
             client.PushTaskOutput(PushTaskOutputRequest(context=told, sub_status=status, details=details))
             heartbeat.stop()
             grid.close()
-
-    def _check(self, run: int) -> None:
-        """Another's run is ended, not carried out."""
-        if run != self._orders.run:
-            raise FedretrainError(f"run {run} came, not the coordinator's {self._orders.run}")
+        return True
 
     def _acquire(self) -> str:
         """The token of the next task."""
@@ -240,7 +242,8 @@ def main() -> int:
     """The process that the coordinator starts for a run."""
     leash.watch(os.getppid())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     orders = build(AppOrders, json.loads(os.environ[ORDERS]))
     RunTask(orders).carry_out(lambda grid: run_campaign(orders, grid))
     return 0
