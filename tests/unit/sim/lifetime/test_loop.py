@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fedretrain.coordinator import cycle
+from fedretrain.coordinator import cycle, looking
 from fedretrain.coordinator.cycle import CycleEvent
 from fedretrain.coordinator.policy import OnDecay
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.quarantine import QuarantineEvent, QuarantineEventKind, Subject
 from fedretrain.rollout.safety import SafetyEvent, SafetyEventKind
-from sim.lifetime import examine, judge
+from sim.lifetime import examine
 from tests.lifetime_cases import DAY, HOUR, POLICY, born, policy, small, small_life
 
 SOON = {"mode": "scheduled", "interval_s": 2 * DAY}
@@ -184,7 +184,7 @@ def calls_of(monkeypatch, module, name):
 
 
 def test_a_device_that_is_kept_out_trains_and_counts_nowhere_until_it_is_let_in_again(monkeypatch):
-    judged, validated = calls_of(monkeypatch, judge, "judge"), calls_of(monkeypatch, examine, "count_rows")
+    judged, validated = calls_of(monkeypatch, looking, "judge"), calls_of(monkeypatch, examine, "count_rows")
     config = small(12, 9, "blend.tolerance=1.0", "campaign.cohort_size=12")
     living = born(config, policy(retraining=SOON))
     others = set(range(12)) - {3}
@@ -206,7 +206,7 @@ def test_a_device_that_is_kept_out_trains_and_counts_nowhere_until_it_is_let_in_
 
 
 def test_what_a_device_did_in_a_step_is_no_evidence_once_it_is_kept_out(monkeypatch):
-    judged = calls_of(monkeypatch, judge, "judge")
+    judged = calls_of(monkeypatch, looking, "judge")
     living = born(small(12, 6, "blend.tolerance=1.0"), policy(retraining=SOON))
     at = to_canary(living, 0.0, 4 * DAY)
     judged.clear()
