@@ -99,7 +99,8 @@ class Population:
 
     Attributes:
         policy: The policy file.
-        training: The training file: model, method, campaign and privacy, as plain data.
+        training: The training file: model, method, campaign and privacy, as plain data; empty: it never retrains in a campaign.
+        features: The features file: schema and pipeline, as JSON; needed to make a first champion.
         pool: Folder of labelled data that the server holds; empty for none.
         watching: The clockwork.
         assignment_valid_s: How long an assignment is good for.
@@ -107,6 +108,7 @@ class Population:
 
     policy: str
     training: str = ""
+    features: str = ""
     pool: str = ""
     watching: Watching = field(default_factory=Watching)
     assignment_valid_s: float = 7 * 86_400.0
@@ -162,12 +164,13 @@ def read_server(path: Path) -> ServerConfig:
             one,
             policy=_under(base, one.policy),
             training=_under(base, one.training),
+            features=_under(base, one.features),
             pool=_under(base, one.pool),
         )
         for name, one in config.populations.items()
     }
     for name, one in populations.items():
-        for key in ("policy", "training", "pool"):
+        for key in ("policy", "training", "features", "pool"):
             named = getattr(one, key)
             if named and not Path(named).exists():
                 raise ConfigError(

@@ -43,6 +43,7 @@ class Traits:
         person: Whose device it is, where the unit of privacy is the person.
         trains: Whether it can train shared layers.
         methods: Personalization methods that it can re-fit.
+        node_key: Public key (PEM) of the SuperNode that trains for it: its own, or that of another device of the same agent.
     """
 
     device_type: str = ""
@@ -50,6 +51,7 @@ class Traits:
     person: str = ""
     trains: bool = False
     methods: tuple[str, ...] = ()
+    node_key: str = ""
 
 
 @dataclass(frozen=True)

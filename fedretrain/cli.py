@@ -1,0 +1,70 @@
+"""The command line ``fedretrain``: the coordinator, the device, and what operating them takes.
+
+Rules of this file:
+    * Heavy libraries are imported by the command that needs them: ``--help`` answers at once.
+    * What a person did wrong is one line on standard error and exit status 2; Ctrl-C is 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from fedretrain.core.errors import FedretrainError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPILOG = """\
+examples:
+  fedretrain demo                                        the whole story on this machine, in minutes
+  fedretrain config check server.toml
+  fedretrain server --config server.toml
+  fedretrain enrol --config server.toml -p pumps pump-1 pump-2
+  fedretrain rollout status --config server.toml -p pumps
+  fedretrain rollout approve --config server.toml -p pumps --by anna
+  fedretrain edge run --config edge.toml
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from fedretrain.server import commands
+
+    root = argparse.ArgumentParser(
+        "fedretrain",
+        description="Keeps the models of a fleet of sensor devices right.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    below = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add(below)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: The words after ``fedretrain``; those of this process if not given.
+
+    Returns:
+        The exit status: 0, 1 where something that was checked is not right, 2 for a user's error, 130 for Ctrl-C.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UserError as error:
+        print(f"fedretrain: {error}", file=sys.stderr)
+        return 2
+    except FedretrainError as error:
+        print(f"fedretrain: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

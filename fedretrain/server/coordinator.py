@@ -1,0 +1,170 @@
+"""The coordinator: one process that decides for every population, beside the gateway that speaks with devices.
+
+Rules of this file:
+    * One leader by lease. Who holds it decides, signs and starts campaigns; who does not only serves devices.
+    * The reconciler is level-triggered: each turn compares what should be with what is, so nothing is lost with a crash.
+    * A turn that fails for one population is told and does not stop the others; a lost lease ends all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.package import read_manifest, references
+from fedretrain.core.errors import DataError, FedretrainError
+from fedretrain.server.commit import GroupCommit
+from fedretrain.server.enrolment import Enrolling, Told
+from fedretrain.server.event_log import FencedError
+from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
+from fedretrain.server.peers import POLL_S, Peers
+from fedretrain.server.steward import Steward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+    from fedretrain.server.config import ServerConfig
+    from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.fleet import Device
+    from fedretrain.server.keys import Keys
+    from fedretrain.server.models import Stores
+
+LEASE = "coordinator"
+LEASE_S = 15.0
+_FLUSH_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """See the module.
+
+    Args:
+        config: ``server.toml``.
+        log: The event log.
+        keys: What it signs with.
+        stores: Where files are.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        log: EventLog,
+        keys: Keys,
+        stores: Stores,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config, self._log, self._keys, self._stores, self._clock = config, log, keys, stores, clock
+        self._writer = GroupCommit(log.engine)
+        self._peers = Peers(log.engine, self._writer, clock)
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._fence: Fence | None = None
+        self._steward: Steward | None = None
+        self._servers: list[grpc.aio.Server] = []
+        self._trust_version = 0
+        self._stop = asyncio.Event()
+        self.ports = (0, 0)
+
+    async def run(self) -> None:
+        """Serve and decide until `stop`."""
+        listen = self._config.listen
+        files = Files(self._blob, self._keys.trust.read, lambda: self._trust_version)
+        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s)
+        control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
+        told = Told(self._keys.root, control)
+        enrolling = Enrolling(self._log.engine, self._keys.authority, self._peers, told, self._clock)
+        tls = Tls(
+            self._keys.server_key.read_bytes(),
+            self._keys.server_certificate.read_bytes(),
+            self._keys.authority.certificate,
+        )
+        self._servers, self.ports = await serve(
+            gateway, Enrolment(enrolling.enrol), tls, listen.control, listen.enrol
+        )
+        _log.info("devices: %s, enrolment: %s", listen.control, listen.enrol)
+        try:
+            await asyncio.gather(self._follow(), self._lead())
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """End `run`; from its own thread, or a signal handler of the loop."""
+        self._stop.set()
+
+    async def _follow(self) -> None:
+        """Keep the gateway's picture of the table fresh, and write heartbeats down."""
+        flushed_at = 0.0
+        while not await self._pause(POLL_S):
+            await asyncio.to_thread(self._peers.poll)
+            if time.monotonic() - flushed_at >= _FLUSH_S:
+                flushed_at = time.monotonic()
+                await asyncio.to_thread(self._peers.flush)
+
+    async def _lead(self) -> None:
+        """Decide while this process holds the lease."""
+        turn_s = min(one.watching.tick_s for one in self._config.populations.values())
+        while not await self._pause(min(turn_s, LEASE_S / 3)):
+            await asyncio.to_thread(self._turn)
+
+    def _turn(self) -> None:
+        now = self._clock()
+        fence = self._log.acquire(LEASE, self._holder, now=now, ttl_s=LEASE_S)
+        if fence != self._fence:
+            self._resign()
+            self._fence = fence
+            if fence is not None:
+                _log.info("this process decides now (token %d)", fence.token)
+                self._steward = Steward(self._config, self._log, self._keys, self._stores, fence, self._clock)
+        if self._steward is None:
+            return
+        try:
+            self._steward.turn(now)
+        except FencedError as error:
+            _log.warning("%s", error)
+            self._resign()
+        except FedretrainError as error:
+            _log.error("%s", error)
+        self._trust_version = self._steward.trust_version if self._steward else self._trust_version
+
+    def _resign(self) -> None:
+        if self._steward is not None:
+            self._steward.close()
+        self._steward, self._fence = None, None
+
+    def _blob(self, device: Device, digest: str) -> bytes:
+        """A file of a package that may be installed, or is: nothing else leaves the store."""
+        if digest not in self._installable(device.population):
+            raise DataError(f"there is no {digest}")
+        return self._stores.packages.get(digest)
+
+    def _installable(self, population: str) -> set[str]:
+        found: set[str] = set()
+        for digest, target in self._keys.trust.installable().items():
+            if target.population == population:
+                found.add(digest)
+                found |= {blob.digest for blob in references(read_manifest(self._stores.packages, digest))}
+        return found
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; True if it is time to end."""
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            await server.stop(1.0)
+        await asyncio.to_thread(self._peers.flush)
+        await asyncio.to_thread(self._resign)
+        if self._fence is not None:
+            self._log.release(self._fence)
+        self._writer.close()

@@ -1,0 +1,317 @@
+"""An operator's desk: what can be read of a population, and what can be ordered, without the coordinator's process.
+
+Rules of this file:
+    * It reads the same log that the coordinator folds, and writes orders; it never writes the loop's own events.
+    * `verify` recomputes: chains of the log, digests of packages, and that the signed list, the versions and the store agree.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedretrain.artifacts.package import read_package
+from fedretrain.coordinator.cycle import Propose, Withdraw, served
+from fedretrain.coordinator.policy import read_policy
+from fedretrain.core.errors import ConfigError, DataError, UserError
+from fedretrain.core.frozen import thaw
+from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
+from fedretrain.server import fleet, memory, orders
+from fedretrain.server.config import read_server
+from fedretrain.server.database import open_database
+from fedretrain.server.enrolment import make_tokens
+from fedretrain.server.event_log import EventLog
+from fedretrain.server.fleet import Standing
+from fedretrain.server.keys import open_keys, open_stores
+from fedretrain.server.models import Models
+from fedretrain.server.ranked import Ranked
+from fedretrain.server.training_file import read_training, read_yaml
+
+if TYPE_CHECKING:
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.server.config import Population
+    from fedretrain.server.keys import Keys
+    from fedretrain.server.memory import Memory
+
+
+def check_config(path: Path) -> dict[str, str]:
+    """Read a configuration with every file that it names.
+
+    Args:
+        path: ``server.toml``.
+
+    Returns:
+        What was found, by key.
+
+    Raises:
+        ConfigError: At the first mistake.
+    """
+    config = read_server(path)
+    found = {"folder": config.folder, "database": config.database_url, "devices": config.listen.control}
+    for name, one in config.populations.items():
+        policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
+        found[f"populations.{name}.policy"] = f"{policy.name}, digest {policy.digest[:12]}"
+        if one.training:
+            training = read_training(Path(one.training))
+            found[f"populations.{name}.training"] = f"{training.plan.model}, {training.num_rounds} rounds"
+    return found
+
+
+class Desk:
+    """One population as an operator sees it.
+
+    Args:
+        path: ``server.toml``.
+        population: Its name; may be empty where there is one.
+
+    Raises:
+        ConfigError: If there is no such population.
+    """
+
+    def __init__(self, path: Path, population: str) -> None:
+        self._config = read_server(path)
+        names = sorted(self._config.populations)
+        if not population and len(names) == 1:
+            population = names[0]
+        if population not in names:
+            raise ConfigError(
+                f"there is no population {population!r}",
+                where="--population",
+                fix=f"name one of {', '.join(names)}",
+            )
+        self.population = population
+        self._one: Population = self._config.populations[population]
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return open_keys(self._config, time.time())
+
+    @cached_property
+    def log(self) -> EventLog:
+        """The event log."""
+        Path(self._config.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        return EventLog(open_database(self._config.database_url))
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy file."""
+        return read_policy(read_yaml(Path(self._one.policy)), where=self._one.policy)
+
+    @cached_property
+    def models(self) -> Models:
+        """Versions and packages."""
+        training = read_training(Path(self._one.training)) if self._one.training else None
+        stores = open_stores(self._config)
+        return Models(
+            self.population, self.policy, training, self._one.pool, self.log, stores, None, time.time
+        )
+
+    def memory(self) -> Memory:
+        """Where the loop stands."""
+        states = self.models.stores.campaigns
+        entries = self.log.read(memory.stream(self.population))
+        return memory.recall(self.policy, entries, lambda digest: thaw(Ranked, states.get(digest)).rank_D)
+
+    # ---- reading
+
+    def status(self) -> dict[str, Any]:
+        """Where the population stands."""
+        state = self.memory().state
+        with self.log.engine.connect() as connection:
+            devices = fleet.everybody(connection, self.population)
+        heard = sum(time.time() - one.seen_at < 3 * self._config.listen.heartbeat_s for one in devices)
+        found: dict[str, Any] = {"population": self.population, "devices": len(devices), "online": heard}
+        if state is None:
+            return {**found, "state": "no model yet: fedretrain models import"}
+        found |= {"champion": state.champion, "serves": served(self.policy, state)}
+        rollout = state.rollout
+        if rollout is not None:
+            found |= {
+                "candidate": rollout.plan.candidate,
+                "phase": str(rollout.phase),
+                "step": rollout.step,
+                "asks": rollout.phase.name == "APPROVAL",
+            }
+        if state.training is not None:
+            record = self.models.campaign(state.training.version)
+            rounds = 0 if record is None else len(record.rounds)
+            found["training"] = f"version {state.training.version}, {rounds} rounds"
+        found |= {
+            "safe_mode": state.safety.safe_mode,
+            "stopped": sorted(str(one) for one in state.safety.stopped),
+            "drifted": state.monitor.drifted,
+            "quarantined": sorted(state.quarantined),
+            "kept_devices": sorted(state.kept_devices),
+            "incidents": [asdict(one) for one in state.incidents],
+        }
+        return found
+
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """What has happened."""
+        from fedretrain.server.steward import describe
+
+        entries = self.log.read(memory.stream(self.population), after=after)
+        return [
+            {"number": one.number, "at": one.at, "text": describe(one.record), "record": one.record}
+            for one in entries
+            if not str(one.record["kind"]).startswith("note_")
+        ]
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Every device."""
+        with self.log.engine.connect() as connection:
+            found = fleet.everybody(connection, self.population)
+        numbers = {digest: version for version, digest in self.models.versions.digests.items()}
+        return [
+            {
+                "device": one.device,
+                "number": one.number,
+                "standing": str(one.standing),
+                "site": one.traits.site,
+                "device_type": one.traits.device_type,
+                "serves": numbers.get(one.heartbeat.get("serves", ""), 0) or None,
+                "seen": "never" if not one.seen_at else f"{max(0.0, time.time() - one.seen_at):.0f} s ago",
+            }
+            for one in found
+        ]
+
+    def models_listed(self) -> list[dict[str, Any]]:
+        """Every version, and what it is now."""
+        state = self.memory().state
+        found = []
+        for number, one in sorted(self.models.versions.by_number.items()):
+            role = ""
+            if state is not None:
+                opened = state.rollout is not None and state.rollout.is_open
+                candidate = opened and state.rollout is not None and state.rollout.plan.candidate == number
+                role = "champion" if number == state.champion else "candidate" if candidate else ""
+                role = "quarantined" if number in state.quarantined else role
+            found.append({"version": number, "package": one.package, "role": role, "origin": one.origin})
+        return found
+
+    def verify(self) -> dict[str, Any]:
+        """Recompute every digest; what was checked, and what is wrong."""
+        checked: dict[str, Any] = {}
+        wrong: list[str] = []
+        for stream in self.log.streams():
+            try:
+                checked[stream] = f"{sum(1 for _ in self.log.read(stream))} records"
+            except DataError as error:
+                wrong.append(f"{stream}: {error.what}")
+        store = self.models.stores.packages
+        wrong += [f"the file {digest} is damaged" for digest in store.verify()]
+        for number, one in self.models.versions.by_number.items():
+            try:
+                package = read_package(store, one.package)
+            except UserError as error:
+                wrong.append(f"version {number}: {error.what}")
+                continue
+            if package.manifest.weights.digest != one.weights or package.manifest.version != number:
+                wrong.append(f"version {number}: its package says otherwise than the log")
+        packages = {one.package for one in self.models.versions.by_number.values()}
+        checked["packages"] = f"{len(packages)} packages"
+        offered = {d for d, t in self._keys.trust.installable().items() if t.population == self.population}
+        wrong += [
+            f"the signed list offers {digest}, which no version is" for digest in sorted(offered - packages)
+        ]
+        checked["signed list"] = f"{len(offered)} packages"
+        return {"checked": checked, "wrong": wrong}
+
+    # ---- ordering
+
+    def tokens(self, names: list[str], lifetime_s: float) -> list[tuple[str, str]]:
+        """One-time tokens for devices."""
+        return make_tokens(self.log.engine, self.population, names, now=time.time(), lifetime_s=lifetime_s)
+
+    def judge(self, device: str, standing: str) -> None:
+        """Revoke or retire a device."""
+        with self.log.engine.begin() as connection:
+            fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
+
+    def answer(self, word: str, by: str) -> None:
+        """Answer what a rollout asks."""
+        orders.give(self.log, self.population, Approval(Answer(word), by), time.time())
+
+    def order(self, command: str, by: str, reason: str) -> None:
+        """Order something of the rollout."""
+        orders.give(self.log, self.population, Operator(Command(command), by, reason), time.time())
+
+    def safety(self, command: str, switch: str | None, by: str, reason: str) -> None:
+        """Safe mode and kill switches."""
+        which = None if switch is None else Switch(switch)
+        orders.give(
+            self.log, self.population, SafetyOrder(SafetyCommand(command), by, which, reason), time.time()
+        )
+
+    def withdraw(self, version: int, by: str, reason: str) -> None:
+        """Quarantine a version."""
+        self.models.versions.package_of(version)
+        orders.give(self.log, self.population, Withdraw(version, by, reason), time.time())
+
+    def import_first(self, outputs: tuple[str, ...], weights: bytes, num_rounds: int) -> dict[str, Any]:
+        """Make the first champion.
+
+        Raises:
+            ConfigError: If the population names no training file, features or pool.
+            DataError: If there is a version already.
+        """
+        from fedretrain.server.importing import first_package, read_features
+        from fedretrain.server.pool import read_pool
+
+        for key in ("training", "features", "pool"):
+            if not getattr(self._one, key):
+                raise ConfigError(
+                    "a first champion needs it", where=f"populations.{self.population}.{key}", fix="name it"
+                )
+        models = self.models
+        if models.versions.by_number:
+            raise DataError(
+                "there is a version already", where=self.population, fix="use fedretrain models propose"
+            )
+        assert models.training is not None
+        size = models.training.plan.num_outputs
+        digest = first_package(
+            models.stores.packages,
+            models.training,
+            read_features(Path(self._one.features)),
+            read_pool(Path(self._one.pool)),
+            population=self.population,
+            version=1,
+            created_at=time.time(),
+            outputs=outputs or tuple(f"output {i}" for i in range(size)),
+            weights=weights,
+            num_rounds=num_rounds,
+        )
+        models.add(1, digest, "imported" if weights else "trained on the pool")
+        return {"version": 1, "package": digest}
+
+    def propose(self, weights: bytes, by: str, reason: str) -> int:
+        """Bring weights as a candidate; its number.
+
+        Raises:
+            DataError: If there is no champion yet, or the weights are another model's.
+        """
+        from fedretrain.artifacts.manifest import Strategy, TrainingRecord
+        from fedretrain.artifacts.weights import decode_params
+        from fedretrain.server.releasing import release_version
+
+        state = self.memory().state
+        if state is None:
+            raise DataError("there is no champion yet", where=self.population, fix="fedretrain models import")
+        models = self.models
+        version = max(models.versions.next_number, state.next_version)
+        digest = release_version(
+            models.stores.packages,
+            models.package(state.champion),
+            decode_params(weights),
+            version=version,
+            created_at=time.time(),
+            training=TrainingRecord(strategy=Strategy.IMPORTED, recipe=reason[:200]),
+        )
+        models.add(version, digest, f"proposed by {by}")
+        orders.give(self.log, self.population, Propose(version, by, reason), time.time())
+        return version

@@ -1,0 +1,372 @@
+"""A population's models: its versions, their packages, the campaigns that make them, and what may be installed.
+
+Rules of this file:
+    * A version is in the event log before anything names it, and its package is in the store before that.
+    * A campaign is named by the version that it makes, so that a restart finds it again.
+    * What the signed list offers follows from the log at every tick: nothing is added or removed by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedretrain.artifacts.manifest import Strategy, TrainingRecord
+from fedretrain.artifacts.package import read_manifest, read_package
+from fedretrain.artifacts.trust.words import TargetInfo
+from fedretrain.artifacts.weights import decode_params, encode_params
+from fedretrain.coordinator.cycle import Trained
+from fedretrain.coordinator.sampling import Cohort
+from fedretrain.coordinator.state import Outcome
+from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.core.frozen import thaw
+from fedretrain.core.types import MethodKind, Objective
+from fedretrain.monitoring.bins import Bins
+from fedretrain.privacy.accountant import Spending
+from fedretrain.privacy.claims import scope_text
+from fedretrain.rollout.verdict import Verdict
+from fedretrain.server import versions as table
+from fedretrain.server.campaign import (
+    CampaignDefinition,
+    campaign_stream,
+    define_campaign,
+    read_campaign,
+)
+from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
+from fedretrain.server.pool import Pool, read_pool, validate
+from fedretrain.server.releasing import release_version
+from fedretrain.server.versions import Versions
+from fedretrain.validation.report import Verdict as Validated
+from fedretrain.wire.control import ReportShape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedretrain.artifacts.package import Package
+    from fedretrain.artifacts.store import ContentStore
+    from fedretrain.artifacts.trust.repository import TrustRepository
+    from fedretrain.coordinator.cycle import CycleState
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.core.params import Params
+    from fedretrain.retraining.decision import Decision
+    from fedretrain.server.campaign import CampaignRecord
+    from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.training_file import TrainingFile
+
+_VERDICTS = {
+    Validated.PASS: Verdict.PASS,
+    Validated.FAIL: Verdict.FAIL,
+    Validated.INCONCLUSIVE: Verdict.INCONCLUSIVE,
+}
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where files are.
+
+    Attributes:
+        packages: Packages: what devices may fetch.
+        campaigns: Weights and states of campaigns: what no device may fetch.
+    """
+
+    packages: ContentStore
+    campaigns: ContentStore
+
+
+@dataclass(frozen=True)
+class BudgetLeft:
+    """What a population may still spend.
+
+    Attributes:
+        remaining: Epsilon that is left of the promise; None without one.
+        campaign: What another campaign would add for the most charged device.
+    """
+
+    remaining: float | None = None
+    campaign: float = 0.0
+
+
+class Models:
+    """The models of one population. Mutable.
+
+    Args:
+        population: Its name.
+        policy: Its policy.
+        training: Its training file; None where it cannot retrain in a campaign.
+        pool: Folder of labelled data; empty for none.
+        log: The event log.
+        stores: Where files are.
+        fence: The lease of whoever runs the population.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        population: str,
+        policy: Policy,
+        training: TrainingFile | None,
+        pool: str,
+        log: EventLog,
+        stores: Stores,
+        fence: Fence | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.population, self.policy, self.training = population, policy, training
+        self._log, self.stores, self._fence, self._clock = log, stores, fence, clock
+        self._pool: Pool | None = read_pool(Path(pool)) if pool else None
+        self.versions = Versions()
+        self._read = -1
+        self._package = lru_cache(maxsize=8)(lambda digest: read_package(stores.packages, digest))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the versions again, where there are new ones."""
+        stream = table.stream(self.population)
+        end = self._log.head(stream).counter
+        if end != self._read:
+            self.versions, self._read = Versions.of(self._log.read(stream)), end
+
+    def package(self, version: int) -> Package:
+        """The package of a version, every file verified.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        return self._package(self.versions.package_of(version))
+
+    def bins(self, version: int) -> Bins | None:
+        """The bins that devices count on while a version serves; None where its package has none."""
+        if version not in self.versions.by_number:
+            return None
+        content = self.package(version).baseline
+        return thaw(Bins, content) if content else None
+
+    def shape(self, version: int, bins: Bins) -> ReportShape:
+        """What the reports of a version look like."""
+        manifest = self.package(version).manifest
+        classification = manifest.objective is Objective.CLASSIFICATION
+        return ReportShape(bins.num_features, bins.num_cells, len(manifest.outputs), classification)
+
+    def can_personalize(self, version: int) -> bool:
+        """Whether devices keep a personal state for a version."""
+        method = self.package(version).manifest.personalization.method
+        return method is not MethodKind.FEDAVG
+
+    # ---- validation
+
+    @property
+    def num_pool_rows(self) -> int:
+        """Labelled rows of the pool."""
+        return 0 if self._pool is None else len(self._pool)
+
+    def validate(self, candidate: int, champion: int) -> Verdict:
+        """The offline verdict on a version; INCONCLUSIVE where nothing is there to judge by."""
+        if self._pool is None:
+            return Verdict.INCONCLUSIVE
+        theirs = self.package(champion) if champion in self.versions.by_number else None
+        report = validate(self.policy.validation, self._pool, self.package(candidate), theirs)
+        return _VERDICTS[report.verdict]
+
+    # ---- campaigns
+
+    def campaign_of(self, version: int) -> str:
+        """The name of the campaign that makes a version."""
+        return f"{self.population}-{version}"
+
+    def start_campaign(
+        self, decision: Decision | None, state: CycleState, num_devices: int, bundle: str
+    ) -> str:
+        """See to it that the campaign of the version in training is defined; its name.
+
+        Args:
+            decision: What was decided.
+            state: Of the loop; something is in training.
+            num_devices: Of the population.
+            bundle: SHA-256 of the app bundle that devices accept.
+
+        Raises:
+            ConfigError: If the population has no training file, or its rules are impossible for so many devices.
+        """
+        assert state.training is not None
+        name = self.campaign_of(state.training.version)
+        if self._log.head(campaign_stream(name)).counter:
+            return name
+        if self.training is None:
+            raise ConfigError(
+                "a retrain was decided, and there is no training file",
+                where=f"populations.{self.population}.training",
+                fix="name one, or set the policy's retraining to never",
+            )
+        scratch = decision is not None and decision.from_scratch
+        base = self._first_shared() if scratch else self._shared_of(state.champion)
+        training = self.training
+        definition = CampaignDefinition(
+            campaign=name,
+            population=self.population,
+            num_devices=num_devices,
+            base=self.stores.campaigns.put(encode_params(base)),
+            num_rounds=training.num_rounds,
+            plan=training.plan,
+            rules=training.rules,
+            seed=state.training.version,
+            interval_s=training.interval_s,
+            patience_s=training.patience_s,
+            bundle=bundle,
+        )
+        define_campaign(self._log, definition, at=self._clock(), fence=self._fence)
+        return name
+
+    def campaign(self, version: int) -> CampaignRecord | None:
+        """The campaign that makes a version; None before it is defined."""
+        name = self.campaign_of(version)
+        return read_campaign(self._log, name) if self._log.head(campaign_stream(name)).counter else None
+
+    def began_at(self, version: int) -> float:
+        """When the campaign of a version was defined."""
+        first = next(iter(self._log.read(campaign_stream(self.campaign_of(version)))))
+        return first.at
+
+    def trained(self, version: int, champion: int) -> Trained | None:
+        """How the campaign of a version ended; its package is made here, once. None while it goes on."""
+        record = self.campaign(version)
+        if record is None or not record.end:
+            return None
+        released = [one for one in record.rounds if one.outcome is Outcome.RELEASED]
+        if not released:
+            return Trained(version, made=False, reason=f"no round was released: {record.end}")
+        if version not in self.versions.by_number:
+            try:
+                self._release(version, champion, record, len(released))
+            except DataError as error:
+                return Trained(version, made=False, reason=error.what)
+        return Trained(version, made=True, reason=f"{len(released)} rounds")
+
+    def _release(self, version: int, champion: int, record: CampaignRecord, num_rounds: int) -> None:
+        """Make the package of a version, and write it down."""
+        base, definition = self.package(champion), record.definition
+        epsilon, scope = self._spent(definition)
+        privacy = definition.rules.privacy
+        about = TrainingRecord(
+            strategy=Strategy.FEDERATED,
+            recipe=str(definition.kind),
+            cohort=definition.rules.sampling.cohort_size,
+            rounds=num_rounds,
+            epsilon=epsilon,
+            delta=None if privacy is None else privacy.delta,
+            scope=scope,
+            code_version=version_of("fedretrain"),
+            policy=self.policy.digest,
+        )
+        digest = release_version(
+            self.stores.packages,
+            base,
+            decode_params(self.stores.campaigns.get(record.weights)),
+            version=version,
+            created_at=self._clock(),
+            training=about,
+        )
+        self.add(version, digest, f"campaign {definition.campaign}")
+
+    def add(self, version: int, package: str, origin: str) -> None:
+        """Write a version down.
+
+        Raises:
+            DataError: If its number is taken.
+        """
+        self.refresh()
+        if version in self.versions.by_number:
+            raise DataError(
+                f"there is a version {version}", where=self.population, fix="take the next number"
+            )
+        weights = read_manifest(self.stores.packages, package).weights.digest
+        record = table.record(version, package, weights, origin)
+        stream = table.stream(self.population)
+        self._log.append(stream, [record], at=self._clock(), fence=self._fence, after=max(self._read, 0))
+        self.refresh()
+
+    def _shared_of(self, version: int) -> Params:
+        """The shared parameters of a version."""
+        assert self.training is not None
+        names = self.training.plan.make().task.shared.names
+        weights = self.package(version).weights
+        missing = [name for name in names if name not in weights]
+        if missing:
+            raise ConfigError(
+                f"the champion has no parameter {missing[0]}",
+                where=f"populations.{self.population}.training",
+                fix="let the training file's plan be the model that was imported",
+            )
+        return {name: weights[name] for name in names}
+
+    def _first_shared(self) -> Params:
+        assert self.training is not None
+        return self.training.plan.make().first_shared()
+
+    # ---- privacy
+
+    def ledger(self) -> DatabaseLedger:
+        """The population's privacy ledger, to read."""
+        return DatabaseLedger(self._log, self.population, clock=self._clock)
+
+    def budget(self, num_devices: int) -> BudgetLeft:
+        """What may still be spent, and what a campaign would."""
+        training = self.training
+        if training is None or training.rules.privacy is None:
+            return BudgetLeft()
+        privacy, rules = training.rules.privacy, training.rules
+        spent = Spending.of(self.ledger().events())
+        expected = rules.sampling.make(num_devices).expected(num_devices)
+        event = privacy.make(self.population, "next", expected).event(
+            Cohort(np.arange(num_devices), str(rules.sampling.kind), int(expected), 0),
+            round_=0,
+            attempt=0,
+            clip_norm=privacy.clip_norm,
+            denominator=expected,
+        )
+        times = max(1, math.ceil(training.num_rounds * expected / num_devices))
+        now = spent.epsilon(privacy.delta)
+        more = spent.epsilon_with(event, privacy.delta, count=times) - now
+        return BudgetLeft(max(privacy.epsilon - now, 0.0) if privacy.epsilon else None, more)
+
+    def _spent(self, definition: CampaignDefinition) -> tuple[float | None, str]:
+        """What the ledger says beside a package: epsilon and its scope."""
+        privacy = definition.rules.privacy
+        if privacy is None:
+            return None, ""
+        events = self.ledger().events()
+        epsilon = Spending.of(events).epsilon(privacy.delta)
+        return epsilon, scope_text(epsilon, privacy.delta, events)
+
+    # ---- what may be installed
+
+    def publish(self, trust: TrustRepository, quarantined: frozenset[int], now: float) -> None:
+        """Let the signed list offer what exists and is not quarantined.
+
+        Args:
+            trust: The repository.
+            quarantined: Versions that may not be installed.
+            now: Instant, seconds since the epoch.
+        """
+        offered = trust.installable()
+        head = self._log.head(ledger_stream(self.population))
+        wanted = {
+            one.package: one for number, one in self.versions.by_number.items() if number not in quarantined
+        }
+        new = [one for digest, one in wanted.items() if digest not in offered]
+        if new:
+            trust.publish([self._target(one, head.counter, head.hash) for one in new], now)
+        known = {one.package for one in self.versions.by_number.values()}
+        for digest in sorted(set(offered) & known - set(wanted)):
+            trust.quarantine(digest, now)
+
+    def _target(self, version: table.Version, counter: int, head: str) -> TargetInfo:
+        length = len(self.stores.packages.get(version.package))
+        return TargetInfo(
+            version.package, length, self.population, version.version, counter, head if counter else ""
+        )

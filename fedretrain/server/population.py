@@ -1,0 +1,385 @@
+"""A population's loop on the wall clock: gather what is known, decide, write it down, act.
+
+Rules of this file:
+    * Decisions are `coordinator.cycle`'s. This shell reads the database, keeps the books in one transaction for each tick,
+      and lets the world follow: each part of it is compared with what should be, and mended, at every tick.
+    * Every append is fenced: a coordinator that lost its lease decides nothing any more.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedretrain.coordinator import cycle
+from fedretrain.coordinator.cycle import Evidence, Trained
+from fedretrain.coordinator.looking import Looking
+from fedretrain.coordinator.signals import Facts
+from fedretrain.coordinator.trial import Arms, Span, measure
+from fedretrain.coordinator.watching import Clockwork, Watching
+from fedretrain.core.clock import DAY_S, HOUR_S
+from fedretrain.core.frozen import freeze, thaw
+from fedretrain.monitoring.baseline import Baseline
+from fedretrain.monitoring.bins import Bins
+from fedretrain.rollout.assignment import confirm, exposure, shadowing
+from fedretrain.rollout.causes import EventKind, Phase
+from fedretrain.rollout.evidence import Coverage, RolloutEvidence
+from fedretrain.rollout.exposure import ranks
+from fedretrain.rollout.verdict import Verdict
+from fedretrain.server import fleet, orders
+from fedretrain.server.assigning import grown
+from fedretrain.server.fleet import Standing
+from fedretrain.server.memory import BASELINE, LOOK, ORDERS, RANKS, BaselineNote, fold, recall, stream
+from fedretrain.server.ranked import Ranked
+from fedretrain.server.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedretrain.artifacts.store import ContentStore
+    from fedretrain.coordinator.cycle import CycleEvent
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.rollout.metrics import MetricEvidence
+    from fedretrain.rollout.state import RolloutState
+    from fedretrain.server.config import Population as PopulationConfig
+    from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.fleet import Device
+    from fedretrain.server.models import Models
+    from fedretrain.server.orders import Orders
+
+PRE_PERIOD_S = 14 * DAY_S
+GRACE_SLOTS = 0.5
+"""A slot is looked at half a slot after its end: that long its reports may take."""
+
+
+class Population:
+    """One population's loop. Mutable; one process runs it at a time.
+
+    Args:
+        name: Its name.
+        config: Its clockwork.
+        policy: What was decided beforehand.
+        log: The event log.
+        states: Where ranks and baselines are kept.
+        models: Its versions and packages.
+        fence: The lease of whoever runs it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: PopulationConfig,
+        policy: Policy,
+        log: EventLog,
+        states: ContentStore,
+        models: Models,
+        fence: Fence,
+    ) -> None:
+        self.name, self.policy, self.models, self.fence = name, policy, models, fence
+        self._log, self._states = log, states
+        watching = config.watching
+        self._clockwork = Clockwork(
+            watching.slot_s,
+            watching.settle_s,
+            watching.record_s,
+            watching.inputs_s,
+            grace_s=GRACE_SLOTS * watching.slot_s,
+        )
+        self.memory = recall(policy, log.read(stream(name)), self._load_ranks)
+        self.devices: list[Device] = []
+        self._telemetry: Telemetry | None = None
+        self._watching: Watching | None = None
+        self._bins = ""
+        self._looking = Looking(policy)
+        if self.memory.ranks is not None:
+            look = self.memory.look
+            self._looking.restore(
+                self.memory.ranks.seed,
+                None if look is None else look[2],
+                (0, 0) if look is None else look[:2],
+            )
+        self.validation: tuple[int, Verdict, float] | None = None
+
+    def tick(self, now: float) -> tuple[CycleEvent, ...]:
+        """Decide on what has arrived; what happened.
+
+        Args:
+            now: Instant, seconds since the epoch.
+
+        Raises:
+            FencedError: If somebody else runs this population now.
+        """
+        self.models.refresh()
+        with self._log.engine.connect() as connection:
+            self.devices = fleet.everybody(connection, self.name)
+        if self.memory.state is None:
+            self._begin_if_possible(now)
+        if self.memory.state is None or not self.devices:
+            return ()
+        champion = self.memory.begun.champion
+        size = len(self.devices)
+        self.memory = replace(self.memory, assignments=grown(self.memory.assignments, size, champion))
+        self._listen(now)
+        self._confirm(now)
+        return self._decide(now)
+
+    def _begin_if_possible(self, now: float) -> None:
+        """The loop begins with the first model that was imported."""
+        if not self.models.versions.by_number:
+            return
+        champion = min(self.models.versions.by_number)
+        begun = cycle.CycleEvent(now, cycle.Begun(champion, 0, self.policy.digest))
+        self._write([begun.to_record()], now)
+
+    # ---- what is known
+
+    def _listen(self, now: float) -> None:
+        """Count what devices sent; make the arrays anew where the fleet has outgrown them, or the bins have changed."""
+        bins = self.models.bins(self.memory.begun.champion)
+        if bins is None:
+            return
+        telemetry = self._telemetry
+        if telemetry is None or not telemetry.fits(self.devices) or self._bins != bins.digest:
+            telemetry = self._start_watching(bins, now)
+        telemetry.know(self.devices)
+        telemetry.catch_up(self.models.versions.digests, now)
+
+    def _start_watching(self, bins: Bins, now: float) -> Telemetry:
+        champion = self.memory.begun.champion
+        telemetry = Telemetry(
+            self._log.engine,
+            self.name,
+            self.policy.monitoring,
+            self._clockwork,
+            bins,
+            self.models.shape(champion, bins),
+            self.devices,
+        )
+        keep = self._clockwork.keep_slots(self.policy.monitoring) * self._clockwork.slot_s
+        telemetry.catch_up(self.models.versions.digests, now, since=now - keep)
+        watching = Watching(self.policy.monitoring, telemetry.served, self._clockwork)
+        note = self.memory.baseline
+        if note.blob or note.settled_at is not None:
+            baseline = thaw(Baseline, self._states.get(note.blob), Bins) if note.blob else None
+            watching.restore(baseline, note.settled_at, note.recorded_at)
+        else:
+            watching.promoted(champion, now)
+        self._telemetry, self._watching, self._bins = telemetry, watching, bins.digest
+        return telemetry
+
+    def _confirm(self, now: float) -> None:
+        """What devices say of the present order, in their heartbeats."""
+        found, digests = self.memory.assignments, self.models.versions.digests
+        if found.order is None:
+            return
+        said: dict[tuple[str, bool], list[int]] = {}
+        for device in self.devices:
+            words = device.heartbeat
+            # A device answers the newest assignment that it was given, which was made of the present order.
+            if not words or words.get("counter") != device.counter or device.seen_at < found.issued_at:
+                continue
+            if words.get("healthy"):
+                said.setdefault((words.get("serves", ""), True), []).append(device.number)
+            if words.get("refused"):
+                said.setdefault((words["refused"], False), []).append(device.number)
+        for (digest, healthy), numbers in said.items():
+            found, _ = confirm(found, numbers, found.order.counter, digest, digests, now, healthy=healthy)
+        self.memory = replace(self.memory, assignments=found)
+
+    def _trained(self) -> Trained | None:
+        """How the campaign under way ended, once it has."""
+        training = self.memory.begun.training
+        return None if training is None else self.models.trained(training.version, self.memory.begun.champion)
+
+    # ---- deciding
+
+    def _decide(self, now: float) -> tuple[CycleEvent, ...]:
+        memory = self.memory
+        state = memory.begun
+        told = orders.gather(self._log.read(orders.stream(self.name), after=memory.orders), memory.orders)
+        watching = self._watching
+        before = None if watching is None else watching.baseline
+        views = () if watching is None else watching.views(state.champion, now)
+        signals = None
+        if watching is not None and watching.judges:
+            signals = watching.signals(state.monitor, self._facts())
+        evidence = Evidence(
+            views=views,
+            baseline=None if watching is None else watching.baseline,
+            signals=signals,
+            trained=self._trained(),
+            rollout=self._rollout(told, now),
+            orders=told.cycle,
+            num_devices=len(self._active()),
+        )
+        events = cycle.tick(self.policy, state, evidence, now)
+        records = [event.to_record() for event in events]
+        self._write([*records, *self._notes(told, now, before)], now)
+        if watching is not None and self.memory.begun.champion != state.champion:
+            watching.promoted(self.memory.begun.champion, now)
+            self._write([self._baseline_note(watching)], now)
+        return events
+
+    def _notes(self, told: Orders, now: float, before: Baseline | None) -> list[dict[str, Any]]:
+        """What the shell writes down beside the events."""
+        notes: list[dict[str, Any]] = []
+        if told.through != self.memory.orders:
+            notes.append({"kind": ORDERS, "at": now, "through": told.through})
+        if self._watching is not None and self._watching.baseline is not before:
+            notes.append(self._baseline_note(self._watching))
+        taken, (step, attempt) = self._looking.taken, self._looking.gate_for
+        if taken is not None and self.memory.look != (step, attempt, taken):
+            notes.append({"kind": LOOK, "step": step, "attempt": attempt, "look": taken})
+        return notes
+
+    def _write(self, records: list[dict[str, Any]], now: float) -> None:
+        """Append records and fold them; a rollout's first event brings the order in which devices are exposed."""
+        if not records:
+            return
+        whole: list[dict[str, Any]] = []
+        for record in records:
+            whole.append(record)
+            if record["kind"] == "rollout" and record["body"]["kind"] == EventKind.CREATED:
+                whole.append(self._new_ranks())
+        # JSON first: what is read back after a restart is what is folded now.
+        whole = json.loads(json.dumps(whole))
+        after = self.memory.num_records
+        self._log.append(stream(self.name), whole, at=now, fence=self.fence, after=after)
+        for record in whole:
+            self.memory = fold(self.policy, self.memory, record, self._load_ranks)
+
+    def _new_ranks(self) -> dict[str, Any]:
+        """A new rollout: its devices queue in an order of its own."""
+        state, seed = self.memory.begun, secrets.randbits(62)
+        strata = {key: i for i, key in enumerate(sorted({_stratum(one) for one in self.devices}))}
+        stratum_D = np.array([strata[_stratum(one)] for one in self.devices], dtype=np.int64)
+        rank_D = ranks(np.arange(len(self.devices)), stratum_D, secrets.randbits(62))
+        blob = self._states.put(freeze(Ranked(rank_D)))
+        self._looking.begin(seed)
+        self.validation = None
+        return {"kind": RANKS, "rollout": state.num_rollouts + 1, "blob": blob, "seed": seed}
+
+    def _load_ranks(self, digest: str) -> NDArray[np.float64]:
+        return thaw(Ranked, self._states.get(digest)).rank_D
+
+    def _baseline_note(self, watching: Watching) -> dict[str, Any]:
+        blob = "" if watching.baseline is None else self._states.put(freeze(watching.baseline))
+        note = BaselineNote(blob, watching.settled_at, watching.recorded_at)
+        return {
+            "kind": BASELINE,
+            "blob": note.blob,
+            "settled_at": note.settled_at,
+            "recorded_at": note.recorded_at,
+        }
+
+    # ---- evidence of a rollout
+
+    def _rollout(self, told: Orders, now: float) -> RolloutEvidence:
+        rollout = self.memory.begun.rollout
+        heard_D = np.array([device.seen_at for device in self.devices])
+        seen = exposure(self.memory.assignments, now, heard_D)
+        if rollout is None or not rollout.is_open:
+            return RolloutEvidence(exposure=seen, approval=told.approval, operator=told.operator)
+        verdict = self._validated(rollout, now)
+        if self._telemetry is not None:
+            self._looking.take(rollout, now, lambda start_at: self._measure(rollout, start_at, now))
+        return RolloutEvidence(
+            gate=self._looking.gate,
+            gate_for=self._looking.gate_for,
+            coverage=self._coverage(rollout, now),
+            exposure=seen,
+            approval=told.approval,
+            operator=told.operator,
+            validation=verdict,
+        )
+
+    def _validated(self, rollout: RolloutState, now: float) -> Verdict:
+        """The offline verdict; an undecided one is asked for again after a day."""
+        candidate = rollout.plan.candidate
+        known = self.validation
+        fresh = known is not None and known[0] == candidate
+        if known is not None and fresh and (known[1] is not Verdict.INCONCLUSIVE or now - known[2] < DAY_S):
+            return known[1]
+        if rollout.phase is not Phase.PENDING:
+            return Verdict.PASS if known is None else known[1]
+        verdict = self.models.validate(candidate, rollout.plan.champion)
+        self.validation = (candidate, verdict, now)
+        return verdict
+
+    def _span(self, start_at: float, now: float) -> Span:
+        """The slots that began after an instant and are over."""
+        slot_s = self._clockwork.slot_s
+        return Span(int(np.ceil(start_at / slot_s - 1e-9)), self._clockwork.end_slot(now))
+
+    def _measure(self, rollout: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
+        assert self._telemetry is not None
+        telemetry, assignments = self._telemetry, self.memory.assignments
+        shadow = rollout.phase is Phase.SHADOW
+        treated_D = shadowing(assignments) if shadow else assignments.version_D == rollout.plan.candidate
+        before = self._span(rollout.created_at - PRE_PERIOD_S, rollout.created_at)
+        oldest = telemetry.served.store.oldest_slot
+        return measure(
+            [rule.metric for rule in self.policy.rollout.metrics],
+            Arms(self._padded(treated_D), self._padded(self._counted()), shadow),
+            telemetry.served.store,
+            telemetry.shadowed.store,
+            self._span(start_at, now),
+            replace(before, first=max(before.first, oldest)),
+            rollout.plan.candidate,
+        )
+
+    def _coverage(self, rollout: RolloutState, now: float) -> Coverage:
+        """Hours of the day and device types that have reported since the stage began."""
+        if self._telemetry is None:
+            return Coverage()
+        span = self._span(rollout.entered_at, now)
+        slot_s = self._clockwork.slot_s
+        types = sorted({device.traits.device_type for device in self.devices})
+        number = {name: i for i, name in enumerate(types)}
+        hours: set[int] = set()
+        seen: set[int] = set()
+        store = self._telemetry.served.store
+        for slot in range(max(span.first, store.oldest_slot), span.end):
+            reported = store.window(slot + 1, 1).reported_D[: len(self.devices)]
+            if reported.any():
+                hours.add(int(slot * slot_s % DAY_S // HOUR_S))
+                seen |= {number[self.devices[i].traits.device_type] for i in np.flatnonzero(reported)}
+        return Coverage(frozenset(hours), frozenset(seen), frozenset(number.values()))
+
+    # ---- who counts
+
+    def _active(self) -> list[Device]:
+        return [device for device in self.devices if device.standing is Standing.ACTIVE]
+
+    def _counted(self) -> NDArray[np.bool_]:
+        """``[D]`` devices that are in the fleet and not kept out."""
+        kept = self.memory.begun.kept_devices
+        return np.array([one.standing is Standing.ACTIVE and one.number not in kept for one in self.devices])
+
+    def _padded(self, mask_D: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask over the store's devices, which are more than the fleet's."""
+        assert self._telemetry is not None
+        whole = np.zeros(self._telemetry.capacity, dtype=np.bool_)
+        whole[: len(mask_D)] = mask_D
+        return whole
+
+    def _facts(self) -> Facts:
+        assert self._telemetry is not None
+        budget = self.models.budget(len(self.devices))
+        return Facts(
+            num_labels=self._telemetry.num_labels,
+            num_devices=max(1, len(self._active())),
+            num_pool_rows=self.models.num_pool_rows,
+            labels_leave_devices=False,
+            remaining_epsilon=budget.remaining,
+            campaign_epsilon=budget.campaign,
+            can_personalize=self.models.can_personalize(self.memory.begun.champion),
+        )
+
+
+def _stratum(device: Device) -> tuple[str, str]:
+    return device.traits.site, device.traits.device_type

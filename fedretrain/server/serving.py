@@ -1,0 +1,50 @@
+"""``fedretrain server``: open everything, run until a signal, close everything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from fedretrain.server.config import read_server
+from fedretrain.server.coordinator import Coordinator
+from fedretrain.server.database import open_database
+from fedretrain.server.event_log import EventLog
+from fedretrain.server.keys import open_keys, open_stores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run_server(path: Path) -> int:
+    """Run the coordinator of a file until SIGTERM or Ctrl-C.
+
+    Args:
+        path: ``server.toml``.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: If it cannot start.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = read_server(path)
+    keys = open_keys(config, time.time())
+    engine = open_database(config.database_url)
+    coordinator = Coordinator(config, EventLog(engine), keys, open_stores(config))
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, coordinator.stop)
+        await coordinator.run()
+
+    try:
+        asyncio.run(run())
+    finally:
+        engine.dispose()
+    return 0

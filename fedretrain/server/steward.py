@@ -1,0 +1,299 @@
+"""What the leader looks after: each population's loop, and the world that follows from it.
+
+Rules of this file:
+    * Order of a turn: decide, then tell devices, then offer packages, then see to campaigns.
+    * Assignments are signed here and nowhere else; a device that has to hear nothing new gets nothing new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.assignment import CampaignInvite
+from fedretrain.artifacts.assignment import verify as verify_assignment
+from fedretrain.coordinator.policy import read_policy
+from fedretrain.core.durable import write_whole
+from fedretrain.core.errors import FedretrainError
+from fedretrain.server import fleet
+from fedretrain.server.assigning import renewed, signed, wanted
+from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
+from fedretrain.server.event_log import FencedError
+from fedretrain.server.fleet import Standing
+from fedretrain.server.models import Models
+from fedretrain.server.population import Population
+from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
+from fedretrain.server.training_file import read_training, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedretrain.artifacts.assignment import Assignment
+    from fedretrain.server.config import ServerConfig
+    from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.keys import Keys
+    from fedretrain.server.models import Stores
+
+TRUST_RENEWAL_S = 3600.0
+_log = logging.getLogger(__name__)
+
+
+class Steward:
+    """Runs every population. One leader has one.
+
+    Args:
+        config: ``server.toml``.
+        log: The event log.
+        keys: What it signs with.
+        stores: Where files are.
+        fence: The leader's lease.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        log: EventLog,
+        keys: Keys,
+        stores: Stores,
+        fence: Fence,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config, self._log, self._keys, self._clock = config, log, keys, clock
+        self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
+        self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
+        self._superlink: SuperLink | None = None
+        self._campaigns: dict[str, CampaignProcess] = {}
+        self._renewed_at = 0.0
+        self._admitted: tuple[int, tuple[str, ...]] = (0, ())
+        self._due: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
+        self.trust_version = 0
+
+    def _open(self, name: str, stores: Stores, fence: Fence) -> Population:
+        config = self._config.populations[name]
+        policy = read_policy(read_yaml(Path(config.policy)), where=config.policy)
+        training = read_training(Path(config.training)) if config.training else None
+        models = Models(name, policy, training, config.pool, self._log, stores, fence, self._clock)
+        return Population(name, config, policy, self._log, stores.campaigns, models, fence)
+
+    def turn(self, now: float) -> None:
+        """Everything that is due.
+
+        Args:
+            now: Instant, seconds since the epoch.
+
+        Raises:
+            FencedError: If somebody else decides now.
+        """
+        for name, population in self._populations.items():
+            if now < self._due.get(name, 0.0):
+                self._see_to_campaign(name, population)
+                continue
+            self._due[name] = now + self._config.populations[name].watching.tick_s
+            try:
+                self._one(name, population, now)
+            except FencedError:
+                raise
+            except FedretrainError as error:
+                self._tell(name, str(error))
+            else:
+                self._failures.pop(name, None)
+        if now - self._renewed_at >= TRUST_RENEWAL_S:
+            self._renewed_at = now
+            self._keys.trust.refresh_timestamp(now)
+
+    def close(self) -> None:
+        """End campaigns' processes; the campaigns go on where another leader takes them up."""
+        for process in self._campaigns.values():
+            process.stop()
+        self._campaigns.clear()
+        if self._superlink is not None:
+            self._superlink.stop()
+            self._superlink = None
+
+    def _one(self, name: str, population: Population, now: float) -> None:
+        for event in population.tick(now):
+            _log.info("%s: %s", name, describe(event.to_record()))
+        self._publish(population, now)
+        self._see_to_campaign(name, population)
+        self._assign(name, population, now)
+
+    def _publish(self, population: Population, now: float) -> None:
+        state = population.memory.state
+        gone = frozenset[int]() if state is None else state.quarantined
+        population.models.publish(self._keys.trust, gone, now)
+        timestamp = self._keys.trust.read("timestamp.json")
+        self.trust_version = int.from_bytes(hashlib.sha256(timestamp).digest()[:7], "big")
+
+    def _tell(self, name: str, what: str) -> None:
+        """Say what is wrong, once until it changes."""
+        if self._failures.get(name) != what:
+            self._failures[name] = what
+            _log.error("%s: %s", name, what)
+
+    # ---- assignments
+
+    def _assign(self, name: str, population: Population, now: float) -> None:
+        state = population.memory.state
+        if state is None:
+            return
+        told = self._told[name]
+        if not told:
+            self._remember(name, population, told)
+        wishes = wanted(
+            population.policy,
+            state,
+            population.memory.assignments,
+            population.models.versions,
+            self._invites(name, population),
+        )
+        active = [one for one in population.devices if one.standing is Standing.ACTIVE]
+        valid_s = self._config.populations[name].assignment_valid_s
+        due = signed(renewed(active, told, wishes, now=now, valid_s=valid_s), self._keys.online.assignment)
+        if not due:
+            return
+        with self._log.engine.begin() as connection:
+            for device, assignment, envelope in due:
+                fleet.assign(connection, name, device.device, envelope, assignment.counter, now)
+        for device, assignment, _ in due:
+            told[device.number] = assignment
+
+    def _remember(self, name: str, population: Population, told: dict[int, Assignment]) -> None:
+        """The assignments that an earlier process gave."""
+        keys = [self._keys.online.public()["assignment"]]
+        for device in population.devices:
+            if device.assignment is None:
+                continue
+            try:
+                told[device.number] = verify_assignment(
+                    device.assignment, keys, device=device.device, population=name, now=0.0
+                )
+            except FedretrainError:  # signed with a key that was rotated: a new one is given
+                continue
+
+    def _invites(self, name: str, population: Population) -> dict[int, CampaignInvite]:
+        """Who is asked to train now: devices that can, and are not kept out."""
+        state = population.memory.begun
+        if state.training is None or name not in self._campaigns:
+            return {}
+        record = population.models.campaign(state.training.version)
+        training = population.models.training
+        if record is None or record.end or training is None:
+            return {}
+        flower = self._config.flower
+        address = flower.public or f"{self._config.listen.hosts[0]}:{flower.fleet.rsplit(':', 1)[1]}"
+        begun = population.models.began_at(state.training.version)
+        invite = CampaignInvite(
+            campaign=record.definition.campaign,
+            bundle=record.definition.bundle,
+            server=address,
+            begins_at=begun,
+            ends_at=begun + training.max_s,
+            num_rounds=record.definition.num_rounds,
+            round_s=record.definition.rules.deadline_s,
+        )
+        kept = state.kept_devices
+        return {
+            one.number: invite
+            for one in population.devices
+            if one.standing is Standing.ACTIVE and one.traits.trains and one.number not in kept
+        }
+
+    # ---- campaigns
+
+    def _see_to_campaign(self, name: str, population: Population) -> None:
+        """Start, watch and end the processes of a campaign."""
+        state = population.memory.state
+        process = self._campaigns.get(name)
+        if state is None or state.training is None:
+            if process is not None:
+                process.stop()
+                del self._campaigns[name]
+                self._rest()
+            return
+        wanted_name = population.models.start_campaign(
+            population.memory.decision, state, len(population.devices), campaign_bundle().digest
+        )
+        if process is None or process.campaign != wanted_name:
+            if process is not None:
+                process.stop()
+            self._campaigns[name] = process = self._new_process(wanted_name, name)
+        nodes = self._write_nodes(population)
+        process.ensure(time.monotonic())
+        self._admit(nodes)
+
+    def _rest(self) -> None:
+        """No campaign: no SuperLink."""
+        if not self._campaigns and self._superlink is not None:
+            self._superlink.stop()
+            self._superlink = None
+
+    def _new_process(self, campaign: str, population: str) -> CampaignProcess:
+        folder = Path(self._config.folder)
+        if self._superlink is None:
+            self._superlink = SuperLink(self._superlink_config(), folder / "flower")
+        files = CampaignFiles(
+            database=self._config.database_url,
+            store=folder / "campaigns",
+            folder=folder / "logs",
+            nodes=None if self._config.flower.development else folder / "flower" / "nodes.json",
+            witness=_witness(folder, population),
+        )
+        return CampaignProcess(campaign, self._log, self._superlink, files, clock=self._clock)
+
+    def _superlink_config(self) -> SuperLinkConfig:
+        flower = self._config.flower
+        host, port = flower.fleet.rsplit(":", 1)
+        if flower.development:
+            return SuperLinkConfig(host, int(port), insecure=True)
+        return SuperLinkConfig(
+            host, int(port), self._keys.server_certificate, self._keys.server_key, self._keys.authority_file
+        )
+
+    def _write_nodes(self, population: Population) -> tuple[str, ...]:
+        """Which devices stand behind each SuperNode's key: the file that the server app reads. The keys."""
+        if self._config.flower.development:
+            return ()
+        nodes: dict[str, list[int]] = {}
+        for device in population.devices:
+            if device.standing is Standing.ACTIVE and device.traits.node_key:
+                nodes.setdefault(device.traits.node_key, []).append(device.number)
+        path = Path(self._config.folder) / "flower" / "nodes.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(nodes, sort_keys=True).encode()
+        if not path.exists() or path.read_bytes() != content:
+            write_whole(path, content)
+        return tuple(sorted(nodes))
+
+    def _admit(self, nodes: tuple[str, ...]) -> None:
+        """Let these SuperNodes in, whenever they change or the SuperLink was started anew."""
+        if self._superlink is None or self._config.flower.development:
+            return
+        pid = self._superlink.child.pid
+        if pid is not None and (pid, nodes) != self._admitted:
+            self._superlink.wait_until_healthy()
+            self._superlink.admit(key.encode() for key in nodes)
+            self._admitted = (pid, nodes)
+
+
+def _witness(folder: Path, population: str) -> Path:
+    """The ledger's witness of a population."""
+    path = folder / "witness" / f"{population}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def describe(record: dict[str, object]) -> str:
+    """An event in one line, for the log."""
+    body = record.get("body")
+    if not isinstance(body, dict):
+        return str(record.get("kind"))
+    kind = body.get("kind") or body.get("action") or ""
+    reason = body.get("reason") or ""
+    version = body.get("version") or body.get("champion") or ""
+    return " ".join(str(part) for part in (record.get("kind"), kind, version, reason) if part)

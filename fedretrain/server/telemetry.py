@@ -1,0 +1,191 @@
+"""What devices sent, counted: the reconciler's memory of the telemetry table.
+
+Rules of this file:
+    * Everything here can be made again from the table: a restart reads what the windows still need.
+    * A record that cannot be read is counted by the reason and has no other effect.
+    * What is only scored in shadow is counted apart from what is served.
+    * Devices join a fleet: the arrays have room for more, and are made anew when it is used up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy import select
+
+from fedretrain.monitoring.intake import Intake
+from fedretrain.monitoring.reports import LabelReports, Reports, join
+from fedretrain.monitoring.store import FleetStore
+from fedretrain.server.tables import telemetry
+from fedretrain.wire.control import SHADOW, Alert, MalformedError, ReportShape, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Engine
+
+    from fedretrain.coordinator.watching import Clockwork
+    from fedretrain.monitoring.bins import Bins
+    from fedretrain.monitoring.config import MonitoringPolicy
+    from fedretrain.server.fleet import Device
+
+BUILT_IN_KPIS = ("latency_s",)
+"""What every agent reports beside the policy's KPIs."""
+
+_BATCH = 5000
+_MAX_ALERTS = 1000
+
+
+class Telemetry:
+    """Counts of a population. Mutable.
+
+    Args:
+        engine: The database.
+        population: Whose.
+        policy: What is watched.
+        clockwork: How time is cut.
+        bins: Of the champion.
+        shape: Of reports.
+        devices: Who is in the fleet; their numbers index every array.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        population: str,
+        policy: MonitoringPolicy,
+        clockwork: Clockwork,
+        bins: Bins,
+        shape: ReportShape,
+        devices: Sequence[Device],
+    ) -> None:
+        self._engine, self._population = engine, population
+        self._shape = shape
+        self.capacity = _room(len(devices))
+        self.groups = {site: i for i, site in enumerate(sorted({one.traits.site for one in devices}))}
+        group_D = np.zeros(self.capacity, dtype=np.int64)
+        for device in devices:
+            group_D[device.number] = self.groups[device.traits.site]
+        kpis = (*BUILT_IN_KPIS, *(kpi.name for kpi in policy.kpis if kpi.name not in BUILT_IN_KPIS))
+
+        def store() -> FleetStore:
+            return FleetStore(
+                self.capacity,
+                group_D,
+                bins,
+                clockwork.slot_s,
+                clockwork.keep_slots(policy),
+                num_outputs=shape.num_outputs,
+                classification=shape.classification,
+                kpis=kpis,
+            )
+
+        wait, tolerance = policy.label_wait_s, policy.clock_tolerance_s
+        self.served, self.shadowed = Intake(store(), wait, tolerance), Intake(store(), wait, tolerance)
+        self._numbers = {device.device: device.number for device in devices}
+        self.malformed: Counter[str] = Counter()
+        self.alerts: deque[Alert] = deque(maxlen=_MAX_ALERTS)
+        self.num_labels = 0
+        self._read = 0
+
+    def fits(self, devices: Sequence[Device]) -> bool:
+        """Whether the arrays have room for a fleet, and its sites a group."""
+        known = all(device.traits.site in self.groups for device in devices)
+        return len(devices) <= self.capacity and known
+
+    def know(self, devices: Sequence[Device]) -> None:
+        """Devices that joined; see `fits`."""
+        self._numbers = {device.device: device.number for device in devices}
+
+    def catch_up(self, versions: Mapping[int, str], now: float, *, since: float = 0.0) -> int:
+        """Count what has arrived.
+
+        Args:
+            versions: Package digests by version, of all that were ever released.
+            now: Instant, seconds since the epoch.
+            since: Records of before this instant are passed over.
+
+        Returns:
+            How many records were read.
+        """
+        numbers = {digest: version for version, digest in versions.items()}
+        total = 0
+        while True:
+            with self._engine.connect() as connection:
+                query = (
+                    select(telemetry)
+                    .where(
+                        telemetry.c.population == self._population,
+                        telemetry.c.number > self._read,
+                        telemetry.c.at >= since,
+                    )
+                    .order_by(telemetry.c.number)
+                    .limit(_BATCH)
+                )
+                rows = connection.execute(query).all()
+            if rows:
+                self._read = rows[-1].number
+                parts = [
+                    part
+                    for row in rows
+                    if (part := self._decoded(row.device, row.payload, row.received_at, numbers.get))
+                    is not None
+                ]
+                self._count(parts, tuple(versions), now)
+                total += len(rows)
+            if len(rows) < _BATCH:
+                return total
+
+    def _decoded(
+        self, device: str, payload: bytes, at: float, version_of: Callable[[str], int | None]
+    ) -> Reports | LabelReports | None:
+        number = self._numbers.get(device)
+        if number is None:
+            self.malformed["device: not in the fleet"] += 1
+            return None
+        try:
+            said = decode(payload, number, at, self._shape, version_of)
+        except MalformedError as error:
+            self.malformed[str(error).partition(":")[0]] += 1
+            return None
+        if isinstance(said, Alert):
+            self.alerts.append(said)
+            return None
+        return said
+
+    def _count(self, parts: Sequence[Reports | LabelReports], versions: tuple[int, ...], now: float) -> None:
+        """Telemetry first, so that labels find their predictions."""
+        reports = [one for one in parts if isinstance(one, Reports)]
+        labels = [one for one in parts if isinstance(one, LabelReports)]
+        for batch in _alike(reports):
+            self._give(join(batch), versions, now)
+        if labels:
+            rows = join(labels)
+            self.num_labels += int(rows.num_labelled[rows.version_K < SHADOW].sum())
+            self._give(rows, versions, now)
+        self.served.retry(versions, now)
+        self.shadowed.retry(versions, now)
+
+    def _give(self, rows: Reports | LabelReports, versions: tuple[int, ...], now: float) -> None:
+        scored = rows.version_K >= SHADOW
+        if not scored.all():
+            self.served.receive(rows.take(~scored), versions, now)
+        if scored.any():
+            mine = rows.take(scored)
+            mine.version_K[:] -= SHADOW
+            self.shadowed.receive(mine, versions, now)
+
+
+def _alike(reports: Sequence[Reports]) -> list[list[Reports]]:
+    """Reports in batches that can be joined: of the same bins and KPIs."""
+    found: dict[tuple[str, tuple[str, ...]], list[Reports]] = {}
+    for one in reports:
+        found.setdefault((one.bins, tuple(sorted(one.kpis))), []).append(one)
+    return list(found.values())
+
+
+def _room(num_devices: int) -> int:
+    """The next power of two, 16 at least: arrays are made anew a few times in a fleet's life."""
+    return 1 << max(4, num_devices.bit_length())
