@@ -132,6 +132,7 @@ NOBODIES = {
     "no_uri": {"uris": ()},
     "two_uris": {"uris": ("fedretrain://pumps/pump-17", "fedretrain://fans/pump-17")},
     "other_scheme": {"uris": ("https://pumps/pump-17",)},
+    "no_scheme": {"uris": ("pumps/pump-17",)},
     "no_population": {"uris": ("fedretrain:///pump-17",)},
     "user_in_population": {"uris": ("fedretrain://a@pumps/pump-17",)},
     "port_in_population": {"uris": ("fedretrain://pumps:1/pump-17",)},

@@ -7,10 +7,11 @@ import stat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, TargetFile
 
 from fedretrain.artifacts.trust.keys import ROLES, create_keys, load_key, load_online, load_public
-from fedretrain.artifacts.trust.root import first_root, next_root, online_keys, read_root
+from fedretrain.artifacts.trust.root import check_next, first_root, next_root, online_keys, read_root
 from fedretrain.artifacts.trust.words import Block, TargetInfo, TrustError, check_name, package_path
 from fedretrain.core.errors import DataError
 from tests.trust_cases import NOW, target
@@ -101,6 +102,22 @@ def test_a_next_root_needs_the_old_ones_key(folder, tmp_path):
     assert read_root(second).signed.version == 2
     with pytest.raises(DataError, match="may not follow"):
         next_root(second, old_key, now=NOW)
+
+
+@pytest.mark.parametrize("missing", ["old", "new"])
+def test_a_root_with_a_new_key_is_signed_by_both(folder, tmp_path, missing):
+    create_keys(tmp_path)
+    keys = {
+        "old": load_key(folder / "offline" / "root.pem"),
+        "new": load_key(tmp_path / "offline" / "root.pem"),
+    }
+    root = first_root(keys["old"], load_public(folder / "online" / "public.json"), now=NOW)
+    second = next_root(root, keys["old"], now=NOW, new_key=keys["new"])
+    check_next(root, second)
+    found = Metadata.from_bytes(second)
+    del found.signatures[SSlibKey.from_crypto(keys[missing].public_key()).keyid]
+    with pytest.raises(DataError, match="may not follow"):
+        check_next(root, found.to_bytes())
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"x" * 100_000])
