@@ -4,11 +4,14 @@ Rules of this file:
     * A package is written files first, manifest last: a manifest that is in the store has all its files.
     * Reading verifies everything: each file's digest and length, the weights' canonical form, that the delta is the
       one from the base to the weights, that pipeline, schema, input shape and outputs fit together.
+    * A pipeline from elsewhere is checked before it runs: its size, and that its plug-ins are offered as such by what is
+      installed.
     * What a device fetches is the smaller of delta and full weights, and never the evaluation report.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -21,6 +24,7 @@ from fedretrain.artifacts.manifest import Blob, Manifest
 from fedretrain.artifacts.weights import decode_params
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.features.pipeline import Pipeline
+from fedretrain.features.plugin import PlugIn
 from fedretrain.validation.sanity import SanityVectors
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
 _TENSORS = {"inputs", "outputs", "tolerance"}
 _MAX_VECTORS = 10_000
+_MAX_ROW = 2**24  # values in a raw row: more is no window, and would be allocated only to find its shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +135,7 @@ def write_package(
         version=version,
         created_at=created_at,
         schema=schema.digest,
-        input_shape=contents.pipeline.output_shape(schema),
+        input_shape=_shape(contents.pipeline),
         outputs=outputs,
         base=base or (delta_digests(delta)[0] if delta else ""),
         weights=Blob.of(files["weights"]),
@@ -298,17 +303,41 @@ def _schema(pipeline: Pipeline) -> Schema:
     return pipeline.schema
 
 
+_NONSENSE = (UserError, ValueError, TypeError, AttributeError, KeyError, RecursionError, ArithmeticError)
+"""What steps with impossible settings raise when they are made or run."""
+
+
 def _pipeline(content: bytes) -> Pipeline:
     try:
         return Pipeline.from_json(content.decode())
-    except (UserError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise DataError(f"this is not a pipeline: {error}", where="pipeline", fix="fetch it again") from error
+    except _NONSENSE as error:
+        raise _no_pipeline(error) from error
+
+
+def _shape(pipeline: Pipeline) -> tuple[int, ...]:
+    """The shape of one row of model inputs."""
+    schema = _schema(pipeline)
+    if math.prod(schema.row_shape) > _MAX_ROW:
+        raise _no_pipeline(f"a row has the shape {schema.row_shape}")
+    try:
+        for step in pipeline.steps:
+            if isinstance(step, PlugIn):
+                step.require_offered()
+        return pipeline.output_shape(schema)
+    except (*_NONSENSE, IndexError) as error:
+        raise _no_pipeline(error) from error
+
+
+def _no_pipeline(why: object) -> DataError:
+    return DataError(
+        f"the pipeline cannot be used: {why}", where="pipeline", fix="fetch or make the package again"
+    )
 
 
 def _check_fit(package: Package) -> None:
     """Pipeline, schema, input shape, outputs and sanity vectors fit together."""
     manifest, schema = package.manifest, _schema(package.pipeline)
-    shape, sanity = package.pipeline.output_shape(schema), package.sanity
+    shape, sanity = _shape(package.pipeline), package.sanity
     for holds, what, where in (
         (
             schema.digest == manifest.schema,

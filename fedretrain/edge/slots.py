@@ -24,7 +24,7 @@ from fedretrain.artifacts.package import blobs, open_package, rebuild, reference
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import decode_params, encode_params
 from fedretrain.core.durable import remove_leftovers, write_whole
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import DataError, UserError
 from fedretrain.edge.slot_state import SlotState
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Slots:
         try:
             package = open_package(self._store, digest)
             ok = Predictor.of(package).check(package.sanity).ok
-        except DataError:
+        except UserError:
             return None
         return package if ok else None
 

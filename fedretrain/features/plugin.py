@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from fedretrain.features.frame import Frame
 
+GROUP = "fedretrain.features"
+"""The entry points under which a distribution offers plug-ins: name = "package.module:function"."""
+
 
 @dataclass(frozen=True)
 class PlugIn(Step):
@@ -66,6 +69,21 @@ class PlugIn(Step):
             )
         return out
 
+    def require_offered(self) -> None:
+        """Refuse a function that no installed distribution offers as a plug-in.
+
+        A pipeline that came from elsewhere must not choose among all functions of the machine that it runs on.
+
+        Raises:
+            ConfigError: If its distribution is not installed, or offers no such function under the entry points `GROUP`.
+        """
+        _installed(self.distribution)
+        if self.path not in _offered(self.distribution):
+            raise ConfigError(
+                f"the distribution {self.distribution or 'of nobody'!r} offers no plug-in {self.path!r}",
+                fix=f"declare it under the entry points {GROUP!r} of an installed distribution",
+            )
+
     def frame(self, frame: Frame) -> Frame:
         """The declared names, or the same ones; no range is known."""
         return frame.unbounded(self.names or None, table=bool(self.names))
@@ -81,6 +99,14 @@ def _installed(distribution: str) -> str:
         raise ConfigError(
             f"the plug-in's distribution {distribution!r} is not installed", fix=f"pip install {distribution}"
         ) from None
+
+
+def _offered(distribution: str) -> set[str]:
+    """The import paths that an installed distribution offers as plug-ins."""
+    if not distribution:
+        return set()
+    points = importlib.metadata.distribution(distribution).entry_points
+    return {point.value for point in points.select(group=GROUP)}
 
 
 def _load(path: str) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+from importlib.metadata import EntryPoint, EntryPoints
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -21,6 +25,7 @@ from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import encode_params, params_digest
 from fedretrain.core.errors import DataError
 from fedretrain.features.pipeline import Pipeline
+from fedretrain.features.plugin import GROUP, PlugIn
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.validation.sanity import SanityVectors
@@ -168,6 +173,57 @@ def test_a_signed_manifest_over_nonsense_is_refused(store, part, forged, named):
     )
     with pytest.raises(DataError, match=named):
         read_package(store, store.put(content))
+
+
+def with_pipeline(store, pipeline):
+    """A manifest over a forged pipeline, as a stolen key might sign it."""
+    manifest = read_manifest(store, write_package(store, contents(), **ABOUT))
+    forged = json.dumps(pipeline).encode()
+    content = manifest.to_bytes().replace(manifest.pipeline.digest.encode(), store.put(forged).encode())
+    size = f'"pipeline":{{"digest":"{store.put(forged)}","size_bytes":'.encode()
+    old, new = (size + str(n).encode() for n in (manifest.pipeline.size_bytes, len(forged)))
+    return store.put(content.replace(old, new))
+
+
+def steps_of(*steps, **schema):
+    return {"format": 1, "steps": list(steps), "schema": {**SCHEMA.to_dict(), **schema}}
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        steps_of({"step": "plugin", "path": "os:system"}),
+        steps_of(
+            {"step": "plugin", "path": "numpy:save", "distribution": "numpy", "version": np.__version__}
+        ),
+        steps_of({"step": "plugin", "path": "x:y", "distribution": "nobody-has-this"}),
+        steps_of({"step": "select", "names": ["nothing"]}),
+        steps_of({"step": "scaler", "how": "fixed", "center": ["a"], "scale": ["b"]}),
+        steps_of({"step": "clip", "low": [[1]], "high": None}),
+        steps_of(window=10**13),
+        steps_of(window="many"),
+    ],
+)
+def test_a_forged_pipeline_is_refused_before_it_does_harm(store, pipeline):
+    with pytest.raises(DataError, match="pipeline"):
+        read_package(store, with_pipeline(store, pipeline))
+
+
+def test_a_plug_in_that_an_installed_distribution_offers_is_used(store, monkeypatch):
+    class Installed:
+        version = "1.0"
+        entry_points = EntryPoints(
+            [EntryPoint("twice", "numpy:square", GROUP), EntryPoint("x", "os:system", "other")]
+        )
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _name: Installed)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "1.0")
+    square = Pipeline((PlugIn("numpy:square", "ours"),)).fit(ROWS, SCHEMA)
+    package = read_package(store, write_package(store, contents(pipeline=square), **ABOUT))
+    np.testing.assert_array_equal(package.pipeline.apply(ROWS), ROWS**2)
+    system = Pipeline((PlugIn("os:system", "ours", "1.0"),), SCHEMA)
+    with pytest.raises(DataError, match="offers no plug-in 'os:system'"):
+        write_package(store, contents(pipeline=system), **ABOUT)
 
 
 def test_sanity_vectors_round_trip_with_missing_values():
