@@ -5,6 +5,7 @@ Rules of this file:
     * Threads share the connection: whoever uses it holds the `mutex`, so that no statement falls into another's transaction.
     * A damaged file never stops the agent: it is renamed (with the reason and the time), never deleted, and a new one is
       begun, with a notice of it. A stranger's file is refused and left alone.
+    * A damaged log loses transactions; the loss is noticed (`fedretrain.edge.wal`) and the log is kept in a copy.
     * Who the device's records are from (installation, boot) lies in the database and in a file beside it. Each opening
       takes the larger boot of both and goes above it, so neither a lost nor a restored one makes a boot come again.
     * A boot ends in 20 random bits: where both are restored together (an image of the whole disk) it differs all the same.
@@ -17,6 +18,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fedretrain.core.durable import sync_folder, write_whole
 from fedretrain.core.errors import DataError
+from fedretrain.edge.wal import find_damage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,35 +190,21 @@ class AgentDatabase:
         self.close()
 
     def _open(self, suspect: str) -> sqlite3.Connection:
-        """A sound, migrated connection; a damaged file is out of the way afterwards."""
+        """A sound, migrated connection; a damaged file is out of the way afterwards, and a notice says so."""
         was_ours = _identity_path(self.path).exists() or _has_our_mark(self.path)
-        notice: dict[str, Any] = {}
-        if self.path.exists():
-            reason = suspect
-            if not reason:
-                try:
-                    return _checked(self.path, was_ours)
-                except _DamagedError as error:
-                    reason = str(error)
-            file = self._set_aside()
-            notice = {"event": "database_set_aside", "reason": reason, "file": file.name}
-        elif was_ours:
-            notice = {"event": "database_missing"}
-        connection = _checked(self.path, was_ours)
+        aside = self.path.with_name(f"{self.path.name}.damaged-{_stamp(self._now_at)}-{secrets.token_hex(2)}")
+        try:
+            if was_ours and (reason := suspect or _orphaned_log(self.path)):
+                raise _DamagedError(reason)  # noqa: TRY301 - what the check would say
+            connection, notice = _checked(self.path, was_ours, aside)
+        except _DamagedError as error:
+            _set_aside(self.path, aside)
+            connection, _ = _checked(self.path, was_ours, aside)
+            notice = {"event": "database_set_aside", "reason": str(error), "file": aside.name}
         sync_folder(self.path.parent)
         if notice:
             connection.execute("INSERT INTO notices (content) VALUES (?)", (json.dumps(notice),))
         return connection
-
-    def _set_aside(self) -> Path:
-        """Rename the database and its log. The log first: a database without its log can still be set aside."""
-        name = f"{self.path.name}.damaged-{_stamp(self._now_at)}-{secrets.token_hex(2)}"
-        for end in ("-shm", "-wal", ""):
-            file = self.path.with_name(self.path.name + end)
-            if file.exists():
-                file.rename(self.path.with_name(name + end))
-        sync_folder(self.path.parent)
-        return self.path.with_name(name)
 
     def _next_identity(self) -> Identity:
         """Who this start is: above what either file knows."""
@@ -256,8 +245,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _checked(path: Path, was_ours: bool) -> sqlite3.Connection:
-    """A connection to a sound database at the present version.
+def _checked(path: Path, was_ours: bool, aside: Path) -> tuple[sqlite3.Connection, dict[str, str]]:
+    """A connection to a sound database at the present version, and a notice of what was lost before, if anything was.
 
     Raises:
         _DamagedError: If it is ours and damaged, or of a later version.
@@ -265,10 +254,15 @@ def _checked(path: Path, was_ours: bool) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        _check(connection)
+        is_new = _check(connection)
+        notice = {"event": "database_missing"} if is_new and was_ours else {}
+        log = path.with_name(path.name + "-wal")
+        if reason := find_damage(connection, log):
+            kept = aside.with_name(aside.name + "-wal")
+            shutil.copyfile(log, kept)
+            notice = {"event": "log_damaged", "reason": reason, "file": kept.name}
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        shorten_log(connection)
     except sqlite3.Error as error:
         connection.close()
         if not is_damage(error):
@@ -282,10 +276,29 @@ def _checked(path: Path, was_ours: bool) -> sqlite3.Connection:
             raise _not_ours(path) from None
         raise
     _migrate(connection)
-    return connection
+    shorten_log(connection)
+    return connection, notice
 
 
-def _check(connection: sqlite3.Connection) -> None:
+def _orphaned_log(path: Path) -> str:
+    """Why the log cannot belong to the file, where it cannot: SQLite would delete it."""
+    sizes = [
+        file.stat().st_size if file.exists() else 0 for file in (path, path.with_name(path.name + "-wal"))
+    ]
+    return "" if sizes[0] or not sizes[1] else "the file is empty or missing, its log is not"
+
+
+def _set_aside(path: Path, aside: Path) -> None:
+    """Rename the database and its log. The log first: a database without its log can still be set aside."""
+    for end in ("-shm", "-wal", ""):
+        file = path.with_name(path.name + end)
+        if file.exists():
+            file.rename(aside.with_name(aside.name + end))
+    sync_folder(path.parent)
+
+
+def _check(connection: sqlite3.Connection) -> bool:
+    """Raise if the file is damaged; whether it is an empty one."""
     connection.execute("PRAGMA cell_size_check=ON")
     version, mark = _pragma(connection, "user_version"), _pragma(connection, "application_id")
     schema = connection.execute(_SCHEMA).fetchall()
@@ -299,6 +312,7 @@ def _check(connection: sqlite3.Connection) -> None:
     found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     if found != "ok":
         raise _DamagedError(found)
+    return is_new
 
 
 def _schema_of(version: int) -> list[tuple[str, str, str]]:
