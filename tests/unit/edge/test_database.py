@@ -75,6 +75,15 @@ def test_an_unreadable_identity_file_is_written_anew(path, content):
     }
 
 
+def test_a_commit_is_durable_when_it_returns(path):
+    with AgentDatabase(path) as opened:
+        asked = [
+            opened.connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous")
+        ]
+    assert asked == ["wal", 2]
+
+
 def test_one_process_at_a_time(path):
     with AgentDatabase(path), pytest.raises(DataError, match="another agent"):
         AgentDatabase(path)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
 
 from fedretrain.core.clock import Anchor, Instant
 from fedretrain.edge.change import Reason
-from fedretrain.edge.outbox import MAX_RECORD_BYTES
+from fedretrain.edge.database import shorten_log
+from fedretrain.edge.outbox import MAX_RECORD_BYTES, OutboxDamagedError
 from fedretrain.edge.records import OVERHEAD_BYTES
 from fedretrain.wire.sequence import Gap, Priority
 from tests.edge_cases import Device, Server, drain
@@ -234,6 +236,29 @@ def test_a_flipped_bit_is_dropped_by_its_checksum(path):
     drain(device, server)
     assert [key.sequence for key in server.lost] == [1]
     assert device.outbox.status().dropped == {(Priority.KPIS, Reason.DAMAGED): 1}
+
+
+def test_damage_that_is_met_in_use_says_so_and_the_file_is_set_aside_at_the_next_opening(path):
+    device, server = Device(path, max_bytes=10**7), Server()
+    for _ in range(400):
+        device.add(Priority.KPIS, b"." * 9_000)
+    device.flush()
+    shorten_log(device.database.connection)
+    content = path.read_bytes()
+    damaged = content[: len(content) // 2] + random.Random(1).randbytes(len(content) - len(content) // 2)
+    with path.open("r+b") as file:
+        file.write(damaged)
+    device.database.connection.execute("PRAGMA shrink_memory")
+    with pytest.raises(OutboxDamagedError) as caught:
+        device.outbox.pending(10**7)
+    device.database.close()
+    device.start(suspect=str(caught.value))
+    device.add(Priority.LABELS)
+    drain(device, server)
+    notice, label = json.loads(server.counted[1][1]), server.counted[0]
+    assert label == (label[0], b"x")
+    assert (notice["event"], notice["reason"]) == ("database_set_aside", str(caught.value))
+    assert (path.parent / notice["file"]).stat().st_size == len(content)
 
 
 def test_a_full_disk_keeps_what_is_stored_readable_and_memory_bounded(path):
