@@ -277,8 +277,9 @@ class Examples:
             )
         with transaction(self._connection):
             found = self._connection.execute(
-                "select number, id from predictions where device = ? and model = ? and (id = ? or sample = ?)",
-                (*self._key, label.of, label.of),
+                "select number, id from predictions where device = ? and model = ? and id = ? union"
+                " select number, id from predictions where device = ? and model = ? and sample = ?",
+                (*self._key, label.of, *self._key, label.of),
             ).fetchall()
             if not found:
                 raise DataError(

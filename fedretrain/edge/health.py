@@ -1,4 +1,4 @@
-"""Is the served model well? A fold over half-minutes of service that ends, if need be, in a rollback on the device itself.
+"""Is the served model well? A fold over quarter-minutes of service that ends, if need be, in a rollback on the device itself.
 
 Rules of this file:
     * `decide` and `apply` are pure: time comes in, and nothing is asked of the machine.
@@ -11,12 +11,12 @@ Rules of this file:
       version before. A first version has nothing to go back to, so nothing is lost where there is no record yet.
 
 What is claimed, and when (`benchmarks/health.py` measures it):
-    * At one prediction a second and more, a doubled p99, 20 % failed predictions, and a leak of 1 MiB a minute lead to a rollback within
-      five minutes. Fewer predictions take as long as it takes to make about 300.
-    * Latency: successive predictions are independent but for bursts, and no two bursts cover half of 3.5 minutes of five; load makes
-      the p99 at most about 1.3 times the record's. A device that is slowed for longer by something else looks like a slow model.
-    * Memory: the device's own sawtooth was seen in the day before (it is in the record); a leak less steep than half of that sawtooth's
-      rise is hidden by it, and left to `rss_mib`.
+    * A doubled p99, 20 % failed predictions, and a leak of 1 MiB a minute lead to a rollback within five minutes of evidence. For the first two
+      that is about 600 predictions: five minutes at two a second and more, as long as it takes to make them below.
+    * Latency: successive predictions are independent but for bursts, and bursts do not reach into sixteen of twenty blocks; load
+      makes the p99 at most about 1.3 times the record's. A device that is slowed for longer by something else looks like a slow model.
+    * Memory: at most two allocator steps in five minutes, and the device's own sawtooth was seen in the day before (it is in the record).
+      A sawtooth that rises for minutes as steeply as the leak hides it for a while, or for good: that is left to `rss_mib`.
     * Accuracy: given the labels before, a block of labels is on average at least as right as the floor says. The floor is below the
       earlier version's accuracy by its own uncertainty and a tolerance.
 """
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from fedretrain.edge.vitals import Sample
 
 BLOCK_PREDICTIONS = 20
-"""A block of predictions is at least one half-minute and at least so many."""
+"""A block of predictions is at least one sample and at least so many."""
+NUM_BLOCKS = 20
+"""Blocks that a share is judged on: five minutes, if predictions are many enough."""
 WINDOW = 10
-"""Blocks that a share is judged on, and steps between the readings that a growth is read off: five minutes."""
+"""Steps between the readings of memory that a growth is read off: five minutes, at a reading every half-minute."""
 LABEL_BLOCK = 10
 """Labels that make one wager."""
 SETTLE_S = 180.0
@@ -89,8 +91,8 @@ class HealthLimits:
     latency_p99_s: float | None = None
     slow: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.01, allowed=0.0025))
     errors: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.06, allowed=0.03))
-    growth_mib_per_min: float = 0.5
-    growth_ratio: float = 1.5
+    growth_mib_per_min: float = 0.6
+    growth_ratio: float = 1.35
     rss_mib: float | None = None
     accuracy_tolerance: float = 0.05
     accuracy_alpha: float = 1e-4
@@ -188,7 +190,7 @@ class HealthState:
         record: What well looks like.
         began_at: When it began to serve.
         pending: Predictions that are not yet a block.
-        blocks: The last `WINDOW` blocks, oldest first.
+        blocks: The last `NUM_BLOCKS` blocks, oldest first.
         readings: (at, MiB) the last ``WINDOW + 1`` of memory.
         growths: (at, MiB a minute) after each of the last `WINDOW` readings: too young to be the device's own.
         hours: (hour, MiB a minute) the fastest growth of each of the last 24 hours that had one.
@@ -305,7 +307,7 @@ def _with_predictions(state: HealthState, sample: Sample) -> HealthState:
     pending = state.pending.plus(sample)
     if pending.served + pending.failed < BLOCK_PREDICTIONS:
         return replace(state, pending=pending)
-    return replace(state, pending=Counts(), blocks=(*state.blocks, pending)[-WINDOW:])
+    return replace(state, pending=Counts(), blocks=(*state.blocks, pending)[-NUM_BLOCKS:])
 
 
 def _with_labels(state: HealthState, sample: Sample, floor: float | None) -> HealthState:
@@ -328,7 +330,7 @@ def _with_memory(state: HealthState, at: float, mib: float) -> HealthState:
     growths, hours = state.growths, state.hours
     if len(readings) == WINDOW + 1:
         minutes, levels = zip(*((when / 60.0, level) for when, level in readings), strict=True)
-        growths = (*growths, (at, growth(minutes, levels)))
+        growths = (*growths, (at, float(growth(minutes, levels))))
     if len(growths) > WINDOW:
         hours = _remembered(hours, *growths[0])
         growths = growths[1:]

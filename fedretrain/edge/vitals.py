@@ -1,9 +1,9 @@
-"""What the health of a served model is judged by: one `Sample` for each half-minute, counted as predictions are made.
+"""What the health of a served model is judged by: one `Sample` for each quarter of a minute, counted as predictions are made.
 
 Rules of this file:
     * Recording costs a few comparisons for each prediction and memory that does not grow: counts, never samples.
-    * The limits of latency are known before the half-minute begins, so being slow is counted exactly, not read off bins.
-    * Memory is the *lowest* reading of the half-minute: what a garbage collector gives back within it never shows.
+    * The limits of latency are known before the quarter-minute begins, so being slow is counted exactly, not read off bins.
+    * Memory is the *lowest* reading of the quarter-minute: what a garbage collector gives back within it never shows.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from fedretrain.monitoring.reports import LATENCY_EDGES_S, NUM_LATENCY_BINS
 
-SAMPLE_S = 30.0
+SAMPLE_S = 15.0
 """How long a sample is collected for, seconds."""
 _MIB = 2.0**20
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one half-minute of service looked like.
+    """What one quarter-minute of service looked like.
 
     Attributes:
         num_served: Predictions that succeeded.
@@ -76,7 +76,7 @@ class Recorder:
             self._over += 1
 
     def memory(self, rss_bytes: int) -> None:
-        """Note the resident set size; some readings in each half-minute are enough."""
+        """Note the resident set size; some readings in every half-minute are enough."""
         if self._lowest_bytes is None or rss_bytes < self._lowest_bytes:
             self._lowest_bytes = rss_bytes
 

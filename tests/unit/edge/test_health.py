@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from benchmarks.health import (
-    FAULTS,
-    LIMITS,
-    Device,
-    Fault,
-    day,
-    draw_device,
-    recorded,
-    serve,
-    time_to_rollback,
-)
+from benchmarks.health import FAULTS, LIMITS, Fault, false_rollbacks, time_to_rollback
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.edge.health import (
     Check,
@@ -35,10 +24,11 @@ from fedretrain.edge.health import (
 from fedretrain.edge.vitals import SAMPLE_S, Sample
 
 WELL = Sample(num_served=30, rss_mib=60.0)
+READING_S = 2 * SAMPLE_S  # the agent reads memory with every second sample
 
 
 def run(samples, limits=LIMITS, record=None, state=None):
-    """Every event of samples half a minute apart, and the state they lead to."""
+    """Every event of samples a quarter of a minute apart, and the state they lead to."""
     state = state or HealthState("sha256:new", record or HealthRecord(latency_p99_s=0.01), 0.0)
     log = []
     for index, sample in enumerate(samples):
@@ -53,9 +43,9 @@ def rollbacks(log):
 
 
 def test_a_healthy_device_goes_on_and_its_state_stays_small():
-    log, state = run([WELL] * 3000)
+    log, state = run([WELL] * 6000)
     assert not rollbacks(log)
-    assert (len(state.blocks), len(state.readings), len(state.growths)) == (10, 11, 10)
+    assert (len(state.blocks), len(state.readings), len(state.growths)) == (20, 11, 10)
     assert len(state.hours) == 24
 
 
@@ -83,22 +73,23 @@ def test_a_rollback_of_another_version_is_illegal():
         (Sample(num_served=30, num_over=3), Check.LATENCY_LIMIT),
     ],
 )
-def test_a_share_needs_seven_blocks_of_ten(sick, check):
-    assert not rollbacks(run([WELL] * 4 + [sick] * 6 + [WELL] * 10)[0])
-    (fault,) = rollbacks(run([WELL] * 10 + [sick] * 7)[0])
-    assert (fault.check, fault.at) == (check, 17 * SAMPLE_S)
+def test_a_share_needs_sixteen_blocks_of_twenty(sick, check):
+    assert not rollbacks(run([WELL] * 8 + [sick] * 15 + [WELL] * 20)[0])
+    (fault,) = rollbacks(run([WELL] * 20 + [sick] * 16)[0])
+    assert (fault.check, fault.at) == (check, 36 * SAMPLE_S)
     assert fault.evidence["share"] > fault.evidence["limit"]
 
 
 def test_few_predictions_are_judged_once_they_are_many():
     seldom = Sample(num_served=1, num_failed=1)
-    (fault,) = rollbacks(run([seldom] * 100)[0])
-    assert fault.at == 70 * SAMPLE_S  # seven blocks of twenty
+    (fault,) = rollbacks(run([seldom] * 200)[0])
+    assert fault.at == 160 * SAMPLE_S  # sixteen blocks of twenty predictions
     assert not rollbacks(run([Sample()] * 3000)[0]), "no evidence is no breach"
 
 
 def leak(rate, num=40, level=60.0):
-    return [Sample(rss_mib=level + rate * index / 2) for index in range(num)]
+    readings = [Sample(rss_mib=level + rate * index / 2) for index in range(num)]
+    return [sample for reading in readings for sample in (Sample(), reading)]
 
 
 def test_a_leak_is_found_once_the_model_has_warmed_up_and_a_slow_growth_is_left():
@@ -117,8 +108,8 @@ def test_growth_that_the_device_always_had_is_not_held_against_the_model():
 
 def test_growth_over_a_gap_says_nothing():
     state = HealthState("a", HealthRecord(), -1000.0)
-    for index, sample in enumerate(leak(3.0, num=15)):
-        at = index * SAMPLE_S + 3600.0 * (index >= 8)
+    for index, sample in enumerate(leak(3.0, num=15)[1::2]):
+        at = index * READING_S + 3600.0 * (index >= 8)
         for event in decide(LIMITS, state, sample, at):
             assert isinstance(event, Observed)
             state = apply(state, event)
@@ -147,11 +138,12 @@ def test_accuracy_is_held_to_the_version_before():
 
 def test_the_next_record_is_what_was_seen():
     sawtooth = [
-        Sample(num_labelled=1, num_correct=1, rss_mib=60.0 + 0.2 * (index % 20)) for index in range(200)
+        Sample(num_labelled=1, num_correct=1, rss_mib=60.0 + 0.1 * (index % 40) if index % 2 else None)
+        for index in range(400)
     ]
     _, state = run(sawtooth)
     record = state.next_record(0.02)
-    assert record == HealthRecord(0.02, pytest.approx(0.4), 200, 200)
+    assert record == HealthRecord(0.02, pytest.approx(0.4), 400, 400)
 
 
 def test_the_log_replays_to_the_same_state():
@@ -184,17 +176,12 @@ def test_impossible_limits_are_refused_by_name(wrong):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS[:3], ids=lambda fault: fault.name)
 def test_an_injected_fault_leads_to_a_rollback_within_five_minutes(fault: Fault):
-    runs = [time_to_rollback(fault, seed, 2.0) for seed in range(12)]
+    runs = [time_to_rollback(fault, seed, 5.0) for seed in range(12)]
     assert all(time > 0 for time, _ in runs), "not before the fault"
     assert sum(check is fault.check and time <= 300.0 for time, check in runs) >= 11
 
 
 @pytest.mark.slow
 def test_noisy_but_healthy_days_pass():
-    for seed in range(6):
-        rng = np.random.default_rng([7, seed])
-        device: Device = draw_device(rng)
-        state = HealthState("served", recorded(rng, device), 0.0)
-        for index in range(2):
-            state, fault = serve(state, day(rng, device, fresh=index == 0), index * 86_400.0)
-            assert fault is None, (seed, fault)
+    days = false_rollbacks(7, 60)
+    assert [fault for today in days for fault in today] == []

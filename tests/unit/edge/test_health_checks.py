@@ -31,29 +31,38 @@ def test_no_trials_are_no_evidence():
 
 def test_a_share_needs_most_blocks_and_significance():
     limit = ShareLimit(0.01, 0.0025)
-    assert limit.breached([(3, 30)] * 7 + [(0, 30)] * 3)
-    assert not limit.breached([(30, 30)] * 6 + [(0, 30)] * 4), "a burst is not a fault"
-    assert not limit.breached([(1, 30)] * 7 + [(0, 30)] * 3), "seven slow ones in 300 may be chance"
+    assert limit.breached([(3, 30)] * 16 + [(0, 30)] * 4)
+    assert not limit.breached([(30, 30)] * 15 + [(0, 30)] * 5), "bursts are not a fault"
+    low = ShareLimit(0.01, 0.009)
+    assert not low.breached([(1, 30)] * 16 + [(0, 30)] * 4), "sixteen slow ones in 600 may be chance"
 
 
 def test_a_look_is_false_more_seldom_than_it_says():
     rng = np.random.default_rng(0)
-    hits = rng.binomial(30, 0.03, (20_000, 10))
+    hits = rng.binomial(30, 0.03, (20_000, 20))
     limit = ShareLimit(0.06, 0.03)
-    pooled = sum(log_tail(int(row.sum()), 300, 0.03) <= math.log(1e-3) for row in hits)
+    pooled = sum(log_tail(int(row.sum()), 600, 0.03) <= math.log(1e-3) for row in hits)
     assert pooled <= stats.binom.ppf(0.999, 20_000, 1e-3)
     assert not any(limit.breached([(int(h), 30) for h in row]) for row in hits[:2000])
-    assert ALPHA * 1000 * 2880 < 0.5  # what a share at its allowed value costs, in 1,000 device-days
+    assert ALPHA * 1000 * 5760 < 0.5  # what a share at its allowed value costs, in 1,000 device-days
 
 
-def test_growth_is_the_slope_and_one_step_is_none():
-    line = [60.0 + 0.7 * minute for minute in MINUTES]
+def test_growth_is_the_slope_and_two_steps_are_none():
+    line = np.array([60.0 + 0.7 * minute for minute in MINUTES])
+    places = np.arange(11)
     assert growth(MINUTES, line) == pytest.approx(0.7)
     for place in range(1, 11):
-        stepped = [5.0 * (index >= place) for index in range(11)]
-        assert growth(MINUTES, stepped) == pytest.approx(0.0)
-        both = [a + b for a, b in zip(line, stepped, strict=True)]
-        assert growth(MINUTES, both) == pytest.approx(0.7)
+        for other in range(1, 11):
+            stepped = 5.0 * (places >= place) + 3.0 * (places >= other)
+            assert growth(MINUTES, stepped) == pytest.approx(0.0)
+            assert growth(MINUTES, line + stepped) == pytest.approx(0.7)
+
+
+def test_many_windows_at_once_are_the_same_as_one_by_one():
+    levels = np.random.default_rng(0).normal(size=(20, 11)).cumsum(axis=1)
+    together = growth(MINUTES, levels)
+    assert together.shape == (20,)
+    assert together.tolist() == [float(growth(MINUTES, row)) for row in levels]
 
 
 def test_one_odd_reading_never_looks_like_a_leak():
