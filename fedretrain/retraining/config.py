@@ -64,6 +64,7 @@ class Cause(StrEnum):
     NONE = "none"
     SCHEDULE = "schedule"
     ALWAYS = "always"
+    FOLLOW_UP = "follow_up"
     DRIFT = "drift"
     SCORE = "score"
     CONFIDENCE = "confidence"
@@ -117,7 +118,7 @@ class MetricTrigger:
         require(kind is not SignalType.WORD, f"{self.signal} is a word: put it under `when`", key="signal")
         check_value(self.signal, self.fire_at, "fire_at")
         require(
-            self.cause not in {Cause.NONE, Cause.SCHEDULE, Cause.ALWAYS},
+            self.cause not in {Cause.NONE, Cause.SCHEDULE, Cause.ALWAYS, Cause.FOLLOW_UP},
             f"{self.cause.value!r} is no cause of a metric",
             key="cause",
         )
@@ -332,6 +333,9 @@ class RetrainingPolicy:
     Attributes:
         mode: What makes it want a retrain.
         interval_s: Time from one retrain (of any cause) to the next scheduled one.
+        follow_up_s: So long after a retrain that a trigger caused another one is due, if none came meanwhile: the first had
+            few labels of what had changed, and what it left undone is in its own champion's baseline, where no trigger
+            sees it. 0: none.
         cool_down_s: Shortest time between two retrains, whatever the cause.
         retry_s: Wait after a retrain that came to nothing; doubles with each in a row.
         max_retry_s: The longest such wait.
@@ -348,6 +352,7 @@ class RetrainingPolicy:
 
     mode: Mode = Mode.HYBRID
     interval_s: float = 30 * DAY_S
+    follow_up_s: float = 0.0
     cool_down_s: float = 3 * DAY_S
     retry_s: float = 6 * HOUR_S
     max_retry_s: float = 7 * DAY_S
@@ -366,7 +371,7 @@ class RetrainingPolicy:
         object.__setattr__(self, "mode", Mode(self.mode))
         object.__setattr__(self, "default_strategy", Strategy(self.default_strategy))
         positive("interval_s", self.interval_s)
-        for key in ("cool_down_s", "retry_s", "max_retry_s", "min_labels"):
+        for key in ("follow_up_s", "cool_down_s", "retry_s", "max_retry_s", "min_labels"):
             not_negative(key, getattr(self, key))
         require(self.min_pool_rows >= 1, "a pool without rows", key="min_pool_rows", fix="give 1 or more")
         fraction("hysteresis", self.hysteresis)

@@ -111,11 +111,13 @@ class Before:
         schedule_from_at: Since when the interval had been running.
         num_labels: Labels that were counted as used.
         fired: The triggers it answered.
+        follow_from_at: The retrain that it followed up, or made needless to; None for none.
     """
 
     schedule_from_at: float
     num_labels: int
     fired: tuple[str, ...]
+    follow_from_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class TriggerState:
         failed_at: When the last of them ended.
         obstacle: What the standing DEFER waits for.
         deferred_at: Since when.
+        follow_from_at: When the retrain was decided that is to be followed up; None for none.
     """
 
     schedule_from_at: float = 0.0
@@ -147,6 +150,7 @@ class TriggerState:
     failed_at: float | None = None
     obstacle: Obstacle = Obstacle.NONE
     deferred_at: float | None = None
+    follow_from_at: float | None = None
 
     @classmethod
     def first(cls, at: float, num_labels: int = 0) -> TriggerState:

@@ -7,6 +7,8 @@ Rules of this file:
       RETRAIN. Only RETRAIN starts the cool-down, disarms triggers, counts labels as used, or costs anything.
     * A trigger that a retrain has answered is armed again once its signal is beyond the lower level, or once that
       retrain came to nothing: then the cause is still there.
+    * A retrain that a trigger caused may be followed up by another, once its labels are more; any retrain meanwhile is
+      as good, and one that came to nothing leaves nothing to follow.
     * Asked in this order: kill switch, wish, plan and budget, running work, safe mode, rollout, cool-down, labels.
 """
 
@@ -114,6 +116,10 @@ def _wish(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now: 
         fired = [t for t in policy.triggers if t.name not in state.disarmed and t.fires(signals)]
         if fired:
             return _metric_wish(fired, signals)
+        if policy.follow_up_s and state.follow_from_at is not None:
+            waited_s = now - state.follow_from_at
+            if waited_s >= policy.follow_up_s:
+                return _follow_wish(policy, waited_s)
     if policy.mode is Mode.METRIC:
         watched = tuple(trigger.signal for trigger in policy.triggers)
         return _Wish(Cause.NONE, "No armed trigger fires.", _numbers(signals, watched))
@@ -133,6 +139,11 @@ def _metric_wish(fired: list[MetricTrigger], signals: Signals) -> _Wish:
     also = f" (and {', '.join(t.name for t in fired[1:])})" if len(fired) > 1 else ""
     names = tuple(trigger.name for trigger in fired)
     return _Wish(first.cause, f"Trigger {first.name}{also} fires: {said}.", evidence, names)
+
+
+def _follow_wish(policy: RetrainingPolicy, waited_s: float) -> _Wish:
+    said = f"{waited_s / 86_400:.1f} days since a trigger's retrain: labels of what changed have come since."
+    return _Wish(Cause.FOLLOW_UP, said, {"waited_s": waited_s, "follow_up_s": policy.follow_up_s})
 
 
 def _schedule_wish(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now: float) -> _Wish:
@@ -265,7 +276,8 @@ def _begin(state: TriggerState, decision: Decision, now: float) -> TriggerState:
         labels_used=decision.num_labels,
         disarmed=tuple(sorted({*state.disarmed, *decision.fired})),
         num_retrains=decision.number,
-        before=Before(state.schedule_from_at, state.labels_used, decision.fired),
+        before=Before(state.schedule_from_at, state.labels_used, decision.fired, state.follow_from_at),
+        follow_from_at=now if decision.fired else None,
         obstacle=Obstacle.NONE,
         deferred_at=None,
     )
@@ -289,8 +301,14 @@ def _end(state: TriggerState, outcome: Outcome, now: float) -> TriggerState:
         failed_at=now,
         seen_at=now,
         disarmed=tuple(name for name in state.disarmed if name not in before.fired),
+        follow_from_at=None,
     )
     if outcome.ending is Ending.REJECTED:
         # Its labels made a candidate that was refused; the same labels would make it again.
         return ended
-    return replace(ended, schedule_from_at=before.schedule_from_at, labels_used=before.num_labels)
+    return replace(
+        ended,
+        schedule_from_at=before.schedule_from_at,
+        labels_used=before.num_labels,
+        follow_from_at=before.follow_from_at,
+    )

@@ -14,6 +14,7 @@ from fedretrain.core.build import build, plain
 from fedretrain.core.errors import DataError
 from fedretrain.retraining.config import (
     BudgetRules,
+    Cause,
     MetricTrigger,
     Mode,
     RetrainingPolicy,
@@ -74,6 +75,7 @@ policies = st.builds(
     RetrainingPolicy,
     mode=st.sampled_from(Mode),
     interval_s=st.floats(1.0, 50.0),
+    follow_up_s=st.sampled_from([0.0, 0.0, 3.0, 12.0]),
     cool_down_s=st.floats(0.0, 20.0),
     retry_s=st.floats(0.0, 5.0),
     hysteresis=st.floats(0.0, 1.0),
@@ -152,6 +154,27 @@ def test_after_a_retrain_a_trigger_fires_again_only_beyond_its_lower_level_or_af
         if event.action is Action.RETRAIN:
             waiting |= set(event.fired)
             answered = event.fired
+
+
+@FAST
+@given(policies, steps)
+def test_a_follow_up_comes_after_a_triggers_retrain_in_its_time_and_once(policy, ticks):
+    cause, at = None, 0.0
+    for now, _, _, event, _ in live(policy, ticks):
+        if isinstance(event, Outcome):
+            cause = None if event.ending is Ending.REJECTED else cause
+            continue
+        if event.cause is Cause.FOLLOW_UP:
+            assert policy.follow_up_s > 0
+            assert policy.mode in {Mode.METRIC, Mode.HYBRID, Mode.PERSONAL_ONLY}
+        if event.action is not Action.RETRAIN:
+            continue
+        if event.cause is Cause.FOLLOW_UP:
+            assert cause not in {None, Cause.SCHEDULE, Cause.ALWAYS}
+            assert now - at >= policy.follow_up_s
+            # What failed left its own cause open: the next is again a follow-up of the same retrain.
+            continue
+        cause, at = event.cause, now
 
 
 @FAST

@@ -129,6 +129,56 @@ def test_hybrid_retrains_by_metric_and_moves_its_schedule():
     assert causes == {3.0: Cause.DRIFT, 13.0: Cause.SCHEDULE}
 
 
+FOLLOWED = replace(HYBRID, follow_up_s=4 * DAY_S, interval_s=30 * DAY_S)
+
+
+def causes_of(policy, steps):
+    decisions, _ = run(policy, FRESH, steps)
+    days = [now / DAY_S for now, _ in steps]
+    return {day: d.cause for day, d in zip(days, decisions, strict=True) if d.action is Action.RETRAIN}
+
+
+def test_a_triggers_retrain_is_followed_up_once():
+    quiet = [(day * DAY_S, Signals(num_labels=100 * day)) for day in range(4, 40)]
+    steps = [(3 * DAY_S, BAD), *quiet]
+    assert causes_of(FOLLOWED, steps) == {3.0: Cause.DRIFT, 7.0: Cause.FOLLOW_UP, 37.0: Cause.SCHEDULE}
+    assert causes_of(replace(FOLLOWED, mode=Mode.METRIC), steps) == {3.0: Cause.DRIFT, 7.0: Cause.FOLLOW_UP}
+    assert causes_of(replace(FOLLOWED, mode=Mode.SCHEDULED), steps) == {30.0: Cause.SCHEDULE}
+    assert causes_of(replace(FOLLOWED, follow_up_s=0.0), steps) == {3.0: Cause.DRIFT, 33.0: Cause.SCHEDULE}
+
+
+def test_a_follow_up_waits_for_what_forbids_it_and_is_then_still_due():
+    waiting = [(day * DAY_S, replace(BAD, psi_max=0.15, rollout_in_progress=True)) for day in range(4, 9)]
+    later = [(day * DAY_S, Signals(num_labels=1000)) for day in range(9, 12)]
+    assert causes_of(FOLLOWED, [(3 * DAY_S, BAD), *waiting, *later]) == {
+        3.0: Cause.DRIFT,
+        9.0: Cause.FOLLOW_UP,
+    }
+
+
+def test_a_retrain_that_came_meanwhile_is_as_good_as_a_follow_up():
+    again = [(4 * DAY_S, replace(BAD, psi_max=0.0)), (5 * DAY_S, replace(BAD, num_labels=900))]
+    quiet = [(day * DAY_S, Signals(num_labels=2000)) for day in range(6, 12)]
+    found = causes_of(FOLLOWED, [(3 * DAY_S, BAD), *again, *quiet])
+    assert found == {3.0: Cause.DRIFT, 5.0: Cause.DRIFT, 9.0: Cause.FOLLOW_UP}
+
+
+@pytest.mark.parametrize(("ending", "due"), [(Ending.REJECTED, False), (Ending.FAILED, True)])
+def test_a_follow_up_that_came_to_nothing_is_due_again_only_if_nothing_was_trained(ending, due):
+    policy = replace(FOLLOWED, retry_s=HOUR_S)
+    _, state = run(policy, FRESH, [(3 * DAY_S, BAD), (7 * DAY_S, Signals(num_labels=500))])
+    state = apply(state, Outcome(2, ending), 8 * DAY_S)
+    decision = decide(policy, state, Signals(num_labels=900), 9 * DAY_S)
+    assert (decision.cause is Cause.FOLLOW_UP) == due
+
+
+def test_a_triggers_retrain_that_came_to_nothing_is_not_followed_up():
+    _, state = run(FOLLOWED, FRESH, [(3 * DAY_S, BAD)])
+    for ending in (Ending.REJECTED, Ending.FAILED):
+        after = apply(state, Outcome(1, ending), 4 * DAY_S)
+        assert decide(FOLLOWED, after, Signals(num_labels=900), 20 * DAY_S).action is Action.NONE
+
+
 def test_hybrid_skips_its_safety_net_only_while_all_is_provably_well():
     skipped = decide(HYBRID, FRESH, WELL, 10 * DAY_S)
     assert (skipped.action, skipped.skipped) == (Action.NONE, True)
