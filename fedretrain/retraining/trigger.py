@@ -7,8 +7,8 @@ Rules of this file:
       RETRAIN. Only RETRAIN starts the cool-down, disarms triggers, counts labels as used, or costs anything.
     * A trigger that a retrain has answered is armed again once its signal is beyond the lower level, or once that
       retrain came to nothing: then the cause is still there.
-    * A retrain that a trigger caused may be followed up by another, once its labels are more; any retrain meanwhile is
-      as good, and one that came to nothing leaves nothing to follow.
+    * A retrain that a trigger caused may be followed up by another, once its labels are more. Any retrain meanwhile, a
+      trigger's too, is that follow-up and has none of its own; one that came to nothing leaves nothing to follow.
     * Asked in this order: kill switch, wish, plan and budget, running work, safe mode, rollout, cool-down, labels.
 """
 
@@ -277,7 +277,7 @@ def _begin(state: TriggerState, decision: Decision, now: float) -> TriggerState:
         disarmed=tuple(sorted({*state.disarmed, *decision.fired})),
         num_retrains=decision.number,
         before=Before(state.schedule_from_at, state.labels_used, decision.fired, state.follow_from_at),
-        follow_from_at=now if decision.fired else None,
+        follow_from_at=now if decision.fired and state.follow_from_at is None else None,
         obstacle=Obstacle.NONE,
         deferred_at=None,
     )
