@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedretrain.server.campaign import CampaignRecord
-    from fedretrain.server.superlink import Bundle
 
 PLAN = TrainingPlan(
     ModelName.MLP,
@@ -72,7 +71,7 @@ def definition(store: ContentStore, **changes: object) -> CampaignDefinition:
         "rules": CampaignRules(SamplingRule(cohort_size=NUM_DEVICES), quorum=1, deadline_s=60.0),
         "seed": 7,
         "min_online": NUM_DEVICES,
-        "bundle": campaign_bundle().digest,
+        "bundle": store.put(campaign_bundle().content),
     }
     return CampaignDefinition(**(values | changes))  # type: ignore[arg-type]
 
@@ -159,15 +158,15 @@ class Fleet:
         self.nodes = nodes
         (self.root / "nodes.json").write_text(json.dumps(nodes))
 
-    def begin(self, wanted: CampaignDefinition, bundle: Bundle | None = None) -> None:
-        """The next campaign; `bundle`: what the SuperLink hands to devices instead."""
+    def begin(self, wanted: CampaignDefinition) -> None:
+        """The next campaign."""
         if self.campaign is not None:
             self.campaign.stop()
         define_campaign(self.log, wanted, at=time.time(), fence=None)
         witness = self.root / f"{wanted.population}.witness"
         nodes = None if self.keys is None else self.root / "nodes.json"
         files = CampaignFiles(self.database, self.root / "store", self.root / "apps", nodes, witness)
-        self.campaign = CampaignProcess(wanted.campaign, self.log, self.superlink, files, bundle=bundle)
+        self.campaign = CampaignProcess(wanted.campaign, self.log, self.superlink, files)
 
     def tick(self) -> bool:
         """One look at everything; whether the campaign goes on."""

@@ -8,6 +8,7 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import subprocess
@@ -19,8 +20,39 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_FIRST_S, _LONGEST_S, _SETTLED_S = 1.0, 60.0, 60.0
 _GRACE_S = 10.0
+
+
+class Backoff:
+    """When what failed is tried again: ever more rarely, until it went well for a while.
+
+    Args:
+        first_s: Wait after the first failure.
+        longest_s: And at most.
+        settled_s: Whatever went well for so long begins anew.
+    """
+
+    def __init__(self, first_s: float = 1.0, longest_s: float = 60.0, settled_s: float = 60.0) -> None:
+        self._first_s, self._longest_s, self._settled_s = first_s, longest_s, settled_s
+        self._wait_s, self._due_at = first_s, -math.inf
+        self._begun_at: float | None = None
+
+    def begun(self, now: float) -> None:
+        """It was tried."""
+        self._begun_at = now
+
+    def failed(self, now: float) -> None:
+        """It has failed; said once or often, it counts once for each `begun`."""
+        if self._begun_at is None:
+            return
+        if now - self._begun_at >= self._settled_s:
+            self._wait_s = self._first_s
+        self._due_at, self._begun_at = now + self._wait_s, None
+        self._wait_s = min(2 * self._wait_s, self._longest_s)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it may be tried."""
+        return now >= self._due_at
 
 
 @dataclass(frozen=True)
@@ -60,8 +92,7 @@ class Child:
         self.command = command
         self.num_starts = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = self._due_at = 0.0
-        self._wait_s = _FIRST_S
+        self._backoff = Backoff()
 
     @property
     def pid(self) -> int | None:
@@ -85,17 +116,12 @@ class Child:
             now: Monotonic instant, seconds.
         """
         if self.is_alive:
-            if now - self._started_at >= _SETTLED_S:
-                self._wait_s = _FIRST_S
             return False
-        if self._process is not None:
-            if self._due_at <= self._started_at:
-                self._due_at = now + self._wait_s
-                self._wait_s = min(2 * self._wait_s, _LONGEST_S)
-            if now < self._due_at:
-                return False
+        self._backoff.failed(now)
+        if not self._backoff.is_due(now):
+            return False
         self._start()
-        self._started_at = self._due_at = now
+        self._backoff.begun(now)
         return True
 
     def stop(self, grace_s: float = _GRACE_S) -> None:

@@ -58,7 +58,7 @@ from fedretrain.core import leash
 from fedretrain.core.errors import UserError
 from fedretrain.core.rng import seed_for
 from fedretrain.core.types import FailureKind, UpdateBlock
-from fedretrain.edge.training_data import FolderData
+from fedretrain.edge.training_data import open_data
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.plan import TrainingPlan
 from fedretrain.wire.records import PLAN_OPTION, decode_order, encode_failure, encode_roll, encode_update
@@ -160,7 +160,7 @@ def _device() -> Device:
     where = os.environ[DATA]
     if where not in _devices:
         torch.set_num_threads(1)  # one core; and the same sums as in the simulator
-        _devices[where] = Device(FolderData(where))
+        _devices[where] = Device(open_data(where))
     return _devices[where]
 
 

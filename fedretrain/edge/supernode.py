@@ -132,6 +132,8 @@ class CampaignProcesses:
         Args:
             now: Monotonic instant, seconds.
         """
+        if self.app.exit_status is not None and self.supernode.is_alive:
+            self.supernode.stop()  # it would wait a minute for the reply of the task that was lost
         if self.supernode.ensure(now) and self.app.is_alive:
             self.app.stop()  # its tasks were the other SuperNode's
         self.app.ensure(now)

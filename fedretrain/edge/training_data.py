@@ -136,5 +136,21 @@ class FolderData:
         write_whole(self._folder / f"{name}.safetensors", safetensors.numpy.save(arrays))
 
 
+def open_data(where: Path | str) -> DeviceData:
+    """The data of an agent, from what its environment names.
+
+    Args:
+        where: A folder for `FolderData`.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if not Path(where).is_dir():
+        raise DataError(
+            "there are no examples to train on", where=str(where), fix="name the agent's folder of examples"
+        )
+    return FolderData(where)
+
+
 def _number(name: str) -> int:
     return int(name) if name.isdigit() else -1

@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
 
-from fedretrain.core.child import Child, Command
+from fedretrain.artifacts.store import ContentStore
+from fedretrain.core.child import Backoff, Child, Command
 from fedretrain.core.errors import FedretrainError
 from fedretrain.server.campaign import read_campaign
-from fedretrain.server.superlink import campaign_bundle
+from fedretrain.server.superlink import Bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from fedretrain.server.event_log import EventLog, Fence
-    from fedretrain.server.superlink import Bundle, SuperLink
+    from fedretrain.server.superlink import SuperLink
 
-_TTL_S = 60.0
+_TTL_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ class CampaignProcess:
         superlink: Where it runs; `ensure` of it is called here.
         files: Where the app finds what it needs.
         clock: Seconds since the epoch, for leases.
-        bundle: The app bundle; None: the one of every campaign.
     """
 
     def __init__(
@@ -70,14 +71,15 @@ class CampaignProcess:
         files: CampaignFiles,
         *,
         clock: Callable[[], float] = time.time,
-        bundle: Bundle | None = None,
     ) -> None:
         self.campaign = campaign
         self._log, self._superlink, self._files, self._clock = log, superlink, files, clock
-        self._bundle = bundle or campaign_bundle()
+        bundle = read_campaign(log, campaign).definition.bundle
+        self._bundle = Bundle.of(ContentStore(files.store).get(bundle))
         self._fence: Fence | None = None
         self._holder = ""
-        self._run = 0
+        self._run = self._superlink_starts = 0
+        self._backoff = Backoff()
         self.app: Child | None = None
 
     @property
@@ -94,11 +96,14 @@ class CampaignProcess:
         if self.ended:
             self.stop()
             return False
-        if self._superlink.ensure(now) and self.app is not None:
-            self._end_app()
+        self._superlink.ensure(now)
         self._prolong()
-        if self.app is None or not self.app.is_alive:
+        if self.app is not None and self._superlink.child.num_starts != self._superlink_starts:
+            self._end_app()  # its run was lost
+        if self.app is not None and not self.app.is_alive:
             self._end_app()
+            self._backoff.failed(now)
+        if self.app is None and self._backoff.is_due(now) and self._superlink.is_ready():
             self._start_app(now)
         return True
 
@@ -121,6 +126,9 @@ class CampaignProcess:
         if self.app is not None:
             self.app.stop()
             self.app = None
+            # Or its nodes would train for nobody. It may be over, or lost with the SuperLink.
+            with suppress(httpx.HTTPError):
+                self._superlink.stop_run(self._run)
         if self._fence is not None:
             self._log.release(self._fence)
             self._fence = None
@@ -135,7 +143,6 @@ class CampaignProcess:
             return
         self._fence, self._holder = fence, holder
         try:
-            self._superlink.wait_until_healthy()
             if self._files.nodes is not None:
                 self._superlink.admit(read_nodes(self._files.nodes))
             self._run = self._superlink.start_run(self._bundle)
@@ -161,3 +168,5 @@ class CampaignProcess:
         env = {**orders.to_env(), "FLWR_TELEMETRY_ENABLED": "0"}
         self.app = Child(Command(words, files.folder / f"{self.campaign}.log", env))
         self.app.ensure(now)
+        self._backoff.begun(now)
+        self._superlink_starts = self._superlink.child.num_starts

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _HEALTHY_S = 60.0
 _LOOK_S = 0.1
-_CALL_S = 30.0
-_GONE = "unregistered"
+_PROBE_S = 2.0
+_GONE, _PENDING = "unregistered", "pending"
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -157,6 +157,7 @@ class SuperLink:
             *("--host", config.host, "--port", str(config.port)),
         )
         env = {**_QUIET, "FLWR_HOME": str(folder / "flwr")}
+        self._last_run = 0
         self.child = Child(Command(words, folder / "superlink.log", env))
 
     def ensure(self, now: float) -> bool:
@@ -167,24 +168,35 @@ class SuperLink:
         """
         return self.child.ensure(now)
 
+    def is_healthy(self) -> bool:
+        """Whether it answers."""
+        scheme = "http" if self.config.insecure else "https"
+        try:
+            with httpx.Client(verify=self._verify(), timeout=_PROBE_S) as client:
+                return client.get(f"{scheme}://{self.config.address}/health").is_success
+        except httpx.HTTPError:
+            return False
+
     def wait_until_healthy(self, patience_s: float = _HEALTHY_S) -> None:
         """Return when it answers.
 
         Raises:
             FedretrainError: If it does not in time, or ended.
         """
-        scheme = "http" if self.config.insecure else "https"
         until = time.monotonic() + patience_s
-        with httpx.Client(verify=self._verify(), timeout=_CALL_S) as client:
-            while time.monotonic() < until and self.child.is_alive:
-                try:
-                    if client.get(f"{scheme}://{self.config.address}/health").is_success:
-                        return
-                except httpx.HTTPError:
-                    pass
-                time.sleep(_LOOK_S)
+        while time.monotonic() < until and self.child.is_alive:
+            if self.is_healthy():
+                return
+            time.sleep(_LOOK_S)
         log = self.child.command.log
         raise FedretrainError(f"the SuperLink did not start; its log is {log}")
+
+    def is_ready(self) -> bool:
+        """Whether a run can be started: it answers, and the last run was taken by its app.
+
+        The apps take whatever task waits longest, so there is never more than one of ours.
+        """
+        return self.is_healthy() and (not self._last_run or self.run_status(self._last_run) != _PENDING)
 
     def admit(self, public_keys: Iterable[bytes]) -> None:
         """Let SuperNodes in by their keys, and no others: one whose key is not named any more is shut out at once.
@@ -221,7 +233,8 @@ class SuperLink:
             raise FedretrainError(f"Flower did not start a run: {error}") from error
         if not answer.HasField("run_id"):
             raise FedretrainError("Flower did not start a run")
-        return int(answer.run_id)
+        self._last_run = int(answer.run_id)
+        return self._last_run
 
     def run_status(self, run: int) -> str:
         """``"pending"``, ``"running"``, ``"finished:completed"`` and so on; empty for an unknown run."""

@@ -19,6 +19,7 @@ from fedretrain.edge.training_data import FolderData
 from fedretrain.server.campaign import CampaignDefinition
 from fedretrain.server.campaign_rules import CampaignRules, PrivacyRule, SamplingRule
 from fedretrain.server.database_ledger import DatabaseLedger
+from fedretrain.server.superlink import campaign_bundle
 from fedretrain.training.plan import ModelName, TrainingPlan
 from sim.campaign import Campaign
 from sim.local_runner import LocalPool
@@ -95,6 +96,7 @@ def definition(fleet: Fleet, name: str, arm: Arm, **rules: object) -> CampaignDe
         CampaignRules(**(values | rules)),  # type: ignore[arg-type]
         seed=arm.seed,
         min_online=NUM_DEVICES,
+        bundle=fleet.store.put(campaign_bundle().content),
     )
 
 
@@ -155,19 +157,21 @@ def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) 
     assert len(events) == len({(event.round, event.attempt) for event in events})
 
 
-def test_a_killed_supernode_costs_its_own_devices_alone(fleet: Fleet) -> None:
+@pytest.mark.parametrize("killed", ["app process", "supernode"])
+def test_what_is_killed_on_a_device_costs_its_own_clients_alone(fleet: Fleet, killed: str) -> None:
+    """And the device takes part again, with its personal state."""
     arm = quick_arm(*WORDS)
     sampling = SamplingRule(cohort_size=NUM_DEVICES)
-    wanted = definition(fleet, "kill node", arm, sampling=sampling, quorum=3, deadline_s=15.0)
-    fleet.begin(replace(wanted, min_online=NUM_DEVICES))
+    wanted = definition(fleet, f"kill {killed}", arm, sampling=sampling, quorum=3, deadline_s=15.0)
+    fleet.begin(replace(wanted, num_rounds=3))
     fleet.run(lambda record: len(record.rounds) == 1)
-    agent = fleet.agents.pop("agent-1")
-    for child in (agent.supernode, agent.app):
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
+    agent = fleet.agents["agent-1"]
+    pid = (agent.app if killed == "app process" else agent.supernode).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
     record = fleet.run()
-    check_rounds(record, 2)
-    summary = record.rounds[1].summary
-    assert summary["num_contributed"] >= 3
-    assert sum(summary["failures"].values()) == NUM_DEVICES - summary["num_contributed"]
-    fleet.agents["agent-1"] = agent
+    check_rounds(record, 3)
+    for done, lost in zip(record.rounds, (0, 3, 0), strict=True):
+        summary = done.summary
+        assert summary["num_contributed"] >= NUM_DEVICES - lost
+        assert sum(summary["failures"].values()) == NUM_DEVICES - summary["num_contributed"]

@@ -64,11 +64,24 @@ def test_only_enrolled_keys_are_let_in(fleet: Fleet) -> None:
 
 def test_another_bundle_is_refused_and_its_code_runs_nowhere(fleet: Fleet, tmp_path: Path) -> None:
     """A SuperLink that hands out a bundle which is not the invitation's."""
-    wanted = definition(fleet.store, campaign="spy", rules=RULES, num_rounds=1, min_online=3)
-    fleet.begin(wanted, other_bundle(tmp_path / "proof"))
+    other = fleet.store.put(other_bundle(tmp_path / "proof").content)
+    fleet.begin(
+        definition(fleet.store, campaign="spy", rules=RULES, num_rounds=1, min_online=3, bundle=other)
+    )
     record = fleet.run()
     assert record.rounds[0].version == 0
     assert record.rounds[0].summary["failures"] == {"refused": 3}
+    assert not (tmp_path / "proof").exists()
+
+
+def test_a_run_that_a_stranger_started_is_ended_and_its_code_runs_nowhere(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """Whoever reaches Flower's Control API can start a run: the server carries out its own alone."""
+    foreign = fleet.superlink.start_run(other_bundle(tmp_path / "proof"))
+    fleet.begin(definition(fleet.store, campaign="own", rules=RULES, num_rounds=1, min_online=3))
+    assert fleet.run().rounds[0].summary["num_contributed"] == 3
+    assert fleet.superlink.run_status(foreign) == "finished:failed"
     assert not (tmp_path / "proof").exists()
 
 

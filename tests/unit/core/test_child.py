@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fedretrain.core.child import Child, Command
+from fedretrain.core.child import Backoff, Child, Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,14 +58,27 @@ def test_one_that_dies_is_started_ever_more_rarely(tmp_path: Path) -> None:
     assert (tmp_path / "child.log").read_text().count("died") == len(starts)
 
 
-def test_one_that_lived_long_is_started_at_once_again(tmp_path: Path) -> None:
+def test_patience_grows_and_is_forgotten_after_a_good_while() -> None:
+    backoff = Backoff(first_s=1.0, longest_s=4.0, settled_s=60.0)
+    now, waits = 0.0, []
+    assert backoff.is_due(now)
+    for lived in (0.0, 1.0, 1.0, 1.0, 100.0, 1.0):
+        backoff.begun(now)
+        now += lived
+        backoff.failed(now)
+        backoff.failed(now + 0.5)  # looked at again: it is the same failure
+        wait = next(w / 4 for w in range(100) if backoff.is_due(now + w / 4))
+        waits.append(wait)
+        now += wait
+    assert waits == [1.0, 2.0, 4.0, 4.0, 1.0, 2.0]
+
+
+def test_one_that_lived_long_is_soon_started_again(tmp_path: Path) -> None:
     child = child_of(tmp_path, *SLEEP)
     child.ensure(0.0)
-    for now in (1.0, 2.0, 100.0, 200.0):
-        child.ensure(now)
     child.stop()
-    assert not child.ensure(201.0)
-    assert child.ensure(202.0)
+    assert not child.ensure(200.0)
+    assert child.ensure(201.0)
     child.stop()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedretrain.core.errors import DataError
 from fedretrain.core.ids import ClientId
-from fedretrain.edge.training_data import FolderData
+from fedretrain.edge.training_data import FolderData, open_data
 from tests.flower_cases import examples
 
 if TYPE_CHECKING:
@@ -49,3 +49,10 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "examples-1.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(DataError, match="cannot be read"):
         FolderData(tmp_path).examples(ClientId(1), 0.0)
+
+
+def test_what_the_environment_names_is_opened(tmp_path: Path) -> None:
+    FolderData(tmp_path).put_examples(ClientId(1), examples(1))
+    assert open_data(str(tmp_path)).clients() == (1,)
+    with pytest.raises(DataError, match="no examples to train on"):
+        open_data(tmp_path / "absent")

@@ -156,18 +156,19 @@ class FakeSuperLink:
     """Starts no process; its runs have numbers."""
 
     def __init__(self) -> None:
-        self.started, self.num_runs, self.fails = [True], 0, False
+        self.num_runs, self.ready, self.stopped = 0, True, list[int]()
         self.config = type("Config", (), {"address": "x:1", "insecure": True, "root_certificates": None})()
+        self.child = type("Child", (), {"num_starts": 1})()
         self.secret = "secret"
 
     def ensure(self, _now: float) -> bool:
-        return bool(self.started and self.started.pop())
+        return False
 
-    def wait_until_healthy(self) -> None:
-        if self.fails:
-            from fedretrain.core.errors import FedretrainError
+    def is_ready(self) -> bool:
+        return self.ready
 
-            raise FedretrainError("it did not start")
+    def stop_run(self, run: int) -> None:
+        self.stopped.append(run)
 
     def start_run(self, _bundle: object) -> int:
         self.num_runs += 1
@@ -210,13 +211,26 @@ def test_each_app_acts_under_a_lease_of_its_own(tmp_path: Path, started: list[di
     assert process.ensure(1.0)  # it runs: nothing happens
     assert len(started) == 1
     started[0]["app"].is_alive = False  # type: ignore[attr-defined]
-    process.ensure(2.0)
-    link.started = [True]  # the SuperLink was started anew
-    process.ensure(3.0)
+    for now in (2.0, 2.5, 3.0):  # a moment's patience
+        process.ensure(now)
+    link.child.num_starts = 2  # the SuperLink was started anew: nobody's fault
+    process.ensure(4.0)
     assert [orders["run"] for orders in started] == [1, 2, 3]
     tokens = [orders["token"] for orders in started]
     assert tokens == sorted(set(tokens))
     assert not started[1]["app"].is_alive  # type: ignore[attr-defined]
+    assert link.stopped == [1, 2]  # or their nodes would train for nobody
+
+
+def test_an_app_that_fails_again_and_again_is_started_ever_more_rarely(
+    tmp_path: Path, started: list[dict[str, str]]
+) -> None:
+    process = process_of(server := Server(tmp_path), FakeSuperLink(), server.clock)
+    for now in range(60):
+        process.ensure(float(now))
+        if process.app is not None:
+            process.app.is_alive = False  # type: ignore[misc]
+    assert len(started) == 6
 
 
 def test_who_lost_the_lease_ends_its_app(tmp_path: Path, started: list[dict[str, str]]) -> None:
@@ -233,10 +247,10 @@ def test_who_lost_the_lease_ends_its_app(tmp_path: Path, started: list[dict[str,
 def test_without_a_superlink_it_is_tried_again(tmp_path: Path, started: list[dict[str, str]]) -> None:
     server, link = Server(tmp_path), FakeSuperLink()
     process = process_of(server, link, server.clock)
-    link.fails = True
+    link.ready = False
     assert process.ensure(0.0)
     assert started == []
-    link.fails = False
+    link.ready = True
     assert process.ensure(1.0)
     assert len(started) == 1
 
