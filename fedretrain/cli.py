@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import FedretrainError, UserError
@@ -41,7 +43,18 @@ def parser() -> argparse.ArgumentParser:
     )
     below = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add(below)
+    demo = below.add_parser("demo", help="the whole story on this machine, in minutes")
+    demo.add_argument(
+        "--folder", type=Path, default=None, help="where to write; default: a new temporary folder"
+    )
+    demo.set_defaults(run=_demo)
     return root
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from fedretrain.demo.run import run_demo
+
+    return run_demo(arguments.folder or Path(tempfile.mkdtemp(prefix="fedretrain-demo-")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

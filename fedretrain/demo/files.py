@@ -1,0 +1,150 @@
+"""What the demo's processes are configured with: the same files that a real fleet has, with short times.
+
+Rules of this file:
+    * Every time is seconds instead of hours; nothing else differs from production but what is named `development`: training
+      over plain HTTP on the loopback interface, so that no certificates of SuperNodes have to be made.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POPULATION = "demo"
+SLOT_S = 5.0
+
+SERVER = """\
+folder = "state"
+
+[listen]
+control = "127.0.0.1:{control}"
+enrol = "127.0.0.1:{enrol}"
+hosts = ["127.0.0.1", "localhost"]
+heartbeat_s = 2.0
+
+[flower]
+fleet = "127.0.0.1:{flower}"
+development = true
+
+[populations.demo]
+policy = "policy.yaml"
+training = "training.yaml"
+features = "features.json"
+pool = "pool"
+assignment_valid_s = 3600.0
+
+[populations.demo.watching]
+slot_s = {slot}
+tick_s = 2.0
+settle_s = 120.0
+record_s = 120.0
+inputs_s = 120.0
+"""
+
+POLICY: dict[str, Any] = {
+    "format": 1,
+    "name": "demo",
+    "monitoring": {
+        "windows": [{"length_s": 30, "stride_s": 5}, {"length_s": 60, "stride_s": 30}],
+        "drift": {"windows_s": [30]},
+        "confidence_window_s": 30,
+        "kpi_rules": {"window_s": 30},
+        "accuracy": {"window_s": 30, "margin": 0.03, "min_completeness": 0.3},
+        "place": {"window_s": 60},
+        "label_wait_s": 60,
+    },
+    "retraining": {"mode": "metric", "interval_s": 86400, "cool_down_s": 600},
+    "rollout": {
+        "shadow": {"min_s": 30, "max_s": 300, "every_hour": False},
+        "steps": [
+            {"exposure_fraction": 0.25, "min_s": 30, "max_s": 300},
+            {"exposure_fraction": 0.5, "min_s": 30, "max_s": 300},
+        ],
+        "metrics": [
+            {
+                "metric": "accuracy",
+                "role": "guardrail",
+                "better": "higher",
+                "margin": 0.05,
+                "relative": True,
+                "min_devices": 4,
+                "min_events": 50,
+            }
+        ],
+        "approvals": {"before": ["canary"]},
+    },
+}
+
+TRAINING: dict[str, Any] = {
+    "num_rounds": 4,
+    "patience_s": 120.0,
+    "plan": {
+        "model": "mlp",
+        "options": {"hidden": [16]},
+        "method": {"kind": "fedavg"},
+        "training": {"batch_size": 16, "epochs": 2, "max_steps": 40, "optimizer": {"lr": 0.1}},
+    },
+    "rules": {
+        "quorum": 8,
+        "deadline_s": 60.0,
+        "privacy": {"noise_multiplier": 0.6, "clip_norm": 1.0, "epsilon": 60.0, "delta": 1e-5},
+    },
+}
+
+
+def write_files(folder: Path, feed: dict[str, Any], ports: tuple[int, int, int]) -> None:
+    """Write ``server.toml``, ``policy.yaml`` and ``training.yaml``.
+
+    Args:
+        folder: Where.
+        feed: What `python -m sim feed prepare` made.
+        ports: Of the device API, the enrolment and Flower.
+    """
+    import yaml
+
+    control, enrol, flower = ports
+    text = SERVER.format(control=control, enrol=enrol, flower=flower, slot=SLOT_S)
+    (folder / "server.toml").write_text(text)
+    (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY, sort_keys=False))
+    plan = {
+        **TRAINING["plan"],
+        "input_shape": [feed["config"]["num_features"]],
+        "num_outputs": feed["config"]["num_classes"],
+    }
+    cohort = {"kind": "fixed_size", "cohort_size": len(feed["devices"])}
+    rules = {**TRAINING["rules"], "sampling": cohort}
+    training = {**TRAINING, "plan": plan, "rules": rules}
+    (folder / "training.yaml").write_text(yaml.safe_dump(training, sort_keys=False))
+
+
+def write_agent(folder: Path, name: str, http: str, enrol: int, devices: list[dict[str, Any]]) -> Path:
+    """Write the ``edge.toml`` of an agent.
+
+    Args:
+        folder: Of the demo.
+        name: Of the agent.
+        http: ``host:port`` of its local API.
+        enrol: Port of the enrolment.
+        devices: Those that it hosts: name, token, device_type, site.
+    """
+    lines = [
+        f'folder = "{name}"',
+        f'enrol = "127.0.0.1:{enrol}"',
+        'authority = "state/authority/ca.pem"',
+        "[api]",
+        f'http = "{http}"',
+        'socket = ""',
+        "[outbox]",
+        "flush_s = 1.0",
+        "[training]",
+        "insecure = true",
+    ]
+    for device in devices:
+        lines += ["[[devices]]", "trains = true"]
+        lines += [f"{key} = {json.dumps(device[key])}" for key in ("name", "token", "device_type", "site")]
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,87 @@
+"""From decisions to assignments: who runs what, and who is told anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedretrain.coordinator import cycle
+from fedretrain.coordinator.cycle import Begun, CycleEvent, Withdraw
+from fedretrain.coordinator.policy import Policy
+from fedretrain.rollout.assignment import unassigned
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
+from fedretrain.server.assigning import Wanted, grown, renewed, wanted
+from fedretrain.server.fleet import Device, Standing, Traits
+from fedretrain.server.versions import Version, Versions
+
+A, B, W = "a" * 64, "b" * 64, "c" * 64
+VERSIONS = Versions({1: Version(1, A, W, "", 0.0), 2: Version(2, B, W, "", 0.0)})
+POLICY = Policy()
+
+
+def _state(*orders, champion=2):
+    state = cycle.begin(CycleEvent(0.0, Begun(champion)))
+    events = cycle.tick(POLICY, state, cycle.Evidence(orders=orders), 1.0)
+    for event in events:
+        state = cycle.apply(POLICY, state, event)
+    return state
+
+
+def _everybody(champion, count=4):
+    return unassigned(np.linspace(0.0, 0.9, count), champion)
+
+
+def _device(number, counter=0):
+    return Device("p", f"d{number}", number, "", Standing.ACTIVE, Traits(), counter=counter)
+
+
+def test_everybody_serves_the_champion():
+    assert wanted(POLICY, _state(), _everybody(2), VERSIONS, {}) == [Wanted(B)] * 4
+
+
+def test_in_safe_mode_everybody_serves_the_rules():
+    state = _state(SafetyOrder(SafetyCommand.ENTER, "anna"))
+    assert wanted(POLICY, state, _everybody(2), VERSIONS, {}) == [Wanted("", safe_mode=True)] * 4
+
+
+def test_a_withdrawn_version_is_named_and_served_by_nobody():
+    found = wanted(POLICY, _state(Withdraw(1, "anna")), _everybody(1), VERSIONS, {})
+    assert {one.withdrawn for one in found} == {(A,)}
+    assert {one.serve for one in found} == {""}
+
+
+def test_a_version_without_a_package_is_never_assigned():
+    assert wanted(POLICY, _state(champion=7), _everybody(7), VERSIONS, {}) == [Wanted("")] * 4
+
+
+def test_devices_that_join_wait_for_a_promotion():
+    more = grown(_everybody(2), 6, 2)
+    assert len(more.rank_D) == 6
+    assert (more.rank_D[4:] == 1.0).all()
+    assert more.version_D.tolist() == [2] * 6
+    assert grown(more, 3, 2) is more
+
+
+def test_only_who_must_hear_something_new_is_told():
+    devices = [_device(0), _device(1, counter=5)]
+    first = dict(enumerate(a for _, a in renewed(devices, {}, [Wanted(A)] * 2, now=10.0, valid_s=100.0)))
+    assert [one.counter for one in first.values()] == [1, 6]
+    assert renewed(devices, first, [Wanted(A)] * 2, now=20.0, valid_s=100.0) == []
+    changed = renewed(devices, first, [Wanted(A), Wanted(B)], now=20.0, valid_s=100.0)
+    assert [(device.number, one.serve, one.counter) for device, one in changed] == [(1, B, 7)]
+
+
+def test_an_assignment_is_renewed_before_it_runs_out():
+    first = {0: renewed([_device(0)], {}, [Wanted(A)], now=0.0, valid_s=100.0)[0][1]}
+    assert renewed([_device(0)], first, [Wanted(A)], now=49.0, valid_s=100.0) == []
+    ((_, again),) = renewed([_device(0)], first, [Wanted(A)], now=50.0, valid_s=100.0)
+    assert (again.counter, again.expires_at) == (2, 150.0)
+
+
+@pytest.mark.parametrize("counter", [0, 9])
+def test_a_counter_never_falls(counter):
+    told = {0: replace(renewed([_device(0)], {}, [Wanted(A)], now=0.0, valid_s=1.0)[0][1], counter=4)}
+    ((_, again),) = renewed([_device(0, counter)], told, [Wanted(B)], now=0.0, valid_s=1.0)
+    assert again.counter == max(counter, 4) + 1

@@ -1,0 +1,62 @@
+"""server.toml: what is read, and each mistake in one line with its key."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedretrain.core.errors import ConfigError
+from fedretrain.server.config import read_server
+
+WHOLE = """
+folder = "state"
+[populations.pumps]
+policy = "policy.yaml"
+"""
+
+
+def _written(folder, text):
+    (folder / "policy.yaml").write_text("name: x\n")
+    path = folder / "server.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    config = read_server(_written(tmp_path, WHOLE))
+    assert config.folder == str(tmp_path / "state")
+    assert config.populations["pumps"].policy == str(tmp_path / "policy.yaml")
+    assert config.populations["pumps"].training == ""
+    assert config.database_url == f"sqlite:///{tmp_path}/state/fedretrain.db"
+
+
+def test_a_database_that_is_named_is_taken(tmp_path):
+    url = "postgresql+psycopg://me@host/fleet"
+    assert read_server(_written(tmp_path, f'database = "{url}"\n' + WHOLE)).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("folder = [", "cannot be read"),
+        ("", "folder"),
+        ('folder = "state"', "populations"),
+        (WHOLE.replace("pumps", '"../x"'), "populations"),
+        (WHOLE.replace("policy.yaml", "nothing.yaml"), "populations.pumps.policy"),
+        (WHOLE + 'trainig = "x"', "trainig"),
+        (WHOLE + '[listen]\ncontrol = "nowhere"', "listen.control"),
+        (WHOLE + '[listen]\ncontrol = "a:99999"', "listen.control"),
+        (WHOLE + "[listen]\nheartbeat_s = 0.0", "listen.heartbeat_s"),
+        (WHOLE + "[listen]\nhosts = []", "listen.hosts"),
+        (WHOLE + '[flower]\nfleet = "x"', "flower.fleet"),
+        (WHOLE + "[populations.pumps.watching]\ntick_s = -1.0", "tick_s"),
+    ],
+)
+def test_each_mistake_is_named(tmp_path, text, named):
+    with pytest.raises(ConfigError) as error:
+        read_server(_written(tmp_path, text))
+    assert named in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no file"):
+        read_server(tmp_path / "server.toml")
