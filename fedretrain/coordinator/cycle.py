@@ -26,7 +26,7 @@ from fedretrain.coordinator.cycle_events import (
     from_record,
     incident_of,
 )
-from fedretrain.coordinator.cycle_evidence import Evidence, Order, Propose, ServeAgain, Withdraw
+from fedretrain.coordinator.cycle_evidence import Evidence, Order, Propose, Retrain, ServeAgain, Withdraw
 from fedretrain.coordinator.cycle_fold import apply, begin, replay
 from fedretrain.coordinator.cycle_release import Log, end_retrain, run
 from fedretrain.coordinator.cycle_state import Candidate, CycleState, OpenIncident, served
@@ -71,6 +71,7 @@ __all__ = [
     "Order",
     "Propose",
     "Proposed",
+    "Retrain",
     "ServeAgain",
     "ServedAgain",
     "Trained",
@@ -108,7 +109,8 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
     if state.champion in withdrawn:
         _without_model(log)  # its own rollout may have taken it back just now
     if evidence.signals is not None:
-        _retrain(log, evidence.signals)
+        asked = [order for order in evidence.orders if isinstance(order, Retrain) and order.by]
+        _retrain(log, replace(evidence.signals, asked_by=asked[-1].by if asked else ""))
     return tuple(log.events)
 
 

@@ -70,7 +70,20 @@ class ServeAgain:
     reason: str = ""
 
 
-Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain
+@dataclass(frozen=True)
+class Retrain:
+    """A retrain is wanted now, whatever triggers and the cool-down say; budget, safe mode and switches still count.
+
+    Attributes:
+        by: Who.
+        reason: For people.
+    """
+
+    by: str
+    reason: str = ""
+
+
+Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain | Retrain
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Cause(StrEnum):
     NONE = "none"
     SCHEDULE = "schedule"
     ALWAYS = "always"
+    PERSON = "person"  # who asks for a retrain waits for no trigger
     FOLLOW_UP = "follow_up"
     DRIFT = "drift"
     SCORE = "score"
@@ -118,7 +119,7 @@ class MetricTrigger:
         require(kind is not SignalType.WORD, f"{self.signal} is a word: put it under `when`", key="signal")
         check_value(self.signal, self.fire_at, "fire_at")
         require(
-            self.cause not in {Cause.NONE, Cause.SCHEDULE, Cause.ALWAYS, Cause.FOLLOW_UP},
+            self.cause not in {Cause.NONE, Cause.SCHEDULE, Cause.ALWAYS, Cause.FOLLOW_UP, Cause.PERSON},
             f"{self.cause.value!r} is no cause of a metric",
             key="cause",
         )

@@ -70,6 +70,7 @@ class Signals:
         remaining_epsilon: What the population's promise has left; None where nothing was promised.
         campaign_epsilon: What one federated campaign would add to it.
         filter_allows: The privacy filter's own answer for such a campaign; None where it was not asked.
+        asked_by: A person who wants a retrain now; empty where nobody does.
 
     Raises:
         DataError: If a count is negative, or a cost or a duration is no number of at least 0.
@@ -108,6 +109,7 @@ class Signals:
     remaining_epsilon: float | None = None
     campaign_epsilon: float = 0.0
     filter_allows: bool | None = None
+    asked_by: str = ""
 
     def __post_init__(self) -> None:
         if min(self.num_labels, self.num_pool_rows) < 0:

@@ -47,7 +47,7 @@ def decide(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now:
         now: The instant, in seconds.
     """
     rearmed = _calm(policy, state, signals)
-    if policy.mode is Mode.NEVER:
+    if policy.mode is Mode.NEVER and not signals.asked_by:
         return Decision(
             Action.NONE, "This policy never retrains.", {"mode": policy.mode.value}, rearmed=rearmed
         )
@@ -108,7 +108,9 @@ def _calm(policy: RetrainingPolicy, state: TriggerState, signals: Signals) -> tu
 
 
 def _wish(policy: RetrainingPolicy, state: TriggerState, signals: Signals, now: float) -> _Wish:
-    """What the mode asks for; metrics come before the schedule."""
+    """What a person asks for, else the mode; metrics come before the schedule."""
+    if signals.asked_by:
+        return _Wish(Cause.PERSON, f"{signals.asked_by} wants a retrain.", {"asked_by": signals.asked_by})
     if policy.mode is Mode.ALWAYS:
         return _Wish(Cause.ALWAYS, "This policy retrains whenever it may.", {"mode": policy.mode.value})
     if policy.mode is not Mode.SCHEDULED:
@@ -183,7 +185,9 @@ def _obstacle(
 def _too_early(
     policy: RetrainingPolicy, state: TriggerState, signals: Signals, planned: Plan, now: float
 ) -> tuple[Obstacle, str]:
-    """Whether the cool-down or the labels ask for patience."""
+    """Whether the cool-down or the labels ask for patience; a person who asks has none."""
+    if signals.asked_by:
+        return Obstacle.NONE, ""
     wait_s = _wait_s(policy, state, now)
     if wait_s > 0:
         return Obstacle.COOL_DOWN, f"{wait_s / 3_600:.1f} hours of the cool-down are left."

@@ -233,6 +233,11 @@ def _safety(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             f"{arguments.switch}: {arguments.state} at the next turn",
         )
 
+    def retrain(arguments: argparse.Namespace) -> int:
+        _desk(arguments).retrain(arguments.by, arguments.reason)
+        return _say(arguments, {"retrain": True}, "a retrain is wanted; it is decided at the next turn")
+
+    _order(below, "retrain", retrain, "want a retrain now; budget, safe mode and switches still count")
     made = _order(below, "safe-mode", safe_mode, "serve the rules baseline everywhere, or end that")
     made.add_argument("state", choices=("on", "off"))
     made = _order(below, "kill-switch", kill, "stop or start training, rollouts or installs, each apart")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.artifacts.package import read_package
-from fedretrain.coordinator.cycle import Propose, Withdraw, served
+from fedretrain.coordinator.cycle import Propose, Retrain, Withdraw, served
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.errors import ConfigError, DataError, UserError
 from fedretrain.core.frozen import thaw
@@ -246,6 +246,10 @@ class Desk:
         orders.give(
             self.log, self.population, SafetyOrder(SafetyCommand(command), by, which, reason), time.time()
         )
+
+    def retrain(self, by: str, reason: str) -> None:
+        """Want a retrain now."""
+        orders.give(self.log, self.population, Retrain(by, reason), time.time())
 
     def withdraw(self, version: int, by: str, reason: str) -> None:
         """Quarantine a version."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.coordinator.cycle_evidence import Order, Propose, ServeAgain, Withdraw
+from fedretrain.coordinator.cycle_evidence import Order, Propose, Retrain, ServeAgain, Withdraw
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.rollout.evidence import Approval, Operator
@@ -32,6 +32,7 @@ KINDS: Mapping[str, type] = {
     "propose": Propose,
     "withdraw": Withdraw,
     "serve_again": ServeAgain,
+    "retrain": Retrain,
     "approval": Approval,
     "operator": Operator,
 }

@@ -19,19 +19,20 @@ from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Evidence, Trained
 from fedretrain.coordinator.looking import Looking
 from fedretrain.coordinator.signals import Facts
-from fedretrain.coordinator.trial import Arms, Span, measure
 from fedretrain.coordinator.watching import Clockwork, Watching
-from fedretrain.core.clock import DAY_S, HOUR_S
+from fedretrain.core.clock import DAY_S
 from fedretrain.core.frozen import freeze, thaw
 from fedretrain.monitoring.baseline import Baseline
 from fedretrain.monitoring.bins import Bins
-from fedretrain.rollout.assignment import confirm, exposure, shadowing
+from fedretrain.retraining.signals import Signals
+from fedretrain.rollout.assignment import confirm, exposure
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.evidence import Coverage, RolloutEvidence
 from fedretrain.rollout.exposure import ranks
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import grown
+from fedretrain.server.field import Field
 from fedretrain.server.fleet import Standing
 from fedretrain.server.memory import BASELINE, LOOK, ORDERS, RANKS, BaselineNote, fold, recall, stream
 from fedretrain.server.ranked import Ranked
@@ -204,9 +205,7 @@ class Population:
         watching = self._watching
         before = None if watching is None else watching.baseline
         views = () if watching is None else watching.views(state.champion, now)
-        signals = None
-        if watching is not None and watching.judges:
-            signals = watching.signals(state.monitor, self._facts())
+        signals = self._signals(told)
         evidence = Evidence(
             views=views,
             baseline=None if watching is None else watching.baseline,
@@ -223,6 +222,24 @@ class Population:
             watching.promoted(self.memory.begun.champion, now)
             self._write([self._baseline_note(watching)], now)
         return events
+
+    def _signals(self, told: Orders) -> Signals | None:
+        """What retraining may look at: what monitors see, or where a person asks and they see nothing, what it would cost."""
+        watching, telemetry = self._watching, self._telemetry
+        if watching is None or telemetry is None:
+            return None
+        if watching.judges:
+            return watching.signals(self.memory.begun.monitor, self._facts())
+        if not any(isinstance(order, cycle.Retrain) for order in told.cycle):
+            return None
+        facts = self._facts()
+        return Signals(
+            num_labels=facts.num_labels,
+            num_pool_rows=facts.num_pool_rows,
+            can_personalize=facts.can_personalize,
+            remaining_epsilon=facts.remaining_epsilon,
+            campaign_epsilon=facts.campaign_epsilon,
+        )
 
     def _notes(self, told: Orders, now: float, before: Baseline | None) -> list[dict[str, Any]]:
         """What the shell writes down beside the events."""
@@ -310,45 +327,18 @@ class Population:
         self.validation = (candidate, verdict, now)
         return verdict
 
-    def _span(self, start_at: float, now: float) -> Span:
-        """The slots that began after an instant and are over."""
-        slot_s = self._clockwork.slot_s
-        return Span(int(np.ceil(start_at / slot_s - 1e-9)), self._clockwork.end_slot(now))
-
     def _measure(self, rollout: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
         assert self._telemetry is not None
-        telemetry, assignments = self._telemetry, self.memory.assignments
-        shadow = rollout.phase is Phase.SHADOW
-        treated_D = shadowing(assignments) if shadow else assignments.version_D == rollout.plan.candidate
-        before = self._span(rollout.created_at - PRE_PERIOD_S, rollout.created_at)
-        oldest = telemetry.served.store.oldest_slot
-        return measure(
-            [rule.metric for rule in self.policy.rollout.metrics],
-            Arms(self._padded(treated_D), self._padded(self._counted()), shadow),
-            telemetry.served.store,
-            telemetry.shadowed.store,
-            self._span(start_at, now),
-            replace(before, first=max(before.first, oldest)),
-            rollout.plan.candidate,
-        )
+        names = [rule.metric for rule in self.policy.rollout.metrics]
+        field = Field(self._telemetry, self._clockwork, self.devices, self._counted())
+        return field.measure(names, rollout, self.memory.assignments, start_at, now)
 
     def _coverage(self, rollout: RolloutState, now: float) -> Coverage:
         """Hours of the day and device types that have reported since the stage began."""
         if self._telemetry is None:
             return Coverage()
-        span = self._span(rollout.entered_at, now)
-        slot_s = self._clockwork.slot_s
-        types = sorted({device.traits.device_type for device in self.devices})
-        number = {name: i for i, name in enumerate(types)}
-        hours: set[int] = set()
-        seen: set[int] = set()
-        store = self._telemetry.served.store
-        for slot in range(max(span.first, store.oldest_slot), span.end):
-            reported = store.window(slot + 1, 1).reported_D[: len(self.devices)]
-            if reported.any():
-                hours.add(int(slot * slot_s % DAY_S // HOUR_S))
-                seen |= {number[self.devices[i].traits.device_type] for i in np.flatnonzero(reported)}
-        return Coverage(frozenset(hours), frozenset(seen), frozenset(number.values()))
+        field = Field(self._telemetry, self._clockwork, self.devices, self._counted())
+        return field.coverage(rollout.entered_at, now)
 
     # ---- who counts
 
@@ -359,13 +349,6 @@ class Population:
         """``[D]`` devices that are in the fleet and not kept out."""
         kept = self.memory.begun.kept_devices
         return np.array([one.standing is Standing.ACTIVE and one.number not in kept for one in self.devices])
-
-    def _padded(self, mask_D: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mask over the store's devices, which are more than the fleet's."""
-        assert self._telemetry is not None
-        whole = np.zeros(self._telemetry.capacity, dtype=np.bool_)
-        whole[: len(mask_D)] = mask_D
-        return whole
 
     def _facts(self) -> Facts:
         assert self._telemetry is not None

@@ -239,3 +239,18 @@ def test_a_candidate_without_validation_goes_nowhere() -> None:
     assert drive.state.rollout.phase is Phase.PENDING
     drive.tick(seen=drive.seen(validation=Verdict.FAIL))
     assert drive.state.quarantined == {2}
+
+
+def test_a_person_who_wants_a_retrain_gets_one_where_signals_are_known():
+    from fedretrain.coordinator.cycle import Retrain
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.retraining.signals import Signals
+
+    policy = Policy()
+    state = cycle.begin(cycle.CycleEvent(0.0, cycle.Begun(1)))
+    order = Retrain("anna", "the season changes")
+    calm = cycle.tick(policy, state, cycle.Evidence(signals=Signals()), 1.0)
+    asked = cycle.tick(policy, state, cycle.Evidence(signals=Signals(), orders=(order,)), 1.0)
+    nobody = cycle.tick(policy, state, cycle.Evidence(signals=Signals(), orders=(Retrain(""),)), 1.0)
+    assert [event.body.action for event in asked] == ["retrain"]
+    assert calm == nobody == ()

@@ -413,3 +413,28 @@ def test_each_shipped_trigger_fires_for_its_cause(signals, cause):
 )
 def test_no_shipped_trigger_fires_for_what_is_not_proved_or_not_the_models_fault(signals):
     assert decide(SHIPPED, FRESH, Signals(**signals), 0.0).action is Action.NONE
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_person_waits_for_no_trigger_schedule_or_cool_down(mode):
+    policy = replace(METRIC, mode=mode, interval_s=100 * DAY_S)
+    asked = Signals(num_labels=0, asked_by="anna")
+    (first, second), _ = run(policy, FRESH, [(1.0, asked), (2.0, replace(asked, asked_by="ben"))])
+    assert (first.action, first.cause) == (Action.RETRAIN, Cause.PERSON)
+    assert first.reason.startswith("anna wants a retrain.")
+    assert second.action is Action.RETRAIN
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "obstacle"),
+    [
+        ({"retrain_running": True}, Obstacle.RUNNING),
+        ({"safe_mode": True}, Obstacle.SAFE_MODE),
+        ({"installs_killed": True}, Obstacle.KILL_SWITCH),
+        ({"remaining_epsilon": 0.5, "campaign_epsilon": 1.0}, Obstacle.BUDGET),
+    ],
+)
+def test_what_forbids_a_retrain_forbids_a_persons(forbidden, obstacle):
+    policy = replace(METRIC, budget=BudgetRules(when_short=WhenShort.DEFER))
+    decision = decide(policy, FRESH, Signals(num_labels=100, asked_by="anna", **forbidden), 1.0)
+    assert (decision.action, decision.obstacle) == (Action.DEFER, obstacle)

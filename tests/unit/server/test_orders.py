@@ -59,3 +59,10 @@ def test_an_order_without_a_name_is_not_written(engine):
 def test_a_record_that_is_no_order_is_named(record):
     with pytest.raises(DataError, match="order"):
         orders.read(record)
+
+
+def test_every_order_has_a_kind_and_every_kind_comes_back(engine):
+    log = EventLog(engine)
+    orders.give(log, "p", orders.KINDS["retrain"]("anna", "the season changes"), 1.0)
+    (found,) = orders.gather(log.read(orders.stream("p")), 0).cycle
+    assert (type(found).__name__, found.by, found.reason) == ("Retrain", "anna", "the season changes")
