@@ -38,17 +38,14 @@ from fedretrain.edge.health import (
     NUM_BLOCKS,
     SETTLE_S,
     WINDOW,
-    Check,
     Counts,
-    HealthLimits,
-    HealthRecord,
     HealthState,
     LocalRollback,
     apply,
     decide,
-    p99_of,
 )
 from fedretrain.edge.health_checks import NUM_BAD, growth
+from fedretrain.edge.health_limits import Check, HealthLimits, HealthRecord, p99_of
 from fedretrain.edge.vitals import SAMPLE_S, Sample
 from sim.gates.cases import clopper_pearson
 

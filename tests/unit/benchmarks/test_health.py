@@ -20,7 +20,8 @@ from benchmarks.health import (
     serve,
     slow_share,
 )
-from fedretrain.edge.health import Check, HealthRecord, HealthState, LocalRollback
+from fedretrain.edge.health import HealthState, LocalRollback
+from fedretrain.edge.health_limits import Check, HealthRecord
 
 DEVICE = Device(rate=2.0, sigma=0.3, record_p99=2.0, height_mib=1.0, period_s=120.0)
 

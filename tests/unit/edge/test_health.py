@@ -9,18 +9,15 @@ import pytest
 from benchmarks.health import FAULTS, LIMITS, Fault, false_rollbacks, time_to_rollback
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.edge.health import (
-    Check,
-    HealthLimits,
-    HealthRecord,
     HealthState,
     IllegalHealthEvent,
     LocalRollback,
     Observed,
     apply,
     decide,
-    p99_of,
     replay,
 )
+from fedretrain.edge.health_limits import Check, HealthLimits, HealthRecord, p99_of
 from fedretrain.edge.vitals import SAMPLE_S, Sample
 
 WELL = Sample(num_served=30, rss_mib=60.0)
