@@ -26,6 +26,7 @@ from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import context_from_proto
+from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -41,7 +42,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
     ObjectUnavailableError,
     inflate_object_from_contents,
 )
@@ -78,6 +78,7 @@ CLIP_MARGIN = 1.0 + 2.0**-10
 """The device clips to the clip norm times this."""
 _POLL_S = 0.1
 _GONE_S = 60.0  # a SuperNode that is not heard of for so long is not coming back: the agent starts both anew
+_TAKEN_S = 20.0
 _log = logging.getLogger(__name__)
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
@@ -191,8 +192,10 @@ class Overtaken(Exception):  # noqa: N818 - no error: the SuperNode has given up
 class AppProcess:
     """Takes one task after another from a SuperNode that was started with ``--isolation process``.
 
-    A SuperNode has one message at a time. It makes the task before the message is there, and forgets neither where the
-    run has ended meanwhile: a task without its message waits until there is a newer one.
+    A SuperNode has one message at a time, and forgets nothing where a run has ended meanwhile. Two things follow. It makes
+    the task before the message is there: a task without its message waits until there is a newer one. And it sends whatever
+    reply it has when it next receives a message, so after a stale one it would be one reply behind for good: where it does
+    not take the first reply of another run, this process ends, and the agent starts both anew.
 
     Args:
         address: The SuperNode's Runtime API, ``HOST:PORT``, on the loopback interface.
@@ -202,14 +205,15 @@ class AppProcess:
 
     def __init__(self, address: str, secret: bytes, bundle: str) -> None:
         self._address, self._bundle = address, bundle
+        self._run, self._is_behind = 0, False
         self._acquirer = self._client(
             SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE), "SuperExec"
         )
 
     def run(self) -> None:
-        """Serve until the SuperNode is gone."""
+        """Serve until the SuperNode is gone, or of no use any more."""
         heard_at, token = time.monotonic(), ""
-        while time.monotonic() - heard_at < _GONE_S:
+        while time.monotonic() - heard_at < _GONE_S and not self._is_behind:
             try:
                 token = token or self._acquire()
                 heard_at = time.monotonic()
@@ -219,11 +223,8 @@ class AppProcess:
             except Overtaken as overtaken:
                 token = overtaken.token
                 continue
-            except (
-                httpx.HTTPError,
-                ObjectPullError,
-            ) as error:  # it is starting, going away, or gave the task up
-                _log.info("no task: %s", error)
+            except Exception as error:  # noqa: BLE001 - it is starting, going away, or gave the task up
+                _log.info("no task: %s: %s", type(error).__name__, error)
                 token = ""
             time.sleep(_POLL_S)
 
@@ -244,10 +245,26 @@ class AppProcess:
             context = context_from_proto(given.context)
             reply, details = self._reply(self._message(client, context), context, given.fab.content)
             push_message(client, reply, context)
+            self._watch(client, reply, context)
         finally:
             push_task_output(client, context, SubStatus.FAILED if details else SubStatus.COMPLETED, details)
             heartbeat.stop()
             client.close()
+
+    def _watch(self, client: RuntimeHttpClient, reply: Message, context: Context) -> None:
+        """Look whether the SuperNode takes the first reply of another run than before."""
+        before, self._run = self._run, context.run_id
+        if before in (0, context.run_id):
+            return
+        request = PullObjectRequest(
+            node=Node(node_id=context.node_id), run_id=context.run_id, object_id=reply.metadata.message_id
+        )
+        until = time.monotonic() + _TAKEN_S
+        while client.PullObject(request).object_found:
+            if time.monotonic() > until:
+                self._is_behind = True
+                return
+            time.sleep(_POLL_S)
 
     def _acquire(self) -> str:
         """The token of the oldest task that nobody has taken; empty if there is none."""

@@ -171,7 +171,7 @@ class CalledNodes:
         self._grid, self._num_devices = grid, num_devices
         self._hosted: dict[int, tuple[ClientId, ...]] = {}
         self._asked: dict[str, int] = {}
-        self._ask_again_at = 0.0
+        self._ask_again_at: dict[int, float] = {}
 
     def online(self) -> Mapping[int, int]:
         """See `Nodes.online`. Asks nodes that have not answered, and waits for none."""
@@ -191,12 +191,14 @@ class CalledNodes:
 
     def _call(self, nodes: set[int]) -> None:
         now = time.monotonic()
-        if now > self._ask_again_at:
-            self._asked, self._ask_again_at = {}, now + _ROLL_S
-        strangers = sorted(nodes - set(self._hosted) - set(self._asked.values()))
-        if strangers:
-            calls = [_message(RecordDict(), node, "query", "", _ROLL_S) for node in strangers]
-            self._asked |= dict(zip(self._grid.push_messages(calls), strangers, strict=True))
+        strangers = sorted(
+            node for node in nodes - set(self._hosted) if now >= self._ask_again_at.get(node, now)
+        )
+        if not strangers:
+            return
+        calls = [_message(RecordDict(), node, "query", "") for node in strangers]
+        self._asked |= dict(zip(self._grid.push_messages(calls), strangers, strict=True))
+        self._ask_again_at |= dict.fromkeys(strangers, now + _ROLL_S)
 
 
 class GridRunner:

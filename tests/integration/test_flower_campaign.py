@@ -162,16 +162,18 @@ def test_what_is_killed_on_a_device_costs_its_own_clients_alone(fleet: Fleet, ki
     """And the device takes part again, with its personal state."""
     arm = quick_arm(*WORDS)
     sampling = SamplingRule(cohort_size=NUM_DEVICES)
-    wanted = definition(fleet, f"kill {killed}", arm, sampling=sampling, quorum=3, deadline_s=15.0)
-    fleet.begin(replace(wanted, num_rounds=3))
+    wanted = definition(fleet, f"kill {killed}", arm, sampling=sampling, quorum=3, deadline_s=20.0)
+    fleet.begin(replace(wanted, num_rounds=4))
     fleet.run(lambda record: len(record.rounds) == 1)
     agent = fleet.agents["agent-1"]
     pid = (agent.app if killed == "app process" else agent.supernode).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     record = fleet.run()
-    check_rounds(record, 3)
-    for done, lost in zip(record.rounds, (0, 3, 0), strict=True):
-        summary = done.summary
-        assert summary["num_contributed"] >= NUM_DEVICES - lost
-        assert sum(summary["failures"].values()) == NUM_DEVICES - summary["num_contributed"]
+    check_rounds(record, 4)
+    counts = [done.summary["num_contributed"] for done in record.rounds]
+    assert counts[0] == NUM_DEVICES
+    assert min(counts) >= 3  # the other device's
+    assert max(counts[2:]) > 3
+    for done, count in zip(record.rounds, counts, strict=True):
+        assert sum(done.summary["failures"].values()) == NUM_DEVICES - count
