@@ -133,8 +133,8 @@ class Reports(_Rows):
         latency_KL: int32 predictions by latency, on `LATENCY_EDGES_S`.
         kpis: float64 ``[K, 2]`` (total, weight) by the KPI's name; a name that is absent counts nothing.
         distinct_KFR: uint8 HyperLogLog registers of each feature, or None.
-        distance_KP: int32 re-fits of the personal model by its relative distance from the global one, on `DISTANCE_EDGES`,
-            or None on devices that have no personal model; so are the next two.
+        distance_KP: int32 re-fits by the relative distance of what the device goes on with from the new global model, on
+            `DISTANCE_EDGES`, or None on devices that have no personal model; so are the next two.
         gap_K2: float64 (sum, count) of held-out score of what the device goes on with, minus that of the new global model.
         bases_K2: int32 (asked, refused) new global models that the device was to go over to.
     """

@@ -215,6 +215,7 @@ class Chronicle:
         accuracy = tally.of_devices(index, index + 1)
         rollout = state.rollout
         long = self._view.serving if self._view is not None else None
+        personal = self._view.personal if self._view is not None else None
         epsilon = living.campaigns.epsilon()
         candidate = rollout.plan.candidate if rollout is not None and rollout.is_open else -1
         return StepRecord(
@@ -237,6 +238,8 @@ class Chronicle:
             training=living.campaigns.running,
             epsilon=float("nan") if epsilon is None else epsilon,
             safe_mode=state.safety.safe_mode,
+            personal_gain=_number(personal.gap if personal else None),
+            refused_fraction=_number(personal.refused_fraction if personal else None),
         )
 
     def close(self, state: CycleState, wall_s: float) -> Life:

@@ -36,6 +36,9 @@ class StepRecord:
         training: Whether a campaign is under way.
         epsilon: Spent by now; NaN without DP.
         safe_mode: Whether the fleet is in safe mode.
+        personal_gain: What devices say their personal models gain over the global one, in the monitor's long window; NaN if
+            nobody said anything.
+        refused_fraction: Share of the devices asked in that window that refused a new global model; NaN likewise.
     """
 
     policy: str
@@ -57,6 +60,8 @@ class StepRecord:
     training: bool
     epsilon: float
     safe_mode: bool
+    personal_gain: float = float("nan")
+    refused_fraction: float = float("nan")
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
 from fedretrain.core.types import ClientData
 from fedretrain.rollout.stops import RULES_BASELINE
-from fedretrain.training.blend import blend
+from fedretrain.training.blend import blend, distance
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.keep import Verdict
+from sim.lifetime.personal_log import PersonalLog
 from sim.lifetime.rules import rules_logits
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.core.params import Params
+    from fedretrain.training.blend import Blended
     from fedretrain.training.executor import Executor
     from sim.arm import Arm
     from sim.lifetime.rows import LifeRows
@@ -124,6 +126,7 @@ class Serving:
         self.outputs = Outputs.empty(len(rows))
         self.row_version = np.zeros(len(rows), dtype=np.int32)
         self.candidate_outputs = Outputs.empty(len(rows))
+        self.told = PersonalLog(num)
 
     def serve(self, version: int) -> None:
         """Every device serves a version from now on (the first champion, before the life begins)."""
@@ -233,6 +236,7 @@ class Serving:
             mine = new & (self._model[devices] == old)
             executor = self._saboteur.installing(version, self._arm.executor)
             refused[mine] = self._adopt(devices[mine], version, old, at, executor)
+        self.told.asked(devices[new], refused[new])
         self._switch(devices[~refused], version)
         return Installed(devices, refused)
 
@@ -278,4 +282,19 @@ class Serving:
         for device, row, stays in zip(devices.tolist(), found.personal, fell.tolist(), strict=True):
             if row is not None and row.size and not stays:
                 personal[device] = row
+        if executor is not None or version == old:  # what is served, or was refused; not what is only scored
+            self._tell(devices, version, found)
         return fell
+
+    def _tell(self, devices: Ids, version: int, found: Blended) -> None:
+        """What devices will report of their personal models."""
+        task, shared = self._arm.task, self.versions.shared[version]
+        if not task.personal.size:
+            return
+        self.told.gained(devices, found.gain)
+        held = [
+            (device, distance(task, shared, row))
+            for device, row in zip(devices.tolist(), found.personal, strict=True)
+            if row is not None and np.isfinite(row).all()
+        ]
+        self.told.apart(np.array([d for d, _ in held], np.int64), np.array([far for _, far in held]))

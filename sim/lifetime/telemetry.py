@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.monitoring.bins import Bins
+    from sim.lifetime.personal_log import PersonalLog
     from sim.lifetime.rows import LifeRows
     from sim.lifetime.serving import Outputs
 
@@ -60,9 +61,15 @@ class Reporter:
         self._waiting: list[Reports] = []
 
     def report(
-        self, which: slice, outputs: Outputs, version: NDArray[np.int32], slot: int, now: float
+        self,
+        which: slice,
+        outputs: Outputs,
+        version: NDArray[np.int32],
+        slot: int,
+        now: float,
+        told: PersonalLog,
     ) -> Reports:
-        """Telemetry of the rows of one slot: one report for each device that has some."""
+        """Telemetry of the rows of one slot: one report for each device that has some, with what it has to tell."""
         rows = self._rows
         devices, owner = np.unique(rows.device[which], return_inverse=True)
         num = len(devices)
@@ -77,7 +84,8 @@ class Reporter:
         x = rows.x[which].reshape(len(owner), -1)
         senders = Senders(devices, np.full(num, slot, dtype=np.int64), served)
         sent_at = now + self._offset_s
-        return telemetry(senders, owner, x, predictions, self._bins, self._num_outputs, sent_at)
+        counted = telemetry(senders, owner, x, predictions, self._bins, self._num_outputs, sent_at)
+        return replace(counted, **told.take(devices)._asdict())
 
     def _latency(self, served: Ids, slot: int) -> NDArray[np.float64]:
         """``[K]`` seconds: a lognormal around the version's median."""

@@ -108,7 +108,7 @@ class Watch:
         slot = round((start_at + self._offset_s) / self._slot_s)
         made = None
         if which.stop > which.start:
-            made = reporter.report(which, serving.outputs, serving.row_version, slot, now)
+            made = reporter.report(which, serving.outputs, serving.row_version, slot, now, serving.told)
         reports = reporter.deliver(made, online)
         clock = now + self._offset_s
         if reports is not None:

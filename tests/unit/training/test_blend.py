@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.types import ClientData, Objective
-from fedretrain.training.blend import blend
+from fedretrain.training.blend import blend, distance
 from fedretrain.training.config import LocalTraining, LossKind, MethodConfig, MethodKind, OptimizerConfig
 from fedretrain.training.each import EachExecutor
 from fedretrain.training.keep import BlendConfig, Verdict
@@ -35,13 +36,9 @@ class _Fixed:
         return np.array([self.fitted[int(one.client)] for one in work], np.float32)
 
     def predict(self, shared, work, *, personalized):
-        assert personalized
-        return [
-            np.full(
-                (len(one.data), 1), shared["level"] if one.personal is None else one.personal[0], np.float32
-            )
-            for one in work
-        ]
+        own = [one.personal if personalized else None for one in work]
+        level = [shared["level"] if row is None else row[0] for row in own]
+        return [np.full((len(one.data), 1), n, np.float32) for one, n in zip(work, level, strict=True)]
 
 
 def constant(number, personal, size=20):
@@ -75,6 +72,33 @@ def test_a_refit_that_scores_lower_is_refused_and_the_old_state_stays():
     assert result.kept.tolist() == [True, False, True]
     assert [float(p[0]) for p in result.personal] == pytest.approx([0.2, 0.1, 0.3])
     assert executor.seen == [15, 15, 15]
+
+
+def test_the_gain_is_of_what_the_device_goes_on_with_over_the_new_global_model():
+    old = [np.array([s], np.float32) for s in (0.5, 0.1, np.nan)]
+    work = [constant(i, state) for i, state in enumerate(old)] + [constant(3, None, size=4)]
+    fitted = {0: [0.2], 1: [0.4], 2: [np.nan]}
+    result = blend(_Fixed(fitted), {"level": 0.25}, work, Objective.REGRESSION, BlendConfig())
+    assert result.plain[:3] == pytest.approx([-0.25] * 3)
+    assert result.gain[:2] == pytest.approx(
+        [-0.2 + 0.25, -0.1 + 0.25]
+    )  # the second one stays with what it had
+    assert np.isnan(result.gain[2:]).all()
+
+
+def test_the_distance_is_relative_to_the_global_model():
+    for kind in (MethodKind.FINETUNE, MethodKind.FEDPER, MethodKind.APFL):
+        executor, task, shared, work = setup(kind)
+        tree = {n: torch.from_numpy(np.array(leaf)) for n, leaf in shared.items()}
+        first = {n: leaf.detach().numpy() for n, leaf in task.first_personal(tree).items()}
+        assert distance(task, shared, task.personal.pack(first)) == pytest.approx(0.0, abs=1e-6)
+        (fitted,) = executor.refit(shared, work[:1])
+        assert distance(task, shared, fitted) > 0.01
+    _, task, shared, _ = setup(MethodKind.FINETUNE)
+    double = task.personal.pack({n: 2 * leaf for n, leaf in shared.items()})
+    assert distance(task, shared, double) == pytest.approx(1.0, rel=1e-6)
+    nothing = {n: np.zeros_like(leaf) for n, leaf in shared.items()}
+    assert distance(task, nothing, double) == np.inf
 
 
 def test_tolerance_lets_a_score_fall_a_little():

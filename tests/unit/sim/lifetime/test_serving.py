@@ -85,6 +85,33 @@ def test_a_device_refuses_what_its_own_labels_speak_against_and_stays_where_it_w
     assert installed.refused.all()
     assert (living.serving.version == 1).all()
     assert living.serving.versions.personal[1] is before
+    told = living.serving.told.take(np.arange(6))
+    assert told.bases_K2.tolist() == [[int(device in (1, 4))] * 2 for device in range(6)]
+
+
+def test_devices_tell_what_their_personal_models_gain_and_how_far_they_are(living):
+    everybody, serving = np.arange(6), living.serving
+    personal = living.arm.task.personal.size > 0
+    slots = round(living.life.baseline_s / HOUR)
+    first = living.watch._store.personal(slots, slots)  # of the first champion, reported before the life
+    assert (first.gap_D2[:, 1] == personal).all()
+    kept = serving.versions.personal[1].keys() if personal else set()
+    assert first.distance_DP.sum(axis=1).tolist() == [int(device in kept) for device in range(6)]
+    assert not first.bases_D2.any()
+    assert not any(part.any() for part in serving.told.take(everybody))
+    serving.versions.add(2, serving.versions.shared[1], {})
+    serving.prepare(everybody, 2, at=0.0)  # only scored, in shadow
+    assert not any(part.any() for part in serving.told.take(everybody))
+    serving.refit(everybody, at=0.0)
+    again = serving.told.take(everybody)
+    assert (again.gap_K2[:, 1] == personal).all()
+    assert not again.bases_K2.any()
+    installed = serving.install(everybody[:3], 2, at=0.0)
+    there = serving.told.take(everybody)
+    assert there.bases_K2[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert there.bases_K2[:3, 1].tolist() == installed.refused.tolist()
+    serving.install(everybody, 1, at=0.0)  # the way back asks nobody
+    assert not any(part.any() for part in serving.told.take(everybody))
 
 
 @pytest.mark.parametrize("method", ["finetune", "fedavg"])

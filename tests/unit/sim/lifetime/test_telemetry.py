@@ -10,8 +10,9 @@ import pytest
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.histogram import cells_of
 from fedretrain.monitoring.refusal import refuse
-from fedretrain.monitoring.reports import DELAY_EDGES_S, delay_bin
+from fedretrain.monitoring.reports import DELAY_EDGES_S, delay_bin, distance_bin
 from fedretrain.monitoring.store import FleetStore
+from sim.lifetime.personal_log import PersonalLog
 from sim.lifetime.serving import Outputs
 from sim.lifetime.telemetry import Reporter
 from tests.lifetime_cases import DAY, HOUR, arm_and_rows, small
@@ -39,7 +40,7 @@ def made():
 def test_one_report_for_each_device_counts_its_rows(made):
     rows, outputs, version, bins, reporter = made
     which = rows.between(2 * HOUR, 5 * HOUR)
-    found = reporter.report(which, outputs, version, 3, 5 * HOUR)
+    found = reporter.report(which, outputs, version, 3, 5 * HOUR, PersonalLog(NUM))
     assert found.device_K.tolist() == sorted(set(rows.device[which].tolist()))
     assert set(found.slot_K.tolist()) == {3}
     assert set(found.sent_at_K.tolist()) == {5 * HOUR + OFFSET}
@@ -91,10 +92,14 @@ def test_nothing_of_an_honest_device_is_refused(made):
     # One version for each device and slot, as the life's ticks have it.
     slot = ((rows.event_at + OFFSET) // HOUR).astype(int)
     version = (2 + (slot % 2)).astype(np.int32)
+    log, everybody = PersonalLog(NUM), np.arange(NUM)
     for tick in range(40):
         now = (tick + 1) * HOUR
+        log.asked(everybody, everybody == tick % 7)
+        log.gained(everybody, np.where(everybody == 3, np.nan, -1.0))
+        log.apart(everybody, np.full(NUM, np.inf))
         index = tick + round(OFFSET / HOUR)
-        reports = reporter.report(rows.between(now - HOUR, now), outputs, version, index, now)
+        reports = reporter.report(rows.between(now - HOUR, now), outputs, version, index, now, log)
         labels = rows.labelled_between(now - HOUR, now)
         labels = labels[rows.event_at[labels] >= 0]
         for one, add in (
@@ -113,7 +118,12 @@ def test_a_report_waits_until_its_device_is_online_and_comes_once(made):
     arrived = []
     for tick in range(4):
         made_now = reporter.report(
-            rows.between(tick * HOUR, (tick + 1) * HOUR), outputs, version, tick, (tick + 1) * HOUR
+            rows.between(tick * HOUR, (tick + 1) * HOUR),
+            outputs,
+            version,
+            tick,
+            (tick + 1) * HOUR,
+            PersonalLog(NUM),
         )
         arrived.append(reporter.deliver(made_now, online))
         assert set(arrived[-1].device_K.tolist()) == {0, 2}
@@ -129,8 +139,28 @@ def test_a_slower_version_says_so(made):
     rows, outputs, version, _, reporter = made
     which = rows.between(0.0, DAY)
     slow, fast = (
-        reporter.report(which, outputs, np.full_like(version, v), 0, DAY).latency_KL.sum(axis=0)
+        reporter.report(which, outputs, np.full_like(version, v), 0, DAY, PersonalLog(NUM)).latency_KL.sum(
+            axis=0
+        )
         for v in (20, 1)
     )
     bins = np.arange(len(slow))
     assert (slow @ bins) / slow.sum() > (fast @ bins) / fast.sum() + 3
+
+
+def test_what_devices_tell_of_their_personal_models_is_reported_once(made):
+    rows, outputs, version, _, reporter = made
+    log = PersonalLog(NUM)
+    log.asked(np.array([1, 4]), np.array([True, False]))
+    log.gained(np.array([1, 4, 2]), np.array([0.25, -0.5, np.nan]))
+    log.gained(np.array([4]), np.array([0.25]))
+    log.apart(np.array([4]), np.array([0.5]))
+    which = rows.between(0.0, 2 * HOUR)
+    first, again = (reporter.report(which, outputs, version, slot, 2 * HOUR, log) for slot in (0, 1))
+    assert first.device_K.tolist() == list(range(NUM))
+    assert first.bases_K2.tolist() == [[0, 0], [1, 1], [0, 0], [0, 0], [1, 0]]
+    assert first.gap_K2.tolist() == [[0, 0], [0.25, 1], [0, 0], [0, 0], [-0.25, 2]]
+    assert first.distance_KP.sum(axis=1).tolist() == [0, 0, 0, 0, 1]
+    assert first.distance_KP[4, distance_bin(np.array([0.5]))[0]] == 1
+    for nothing in (again.bases_K2, again.gap_K2, again.distance_KP):
+        assert not nothing.any()
