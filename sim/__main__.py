@@ -28,6 +28,9 @@ python -m sim log OUT.jsonl [KEY=VALUE ...]   what a coordinator would see of th
 python -m sim fit LOG [OUT.yaml] [--until AT] a fleet that can be simulated from a fleet's event log, and how true it is
 python -m sim gate candidate=RUN fleet=FITTED [KEY=VALUE ...]
                                               replay a candidate's aggregation there; exit status 0 PASS, 1 FAIL, 3 INCONCLUSIVE
+python -m sim feed prepare DIR [KEY=VALUE ...]
+                                              a synthetic fleet's files for a coordinator and its agents
+python -m sim feed run DIR [KEY=VALUE ...]    play its sensors to the agents in real time; `touch DIR/drift.now` and they drift
 python -m sim task new NAME [FOLDER]          scaffold a sensor task of your own
 python -m sim task check PATH                 say what is wrong with it
 python -m sim schema                          the documented schema of summary.json
@@ -80,6 +83,7 @@ def _command(words: list[str]) -> int:
         "log": _log,
         "fit": _fit,
         "gate": _gate,
+        "feed": _feed,
         "task": _task,
         "schema": _schema,
     }
@@ -165,6 +169,12 @@ def _gate(words: list[str]) -> int:
     from sim.gating.command import gate_command
 
     return gate_command(words)
+
+
+def _feed(words: list[str]) -> int:
+    from sim.feed.command import feed_command
+
+    return feed_command(words)
 
 
 def _task(words: list[str]) -> int:
