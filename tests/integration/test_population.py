@@ -6,8 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedretrain.artifacts.manifest import TrainingRecord
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import encode_params
+from fedretrain.coordinator.cycle import Propose
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seed_for
@@ -28,6 +30,7 @@ from fedretrain.server.importing import first_package
 from fedretrain.server.models import Models, Stores
 from fedretrain.server.pool import read_pool, write_pool
 from fedretrain.server.population import Population
+from fedretrain.server.releasing import release_version
 from fedretrain.server.training_file import TrainingFile
 from fedretrain.training.config import LocalTraining, OptimizerConfig
 from fedretrain.training.executor import ClientWork
@@ -46,7 +49,7 @@ POLICY = {
         "place": {"window_s": 120},
         "label_wait_s": 60,
     },
-    "retraining": {"mode": "hybrid", "interval_s": 1e6, "cool_down_s": 300},
+    "retraining": {"mode": "hybrid", "interval_s": 1e6, "cool_down_s": 1e5},
     "validation": {"required": ["sanity"]},
     "rollout": {
         "shadow": {"min_s": 60, "max_s": 600, "every_hour": False},
@@ -122,6 +125,24 @@ class World:
             "p", config, self.policy, self.log, self.stores.campaigns, self.models(), self.fence
         )
 
+    def restart(self):
+        """The coordinator is killed; a new process goes on from the log, and stands where the old one stood."""
+        old = self.population.memory
+        self.start()
+        new = self.population.memory
+        assert new.state == old.state
+        assert (new.orders, new.ranks, new.look, new.baseline, new.num_records) == (
+            old.orders,
+            old.ranks,
+            old.look,
+            old.baseline,
+            old.num_records,
+        )
+        assert new.assignments.order == old.assignments.order
+        size = len(new.assignments.rank_D)  # devices that joined later are put in at the next turn
+        np.testing.assert_array_equal(new.assignments.rank_D, old.assignments.rank_D[:size])
+        np.testing.assert_array_equal(new.assignments.version_D, old.assignments.version_D[:size])
+
     @property
     def state(self):
         return self.population.memory.state
@@ -196,19 +217,22 @@ def world(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_story(world):
+def test_the_whole_story_through_restarts(world):
     world.until(lambda: world.population._watching is not None and world.population._watching.judges)
     assert world.state.champion == 1
     assert all(device.serves == world.population.models.versions.package_of(1) for device in world.devices)
+    world.restart()
     for device in world.devices:
         device.offset = 2.5
     world.until(lambda: world.state.training is not None)
     version = world.train(2.5)
+    world.restart()
     world.until(lambda: world.state.rollout is not None and world.state.rollout.phase is Phase.SHADOW)
     candidate = world.population.models.versions.package_of(version)
     world.step()
     assert {device.shadows for device in world.devices} == {candidate}
     assert candidate not in {device.serves for device in world.devices}
+    world.restart()
     world.until(lambda: world.state.rollout.phase is Phase.APPROVAL)
     for _ in range(5):
         world.step()
@@ -218,7 +242,34 @@ def test_the_whole_story(world):
     world.step()
     exposed = [device for device in world.devices if device.serves == candidate]
     assert 4 <= len(exposed) <= 8
+    world.restart()
     world.until(lambda: world.state.champion == version)
     world.step()
     assert {device.serves for device in world.devices} == {candidate}
     assert not world.state.incidents
+    harm(world, version)
+
+
+def harm(world, champion):
+    """The laboratory's model comes again: it is right there, and wrong on sensors that have drifted."""
+    models = world.population.models
+    number = max(models.versions.next_number, world.state.next_version)
+    digest = release_version(
+        world.stores.packages,
+        models.package(champion),
+        models.package(1).weights,
+        version=number,
+        created_at=world.now,
+        training=TrainingRecord(),
+    )
+    models.add(number, digest, "proposed by anna")
+    orders.give(world.log, "p", Propose(number, "anna", "once more"), world.now)
+    world.until(lambda: number in world.state.quarantined)
+    world.step()
+    world.step()
+    assert world.state.champion == champion
+    serving = {device.serves for device in world.devices}
+    assert serving == {models.versions.package_of(champion)}
+    assert {world.told[device.number].withdrawn for device in world.devices} == {(digest,)}
+    assert world.state.rollout.phase is Phase.ROLLED_BACK
+    assert world.state.incidents == ()  # opened, and closed once every device had gone back
