@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from fedretrain.edge.database import AgentDatabase
 from fedretrain.edge.outbox import Outbox
 from fedretrain.wire.inbox import Inbox, receive
 from fedretrain.wire.sequence import Arrival, Key
+from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +104,11 @@ def drain(device: Device, server: Server, max_bytes: int = 10_000) -> None:
 
 def numbers(spans: Spans) -> set[int]:
     return {number for first, last in spans for number in range(first, last + 1)}
+
+
+def notice_of(payload: bytes) -> dict[str, object]:
+    """What an alert of the agent's own database says."""
+    alert = pb.Payload.FromString(payload).alert
+    notice = json.loads(alert.detail)
+    assert alert.kind == notice["event"]
+    return notice

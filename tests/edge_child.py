@@ -84,7 +84,8 @@ def main(path: str, seed: str, point: str, max_bytes: str, limit: str) -> None:
         say(
             oldest_boot=batch.oldest_boot,
             records=[
-                [*part(record.key), record.key.sequence, record.payload.decode()] for record in batch.records
+                [*part(record.key), record.key.sequence, record.payload.decode("latin-1")]
+                for record in batch.records
             ],
             gaps=[[*part(gap), gap.first, gap.last] for gap in batch.gaps],
         )

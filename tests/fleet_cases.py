@@ -36,6 +36,8 @@ class Loopback:
     peers: Peers
     blobs: dict[str, bytes] = field(default_factory=dict)
     trust: dict[str, bytes] = field(default_factory=dict)
+    trust_version: int = 7
+    offset_s: float = 0.0  # of the server's clock
     control: str = ""
     enrolment: str = ""
 
@@ -70,8 +72,15 @@ class Loopback:
 
 
 @contextmanager
-def loopback(folder: Path, engine: Engine) -> Iterator[Loopback]:
-    """A gateway in a thread of this process."""
+def loopback(
+    folder: Path,
+    engine: Engine,
+    *,
+    root: bytes = b"root",
+    slot_s: float = 3600.0,
+    ports: tuple[int, int] = (0, 0),
+) -> Iterator[Loopback]:
+    """A gateway in a thread of this process; `root` is what enrolled devices are told to trust."""
     authority = FleetAuthority(folder / "authority", now=time.time())
     create_key(folder / "server.key")
     request = request_certificate(load_key(folder / "server.key"), "p", "server")
@@ -82,18 +91,24 @@ def loopback(folder: Path, engine: Engine) -> Iterator[Loopback]:
     files = Files(
         blob=lambda _device, digest: here.file(here.blobs, digest),
         trust=lambda name: here.file(here.trust, name),
-        trust_version=lambda: 7,
+        trust_version=lambda: here.trust_version,
     )
-    gateway = Gateway(peers, writer, files, time.time, heartbeat_s=1.0)
-    enrolling = Enrolling(engine, authority, peers, Told(b"root", "127.0.0.1:1"), time.time)
+    gateway = Gateway(
+        peers, writer, files, lambda: time.time() + here.offset_s, heartbeat_s=1.0, slot_s=slot_s
+    )
+    # Devices are told an address that is known once the server listens.
+    enrolling = Enrolling(engine, authority, peers, Told(root, "127.0.0.1:1"), time.time)
     tls = Tls((folder / "server.key").read_bytes(), certificate, authority.certificate)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     servers = []
 
     async def start() -> None:
-        found, ports = await serve(gateway, Enrolment(enrolling.enrol), tls, "127.0.0.1:0", "127.0.0.1:0")
+        found, bound = await serve(
+            gateway, Enrolment(enrolling.enrol), tls, *(f"127.0.0.1:{one}" for one in ports)
+        )
         servers.extend(found)
-        here.control, here.enrolment = (f"127.0.0.1:{port}" for port in ports)
+        here.control, here.enrolment = (f"127.0.0.1:{port}" for port in bound)
+        enrolling._told = Told(root, here.control)
         ready.set()
 
     async def stop() -> None:

@@ -62,15 +62,15 @@ def serve(folder, num_versions=3):
     return Server(store, tuple(digests))
 
 
-def write(store, released, version, *, outputs=None):
+def write(store, released, version, *, outputs=None, baseline=b"bins", **about):
     """One version; its sanity vectors are its own answers, unless others are given."""
     pipeline = Pipeline((Scaler("range"),)).fit(ROWS, SCHEMA)
     weights = released.weights
     answers = class_probabilities(pipeline.apply(ROWS) @ weights["head.weight"].T + weights["head.bias"])
     sanity = SanityVectors(ROWS, (answers if outputs is None else outputs).astype(np.float64), 1e-4)
-    parts = Contents(released, graph(SIZE), pipeline, sanity, baseline=b"bins", report=b"page")
+    parts = Contents(released, graph(SIZE), pipeline, sanity, baseline=baseline, report=b"page")
     return write_package(
-        store, parts, population="plant", version=version, created_at=float(version), outputs=OUTPUTS
+        store, parts, population="plant", version=version, created_at=float(version), outputs=OUTPUTS, **about
     )
 
 

@@ -130,7 +130,10 @@ class Predictor:
         Raises:
             DataError: If the rows are not what the schema says, or a model input is not finite.
         """
-        return self.manifest.calibration.apply(self.model.predict(self.pipeline.apply(rows)))
+        return self._calibrated(self.pipeline.apply(rows))
+
+    def _calibrated(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.manifest.calibration.apply(self.model.predict(inputs))
 
     def scores(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """``[N, M]`` what decisions are the largest of, or ``[N, 1]`` values: what sanity vectors hold."""
@@ -139,7 +142,11 @@ class Predictor:
 
     def __call__(self, rows: NDArray[Any]) -> Answers:
         """Label, confidence and entropy of each raw row."""
-        return decide(self.outputs(rows), self.manifest.decision, self.manifest.objective)
+        return self.answers(self.pipeline.apply(rows))
+
+    def answers(self, inputs: NDArray[np.float32]) -> Answers:
+        """Label, confidence and entropy of each row of model inputs ``[N, *F]``, for those who keep the inputs too."""
+        return decide(self._calibrated(inputs), self.manifest.decision, self.manifest.objective)
 
     def check(self, vectors: SanityVectors) -> SanityOutcome:
         """What the package's sanity vectors say; ask a predictor without personal state and past."""

@@ -7,8 +7,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from fedretrain.edge.examples import Examples
     from fedretrain.monitoring.bins import Bins
     from fedretrain.monitoring.reports import LabelReports, Reports
+
+LATENCY = "latency_s"
+"""The KPI that every device reports: seconds of all predictions, and their number."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,26 @@ class Counter:
     slot_s: float
     releases: Mapping[str, int]
 
-    def telemetry(self, examples: Examples, slot: int, now: float) -> Reports | None:
+    def telemetry(
+        self, examples: Examples, slot: int, now: float, *, since: float = 0.0, package: str | None = None
+    ) -> Reports | None:
         """One row for each release that predicted in a slot; None if nothing was predicted.
+
+        Args:
+            examples: Of the stream.
+            slot: Which.
+            now: Instant, seconds since the epoch.
+            since: What was predicted before it is left out.
+            package: Only its predictions; None: of all.
 
         Raises:
             DataError: If a prediction is of no known release.
         """
-        made = examples.made(slot * self.slot_s, (slot + 1) * self.slot_s)
+        made = [
+            row
+            for row in examples.made(max(slot * self.slot_s, since), (slot + 1) * self.slot_s)
+            if package is None or row[2] == package
+        ]
         if not made:
             return None
         _, inputs, digest, label, confidence, entropy, latency = zip(*made, strict=True)
@@ -64,10 +81,19 @@ class Counter:
             np.array(entropy, dtype=np.float32),
             np.array(latency, dtype=np.float64),
         )
-        return telemetry(senders, owner, x, predictions, self.bins, self.num_outputs, now)
+        rows = telemetry(senders, owner, x, predictions, self.bins, self.num_outputs, now)
+        return replace(rows, kpis={LATENCY: _per_row(predictions.latency_s_N, owner, len(rows))})
 
-    def labels(self, examples: Examples, now: float) -> tuple[LabelReports, tuple[int, ...]] | None:
+    def labels(
+        self, examples: Examples, now: float, *, before: float = math.inf, package: str | None = None
+    ) -> tuple[LabelReports, tuple[int, ...]] | None:
         """Rows of the labels that were not counted yet; None if there are none.
+
+        Args:
+            examples: Of the stream.
+            now: Instant, seconds since the epoch.
+            before: Labels of predictions that were made at or after it wait.
+            package: Only those of its predictions; None: of all.
 
         Returns:
             The rows, and what to call `Examples.reported` with once they are kept where they will be sent from.
@@ -75,7 +101,7 @@ class Counter:
         Raises:
             DataError: If a prediction is of no known release, or a label is of no class.
         """
-        arrived = examples.arrived(now)
+        arrived = [row for row in examples.arrived(now, before) if package is None or row[2] == package]
         if not arrived:
             return None
         number, at, digest, predicted, confidence, label, label_at = zip(*arrived, strict=True)
@@ -102,3 +128,9 @@ class Counter:
         if unknown:
             raise DataError(f"package {min(unknown)} is no known release", where="telemetry")
         return np.array([self.releases[digest] for digest in digests], dtype=np.int64)
+
+
+def _per_row(value_N: np.ndarray[Any, Any], owner_N: np.ndarray[Any, Any], num: int) -> np.ndarray[Any, Any]:
+    """``[K, 2]`` the sum of each row's values, and how many they are."""
+    total_K = np.bincount(owner_N, value_N, minlength=num)
+    return np.stack([total_K, np.bincount(owner_N, minlength=num)], axis=1).astype(np.float64)

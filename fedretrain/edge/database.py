@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fedretrain.core.durable import sync_folder, write_whole
 from fedretrain.core.errors import DataError
+from fedretrain.edge import examples, lineage
 from fedretrain.edge.wal import find_damage
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (priority, reason)
     ) STRICT, WITHOUT ROWID;
     """,
+    examples.TABLES + lineage.TABLES,
 )
 """SQL that takes a database from one version to the next; `PRAGMA user_version` counts those that were done."""
 
@@ -142,6 +144,20 @@ class AgentDatabase:
         except BaseException:
             self._unlock()
             raise
+
+    def recall(self, name: str) -> float:
+        """A number that was kept; 0 for none."""
+        with self.mutex:
+            return float(self._meta(name) or 0.0)
+
+    def remember(self, name: str, value: float) -> None:
+        """Keep a number: in the transaction that is open, if there is one.
+
+        Raises:
+            sqlite3.OperationalError: If the disk would not have it.
+        """
+        with self.mutex:
+            self._set_meta(name, value)
 
     @property
     def floor_at(self) -> float:

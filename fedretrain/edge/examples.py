@@ -14,6 +14,7 @@ Shapes: N examples; F model inputs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 USER, API, HEURISTIC = "user", "api", "heuristic:"
 _ROW_BYTES = 400  # what a row costs beside its inputs: measured, columns and indexes
-_TABLES = """
+TABLES = """
 create table if not exists predictions (
     number integer primary key autoincrement,
     device text not null, model text not null, id text not null, sample text,
@@ -175,7 +176,7 @@ def tables(connection: sqlite3.Connection) -> None:
     """Make the tables where they are not there yet, and turn on what the buffer relies on."""
     connection.execute("pragma foreign_keys = on")
     connection.execute("pragma secure_delete = on")  # what is erased is overwritten, not only unlinked
-    for statement in _TABLES.split(";"):
+    for statement in TABLES.split(";"):
         connection.execute(statement)
 
 
@@ -352,13 +353,18 @@ class Examples:
             (*self._key, begin, end),
         ).fetchall()
 
-    def arrived(self, now: float) -> list[Sequence[Any]]:
-        """Labels that were never reported: (number, at, version, predicted, confidence, label, label_at)."""
+    def arrived(self, now: float, before: float = math.inf) -> list[Sequence[Any]]:
+        """Labels that were never reported: (number, at, version, predicted, confidence, label, label_at).
+
+        Args:
+            now: Labels that arrived later are left out.
+            before: Likewise those of predictions that were made at or after it.
+        """
         return self._connection.execute(
             "select number, at, version, predicted, confidence, label, label_at from predictions"
             " where device = ? and model = ? and label is not null and label_at <= ? and not is_reported"
-            " and predicted >= 0 order by number",
-            (*self._key, now),
+            " and predicted >= 0 and at < ? order by number",
+            (*self._key, now, before),
         ).fetchall()
 
     def reported(self, numbers: Iterable[int]) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fedretrain.edge.examples import Stream
 
 _SALT_BYTES = 32
-_TABLES = """
+TABLES = """
 create table if not exists lineage (
     commitment text primary key, device text not null, model text not null,
     campaign text not null, version text, salt blob not null, examples text not null, at real not null
@@ -60,7 +60,7 @@ class Use:
 def tables(connection: sqlite3.Connection) -> None:
     """Make the tables where they are not there yet."""
     connection.execute("pragma secure_delete = on")
-    for statement in _TABLES.split(";"):
+    for statement in TABLES.split(";"):
         connection.execute(statement)
 
 

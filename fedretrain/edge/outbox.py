@@ -27,11 +27,12 @@ from fedretrain.edge import records as table
 from fedretrain.edge.change import Change, Reason
 from fedretrain.edge.database import AgentDatabase, is_damage, shorten_log, transaction
 from fedretrain.edge.records import Batch, Entry, Record
+from fedretrain.wire.control import encode_alert
 from fedretrain.wire.inbox import MAX_BOOTS
 from fedretrain.wire.sequence import Gap, Key, Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 MAX_RECORD_BYTES = 1 << 20
 _MAX_GAPS = 256  # in a batch
@@ -110,7 +111,7 @@ class Outbox:
             ).fetchall()
         self._noticed = notices[-1][0] if notices else 0
         for _, content in notices:
-            self.add(Priority.ALERTS, content.encode(), opened)
+            self.add(Priority.ALERTS, _alert(content), opened)
         self._given_up_before, self._given_up = self._give_up(opened, max_boots)
         self.flush(opened)
 
@@ -132,15 +133,61 @@ class Outbox:
         if not math.isfinite(at.monotonic_s) or not math.isfinite(at.at or 0.0):
             raise ValueError(f"{at} is no instant")
         with self._mutex:
-            key = Key(self._identity.installation, self._identity.boot, priority, self._next[priority])
-            record = Record(key, at, payload, self._position[priority])
-            self._next[priority] += 1
-            self._position[priority] += 1
-            self._buffer[priority].append(record)
-            self._buffered_bytes += record.size_bytes
+            record = self._take(priority, payload, at)
             if self._buffered_bytes > self._buffer_bytes and not self.flush(at):
                 self._shed()
-            return key
+            return record.key
+
+    def add_with(
+        self, payloads: Iterable[tuple[Priority, bytes]], at: Instant, then: Callable[[], None]
+    ) -> bool:
+        """Take records and flush; in the same transaction, mark what they were made from as told.
+
+        Either all of it is durable afterwards or nothing of it happened, so nothing is counted twice and nothing is
+        forgotten, whatever is cut.
+
+        Args:
+            payloads: Priorities and payloads.
+            at: When it happened, in this start.
+            then: Statements on the agent's database; it raises nothing but what SQLite does.
+
+        Returns:
+            True if it is durable; False if the disk would not have it: try again later.
+
+        Raises:
+            OutboxDamagedError: If the file is damaged.
+        """
+        with self._mutex:
+            if not self.flush(at):
+                return False
+            records = [self._take(priority, payload, at) for priority, payload in payloads]
+            try:
+                if self._flushed(at, then):
+                    return True
+            except BaseException:
+                self._give_back(records)
+                raise
+            self._give_back(records)
+            return False
+
+    def _take(self, priority: Priority, payload: bytes, at: Instant) -> Record:
+        """Number a record and put it into memory."""
+        key = Key(self._identity.installation, self._identity.boot, priority, self._next[priority])
+        record = Record(key, at, payload, self._position[priority])
+        self._next[priority] += 1
+        self._position[priority] += 1
+        self._buffer[priority].append(record)
+        self._buffered_bytes += record.size_bytes
+        return record
+
+    def _give_back(self, records: Iterable[Record]) -> None:
+        """Forget records that were just taken: their numbers are free again, because nothing has seen them."""
+        for record in records:
+            priority = record.key.priority
+            self._buffer[priority].remove(record)
+            self._next[priority] -= 1
+            self._position[priority] -= 1
+            self._buffered_bytes -= record.size_bytes
 
     def anchor(self, anchor: Anchor) -> None:
         """Keep where this start lies in time, with the next flush: records that were added before get their time by it.
@@ -167,11 +214,16 @@ class Outbox:
         Raises:
             OutboxDamagedError: If the file is damaged.
         """
+        return self._flushed(now, None)
+
+    def _flushed(self, now: Instant | None, then: Callable[[], None] | None) -> bool:
         with self._mutex:
             try:
                 self._database.begin()
                 with transaction(self._connection):
                     change = self._write(now)
+                    if then is not None:
+                        then()
             except OSError as error:
                 self._error = f"the identity cannot be kept: {error.strerror}"
                 return False
@@ -350,7 +402,7 @@ class Outbox:
         with self._reading():
             entries = table.of_boots_before(self._connection, boots[-max_boots])
         notice = {"event": "boots_given_up", "before": boots[-max_boots], "num_records": len(entries)}
-        self.add(Priority.ALERTS, json.dumps(notice).encode(), opened)
+        self.add(Priority.ALERTS, _alert(json.dumps(notice)), opened)
         return boots[-max_boots], entries
 
     def _sound(self) -> Iterator[Record]:
@@ -373,6 +425,11 @@ class Outbox:
             if is_damage(error):
                 raise OutboxDamagedError(str(error)) from error
             raise
+
+
+def _alert(notice: str) -> bytes:
+    """A notice of the database as the control plane's message."""
+    return encode_alert(str(json.loads(notice)["event"]), detail=notice)
 
 
 def _entry(record: Record) -> Entry:

@@ -129,6 +129,19 @@ class Slots:
         self._sweep()
         return package
 
+    def package(self, digest: str) -> Package:
+        """A version that is held, to score it beside the current one.
+
+        Raises:
+            DataError: If it is not held, bad, damaged, or fails its sanity vectors.
+        """
+        if digest not in self._state.held or self._state.why_bad(digest):
+            raise DataError(
+                f"the version {digest} is not on this device", where="slots", fix="stage it first"
+            )
+        package, _ = self._checked(digest)
+        return package
+
     def rollback(self) -> Package | None:
         """Go back to the newest good version before the current one; None, and nothing changes, if there is none.
 

@@ -130,6 +130,7 @@ class Enrolling:
             authority=self._authority.certificate,
             root_metadata=self._told.root,
             control_address=self._told.control_address,
+            number=device.number,
         )
 
 

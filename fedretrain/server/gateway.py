@@ -60,13 +60,20 @@ class Gateway(rpc.FleetControlServicer):
         files: What they may fetch.
         clock: Seconds since the epoch.
         heartbeat_s: How often they shall be heard.
+        slot_s: They report one row for each slot of so many seconds.
     """
 
     def __init__(
-        self, peers: Peers, writer: GroupCommit, files: Files, clock: Callable[[], float], heartbeat_s: float
+        self,
+        peers: Peers,
+        writer: GroupCommit,
+        files: Files,
+        clock: Callable[[], float],
+        heartbeat_s: float,
+        slot_s: float = 3600.0,
     ) -> None:
         self._peers, self._writer, self._files = peers, writer, files
-        self._clock, self._heartbeat_s = clock, heartbeat_s
+        self._clock, self._heartbeat_s, self._slot_s = clock, heartbeat_s, slot_s
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:  # noqa: N802
         """Keep what the device says of itself; tell it what it shall run."""
@@ -79,6 +86,7 @@ class Gateway(rpc.FleetControlServicer):
             server_at=now,
             next_s=self._heartbeat_s,
             trust_version=self._files.trust_version(),
+            slot_s=self._slot_s,
         )
 
     async def Telemetry(  # noqa: N802

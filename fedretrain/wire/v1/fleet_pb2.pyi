@@ -33,7 +33,7 @@ class DeviceTraits(_message.Message):
     def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
-    __slots__ = ("protocol", "population", "device", "certificate", "authority", "root_metadata", "control_address")
+    __slots__ = ("protocol", "population", "device", "certificate", "authority", "root_metadata", "control_address", "number")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class EnrolReply(_message.Message):
     AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     ROOT_METADATA_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     population: str
     device: str
@@ -48,7 +49,8 @@ class EnrolReply(_message.Message):
     authority: bytes
     root_metadata: bytes
     control_address: str
-    def __init__(self, protocol: _Optional[int] = ..., population: _Optional[str] = ..., device: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., root_metadata: _Optional[bytes] = ..., control_address: _Optional[str] = ...) -> None: ...
+    number: int
+    def __init__(self, protocol: _Optional[int] = ..., population: _Optional[str] = ..., device: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., root_metadata: _Optional[bytes] = ..., control_address: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("protocol", "agent_version", "installation", "boot", "clock_at", "clock_trusted", "serves", "shadows", "counter", "healthy", "refused", "refused_reason", "holds", "pending_records", "conditions")
@@ -99,18 +101,20 @@ class Conditions(_message.Message):
     def __init__(self, on_power: _Optional[bool] = ..., metered: _Optional[bool] = ..., temperature_c: _Optional[float] = ..., free_bytes: _Optional[int] = ..., num_labelled: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version")
+    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     SERVER_AT_FIELD_NUMBER: _ClassVar[int]
     NEXT_S_FIELD_NUMBER: _ClassVar[int]
     TRUST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SLOT_S_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     assignment: bytes
     server_at: float
     next_s: float
     trust_version: int
-    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ...) -> None: ...
+    slot_s: float
+    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("boot", "priority", "sequence", "at", "monotonic_s", "payload")

@@ -13,7 +13,7 @@ from fedretrain.edge import database
 from fedretrain.edge.database import MIGRATIONS, AgentDatabase
 from fedretrain.edge.outbox import OutboxDamagedError
 from fedretrain.wire.sequence import Priority
-from tests.edge_cases import Device, Server, drain
+from tests.edge_cases import Device, Server, drain, notice_of
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_file_of_a_later_agent_is_set_aside(path):
     connection.close()
     device = Device(path)
     batch = device.outbox.pending(1000)
-    notice = json.loads(batch.records[0].payload)
+    notice = notice_of(batch.records[0].payload)
     assert "later agent" in notice["reason"]
     assert aside(path)
 
@@ -170,7 +170,7 @@ def test_a_lost_database_is_told(path):
     device = Device(path)
     (record,) = device.outbox.pending(1000).records
     assert record.key.priority is Priority.ALERTS
-    assert json.loads(record.payload) == {"event": "database_missing"}
+    assert notice_of(record.payload) == {"event": "database_missing"}
     device.restart()
     assert len(device.outbox.pending(1000).records) == 1, "told once"
 
@@ -213,7 +213,7 @@ def test_a_damaged_file_is_set_aside_whole_and_the_agent_goes_on(path):
         if aside(path):
             (kept,) = aside(path)
             assert kept.stat().st_size == size
-            alerts = [json.loads(p) for k, p in counted.items() if k.boot == new.boot and k != new]
+            alerts = [notice_of(p) for k, p in counted.items() if k.boot == new.boot and k != new]
             assert [(alert["event"], alert["file"]) for alert in alerts] == [
                 ("database_set_aside", kept.name)
             ]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from fedretrain.edge.database import shorten_log
 from fedretrain.edge.outbox import MAX_RECORD_BYTES, OutboxDamagedError
 from fedretrain.edge.records import OVERHEAD_BYTES
 from fedretrain.wire.sequence import Gap, Priority
-from tests.edge_cases import Device, Server, drain
+from tests.edge_cases import Device, Server, drain, notice_of
 
 
 @pytest.fixture
@@ -217,7 +216,7 @@ def test_the_records_of_too_many_starts_are_given_up_with_an_alert(path):
         device.restart()
     batch = device.outbox.pending(10_000)
     assert batch.oldest_boot == boots[3]
-    assert [json.loads(payload) for priority, payload in spoken(batch) if priority is Priority.ALERTS] == [
+    assert [notice_of(payload) for priority, payload in spoken(batch) if priority is Priority.ALERTS] == [
         {"event": "boots_given_up", "before": boots[number], "num_records": 2} for number in (1, 2, 3)
     ]
     assert device.outbox.status().dropped[Priority.KPIS, Reason.BOOTS] == 6
@@ -255,7 +254,7 @@ def test_damage_that_is_met_in_use_says_so_and_the_file_is_set_aside_at_the_next
     device.start(suspect=str(caught.value))
     device.add(Priority.LABELS)
     drain(device, server)
-    notice, label = json.loads(server.counted[1][1]), server.counted[0]
+    notice, label = notice_of(server.counted[1][1]), server.counted[0]
     assert label == (label[0], b"x")
     assert (notice["event"], notice["reason"]) == ("database_set_aside", str(caught.value))
     assert (path.parent / notice["file"]).stat().st_size == len(content)

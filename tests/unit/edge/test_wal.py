@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from fedretrain.wire.sequence import Priority
-from tests.edge_cases import Device
+from tests.edge_cases import Device, notice_of
 
 FRAME = 4096 + 24
 NUM_FLUSHES = 20
@@ -35,7 +33,7 @@ def reopened(device, log):
     device.path.with_name("agent.db-wal").write_bytes(log)
     device.start()
     records = device.outbox.pending(1_000_000).records
-    notices = [json.loads(record.payload) for record in records if record.key.priority is Priority.ALERTS]
+    notices = [notice_of(record.payload) for record in records if record.key.priority is Priority.ALERTS]
     return len(records) - len(notices), notices
 
 
@@ -109,4 +107,4 @@ def test_a_database_that_lost_everything_is_told(tmp_path):
     device.path.write_bytes(b"")
     device.start()
     (record,) = device.outbox.pending(1000).records
-    assert json.loads(record.payload) == {"event": "database_missing"}
+    assert notice_of(record.payload) == {"event": "database_missing"}

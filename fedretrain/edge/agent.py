@@ -1,0 +1,194 @@
+"""The agent: several logical devices in one process, each visited in its own time, until it is told to end.
+
+Rules of this file:
+    * A device that cannot reach its coordinator is tried again with growing patience and jitter: a thousand devices that come
+      back together do not come at once.
+    * What is due without a network is never behind a slow network: it has a thread of its own.
+    * A start asks the coordinator once, for a short time, before the local API answers: a device that was away hears of a
+      rollback before it predicts with what was withdrawn. Nobody there: it serves what it has.
+    * SIGTERM ends it in order: what was predicted is on the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from fedretrain.core.errors import DataError, FedretrainError
+from fedretrain.edge.campaign import Campaigns
+from fedretrain.edge.control import ControlError
+from fedretrain.edge.device import DeviceRuntime
+from fedretrain.edge.watch import resident_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from fedretrain.edge.config import EdgeConfig
+
+TICK_S = 1.0
+FIRST_VISIT_S = 3.0
+"""How long a start waits for the coordinator."""
+LONGEST_S = 600.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait until the next visit.
+
+    Attributes:
+        num_failed: Visits since the last one that was answered.
+    """
+
+    num_failed: int = 0
+
+    def after(self, *, answered: bool) -> Patience:
+        """After a visit."""
+        return Patience(0 if answered else self.num_failed + 1)
+
+    def wait_s(self, next_s: float, draw: float) -> float:
+        """Seconds to wait.
+
+        Args:
+            next_s: What the coordinator wishes.
+            draw: 0 to 1, at random: half of a wait is left to chance once a visit has failed, a tenth otherwise.
+        """
+        if not self.num_failed:
+            return next_s * (0.95 + 0.1 * draw)
+        return min(next_s * 2.0 ** min(self.num_failed - 1, 10), LONGEST_S) * (0.5 + 0.5 * draw)
+
+
+class Agent:
+    """Hosts the devices of a configuration. Start it, or use it as a context manager.
+
+    Args:
+        config: Which devices.
+        draw: Numbers from 0 to 1, for the jitter.
+
+    Raises:
+        UserError: If a device cannot be enrolled or its folder cannot be used.
+    """
+
+    def __init__(self, config: EdgeConfig, *, draw: Callable[[], float] = random.random) -> None:
+        self.config, self._draw = config, draw
+        self._ending = threading.Event()
+        self._wakes = {device.name: threading.Event() for device in config.devices}
+        memory = resident_bytes if len(config.devices) == 1 else None
+        self.devices: dict[str, DeviceRuntime] = {}
+        try:
+            for device in config.devices:
+                wake = self._wakes[device.name].set
+                self.devices[device.name] = DeviceRuntime(config, device, memory=memory, wake=wake)
+        except BaseException:
+            self.close()
+            raise
+        self._campaigns = Campaigns(config, self.devices)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def device(self, name: str = "") -> DeviceRuntime:
+        """A device by its name, or the only one.
+
+        Raises:
+            DataError: If there is no such device, or none is named and there are several.
+        """
+        if not name and len(self.devices) == 1:
+            return next(iter(self.devices.values()))
+        if name not in self.devices:
+            raise DataError(
+                f"there is no device {name!r}" if name else "which device?",
+                where="device",
+                fix=f"name one of {', '.join(sorted(self.devices))}",
+            )
+        return self.devices[name]
+
+    def start(self) -> None:
+        """Ask the coordinator once, then go on by itself."""
+        first = [threading.Thread(target=self._visit, args=(one, FIRST_VISIT_S)) for one in self.devices]
+        for thread in first:
+            thread.start()
+        for thread in first:
+            thread.join(FIRST_VISIT_S * 2)
+        self._threads = [threading.Thread(target=self._tick, name="tick")]
+        self._threads += [
+            threading.Thread(target=self._visits, args=(one,), name=one) for one in self.devices
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, serve: Callable[[], None] = lambda: None) -> None:
+        """Start, and go on until SIGTERM or SIGINT.
+
+        Args:
+            serve: Called once the devices may answer.
+        """
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            self._ending.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+        try:
+            self.start()
+            serve()
+            while not self._ending.wait(TICK_S):
+                pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End everything in order; may be called again."""
+        self._ending.set()
+        for wake in self._wakes.values():
+            wake.set()
+        for thread in getattr(self, "_threads", []):
+            thread.join(60.0)
+        if hasattr(self, "_campaigns"):
+            self._campaigns.stop()
+        for device in self.devices.values():
+            device.close()
+
+    def _tick(self) -> None:
+        while not self._ending.wait(TICK_S):
+            for name, device in self.devices.items():
+                try:
+                    device.tick()
+                except FedretrainError as error:
+                    _log.warning("%s: %s", name, error)
+            self._campaigns.ensure(time.monotonic())
+
+    def _visits(self, name: str) -> None:
+        patience = Patience(int(not self.devices[name].visit.heard_at))
+        next_s = self.config.heartbeat_s
+        while not self._ending.is_set():
+            woken = self._wakes[name].wait(patience.wait_s(next_s, self._draw()))
+            self._wakes[name].clear()
+            if self._ending.is_set():
+                return
+            found = self._visit(name)
+            patience = patience.after(answered=found is not None)
+            next_s = next_s if found is None else found
+            if woken and found is None:
+                self._ending.wait(1.0)
+
+    def _visit(self, name: str, timeout_s: float | None = None) -> float | None:
+        """Seconds until the next one; None if nobody answered."""
+        try:
+            return self.devices[name].sync(timeout_s=timeout_s)
+        except ControlError as error:
+            _log.info("%s: %s", name, error)
+        except FedretrainError as error:
+            _log.warning("%s: %s", name, error)
+        return None

@@ -1,0 +1,381 @@
+"""One logical device: it predicts, keeps, reports, follows what it is told, and saves itself from a bad model.
+
+Rules of this file:
+    * It needs nobody to predict: after a start it serves its slot before it talks to anyone.
+    * `tick` does what needs no network, `sync` what needs one; either may be called from its own thread. `predict` and `label`
+      from any.
+    * A damaged database is set aside, and the device goes on with a new one and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from fedretrain.core.checks import require
+from fedretrain.core.errors import DataError
+from fedretrain.edge.answering import Answer, Answering, Serving
+from fedretrain.edge.clock import since_boot
+from fedretrain.edge.database import is_damage
+from fedretrain.edge.examples import Stream
+from fedretrain.edge.following import Follower
+from fedretrain.edge.joining import Joined, join
+from fedretrain.edge.lineage import erase
+from fedretrain.edge.memory import MemoryFile
+from fedretrain.edge.outbox import OutboxDamagedError
+from fedretrain.edge.refit import personal_for
+from fedretrain.edge.serving import Served
+from fedretrain.edge.slots import Slots
+from fedretrain.edge.status import DeviceStatus
+from fedretrain.edge.store import Store
+from fedretrain.edge.sync import Syncing
+from fedretrain.edge.telling import Baselines, Telling
+from fedretrain.edge.watch import HealthWatch
+from fedretrain.wire.control import encode_alert
+from fedretrain.wire.sequence import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from fedretrain.artifacts.package import Package
+    from fedretrain.edge.config import DeviceConfig, EdgeConfig
+    from fedretrain.edge.following import Wanted
+    from fedretrain.edge.lineage import Use
+    from fedretrain.edge.sync import Visit
+
+_DAY_S = 86_400.0
+
+
+class DeviceRuntime:
+    """A logical device that runs. Close it, or use it as a context manager.
+
+    Args:
+        config: The agent's.
+        device: The device's own.
+        folder: Its own; None: under the agent's, by its name.
+        monotonic: Seconds that never jump.
+        wall: Seconds since the epoch, as the machine has them.
+        memory: Resident bytes of this process, where this is the only model in it; None: memory is not judged.
+        wake: Called when there is something to say at once.
+
+    Raises:
+        ConfigError: If it was never enrolled and has no token.
+        ControlError: If it was never enrolled and nobody answers.
+        DataError: If the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        device: DeviceConfig,
+        folder: Path | None = None,
+        *,
+        monotonic: Callable[[], float] = since_boot,
+        wall: Callable[[], float] = time.time,
+        memory: Callable[[], int] | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config, self.device = config, device
+        self.folder = folder or Path(config.folder) / device.name
+        self._monotonic, self._wall, self._memory, self._wake = monotonic, wall, memory, wake
+        _make(self.folder)
+        _make(self.personal_folder)
+        self.joined: Joined = join(config, device, self.folder)
+        self.stream = Stream(device.name, self.joined.population)
+        self._lock = threading.RLock()
+        self.remembered = MemoryFile(self.folder)
+        self.slots = Slots(self.folder / "models", config.slots_kept)
+        self.follower = Follower(self.slots, self.remembered, self.joined.population)
+        self.baselines = Baselines(self.folder / "baselines")
+        self._telling = Telling(self.joined.number, self.baselines)
+        self.answering = Answering(self._open_store(), device, self._first_prediction)
+        self._checked_s = self._flushed_s = monotonic()
+        self._served_by: tuple[object, ...] = ()
+        self._syncing = Syncing(self)
+        if self.remembered.was_lost:
+            self.alert("memory_lost", detail="what the device was told last could not be read")
+        self.follower.recall()
+        self.serve()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def store(self) -> Store:
+        """The open database."""
+        return self.answering.store
+
+    @property
+    def personal_folder(self) -> Path:
+        """Where personal parameters are."""
+        return self.folder / "personal"
+
+    @property
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        return self._monotonic()
+
+    @property
+    def visit(self) -> Visit:
+        """How the last visit to the coordinator went."""
+        return self._syncing.visit
+
+    @property
+    def serves(self) -> str:
+        """Digest of the version that answers; empty: the rules baseline."""
+        return self.answering.serving.version
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether what it serves has passed its checks and predicted; the rules always have."""
+        return not self.serves or self.remembered.value.confirmed == self.serves
+
+    def predict(self, rows: NDArray[Any], samples: list[str] | None = None) -> list[Answer]:
+        """Answer raw samples; see `Answering.predict`."""
+        return self.answering.predict(rows, samples)
+
+    def label(
+        self, of: str, label: int | None, source: str = "api", confidence: float = 1.0
+    ) -> tuple[str, ...]:
+        """Say what a prediction or a sample was; again to correct it, None to withdraw; see `Answering.label`."""
+        with self._mending():
+            return self.answering.label(of, label, source, confidence)
+        raise DataError("the database was damaged; what was to be labelled is gone", where=str(self.folder))
+
+    def alert(self, kind: str, package: str = "", detail: str = "") -> None:
+        """Something that a person should know; it is durable when this returns, if the disk takes it."""
+        store = self.store
+        with self._mending():
+            store.outbox.add(Priority.ALERTS, encode_alert(kind, package, detail), store.clock.instant())
+            store.outbox.flush(store.clock.instant())
+
+    def tick(self) -> None:
+        """What is due and needs no network: health, batches to the disk, slots that are over. Call it every second or so."""
+        self._look()
+        now_s = self._monotonic()
+        if now_s - self._flushed_s >= self.config.outbox.flush_s:
+            self._flushed_s = now_s
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, and put what is over into the outbox."""
+        with self._mending():
+            self.answering.flush()
+            store, slot_s = self.store, self.remembered.value.slot_s
+            state = store.clock.look()
+            trusted = state.at is not None
+            self._telling.tell(store, state.instant, state.guess_at, slot_s, trusted=trusted)
+            self.answering.closed()
+            store.outbox.flush(state.instant)
+
+    def sync(self, *, timeout_s: float | None = None) -> float:
+        """Heartbeat, what it was told, what it has to send.
+
+        Args:
+            timeout_s: Of the heartbeat.
+
+        Returns:
+            Seconds until the next one, as the coordinator wishes.
+
+        Raises:
+            ControlError: If nobody answers; everything goes on.
+        """
+        return self._syncing.sync(timeout_s=timeout_s)
+
+    def serve(self) -> None:
+        """Answer with what the device holds and was told, from now on; after a new version the personal state is re-fitted."""
+        with self._lock:
+            told = self.remembered.value
+            state = (self.slots.state, told.digest, self.follower.candidate)
+            if state == self._served_by:
+                return
+            with contextlib.suppress(sqlite3.DatabaseError):
+                self.answering.flush()
+            self._serve(self.follower.wanted())
+            self._served_by = (self.slots.state, told.digest, self.follower.candidate)
+
+    def _serve(self, wanted: Wanted) -> None:
+        before = self.answering.serving
+        model = None if wanted.serve is None else self._served(wanted.serve, before.model)
+        shadow = None if wanted.shadow is None else self._shadowed(wanted.shadow, before.shadow)
+        told = self.remembered.value
+        serving = Serving(model, shadow, wanted.by_rules or model is None)
+        watch = self.answering.watch
+        if serving.version != before.version:
+            watch = self._watched(serving.version, before.version)
+            if serving.version:
+                self.remembered.keep_if_possible(replace(told.serving(serving.version), record=watch.record))
+        self.answering.serve(serving, watch)
+
+    def _watched(self, version: str, before: str) -> HealthWatch:
+        told, watch = self.remembered.value, self.answering.watch
+        was_here = bool(told.bases) and told.bases[-1] == version
+        if watch is not None and before and not was_here:
+            record = watch.next_record
+        else:
+            record = told.record if was_here else replace(told.record, latency_p99_s=None)
+        return HealthWatch(self.config.health, version, record, self._monotonic(), self._memory)
+
+    def _served(self, package: Package, before: Served | None = None) -> Served | None:
+        """A version with this device's own state; None, and a rollback, if it cannot be loaded."""
+        if before is not None and before.digest == package.digest:
+            return before
+        try:
+            served = Served.of(package, self._personal(package))
+        except DataError as error:
+            self._leave(package.digest, error.what)
+            found = self.follower.wanted().serve
+            return None if found is None or found.digest == package.digest else self._served(found)
+        if not self.baselines.keep(package):
+            self.alert("no_baseline", package.digest, "the version has no bins to count on")
+        return served
+
+    def _shadowed(self, package: Package, before: Served | None) -> Served | None:
+        if before is not None and before.digest == package.digest:
+            return before
+        try:
+            shadow = Served.of(package, self._personal(package, keep=False))
+        except DataError as error:
+            self.remembered.keep_if_possible(self.remembered.value.refusing(package.digest, error.what))
+            return None
+        self.baselines.keep(package, serves=False)
+        return shadow
+
+    def _personal(self, package: Package, *, keep: bool = True) -> dict[str, Any]:
+        """The personal state for a version: re-fitted where it belongs to another one."""
+        bases = self.remembered.value.serving(package.digest).bases
+        store, preprocessing = self.store, package.manifest.pipeline.digest
+        with store.database.mutex:
+            now = store.clock.look().guess_at
+            _, data = store.served.labelled(now, preprocessing)
+        found = personal_for(
+            package, self.personal_folder, self.stream, bases, data, self.config.refit, now, keep=keep
+        )
+        if found.why and keep:
+            self.alert("personal_refit", package.digest, found.why)
+        return dict(found.params)
+
+    def _look(self) -> None:
+        """Judge the served version; leave it if it is not well."""
+        watch, model, now_s = self.answering.watch, self.answering.serving.model, self._monotonic()
+        if watch is None or model is None or not self.serves:
+            return
+        if now_s - self._checked_s >= _DAY_S:
+            self._checked_s = now_s
+            plain = Served.of(model.package)
+            outcome = plain.predictor.check(model.package.sanity)
+            watch.sanity(
+                0 if outcome.ok else max(outcome.num_wrong + outcome.num_off + outcome.num_nonfinite, 1)
+            )
+        before = watch.record
+        breach = self.answering.judge(now_s)
+        if watch.record != before:
+            self.remembered.keep_if_possible(replace(self.remembered.value, record=watch.record))
+        if breach is not None:
+            self._leave(breach.version, breach.reason)
+            self.serve()
+
+    def _leave(self, version: str, reason: str) -> None:
+        self.follower.rolled_back(version, reason)
+        self.alert("local_rollback", version, reason)
+        self._wake()
+
+    def _first_prediction(self) -> None:
+        version = self.serves
+        if version and self.remembered.value.confirmed != version:
+            self.remembered.keep_if_possible(replace(self.remembered.value, confirmed=version))
+            self._wake()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the classes; empty before the first install."""
+        model = self.answering.serving.model
+        return () if model is None else model.package.manifest.outputs
+
+    def recent(self, limit: int) -> list[Sequence[Any]]:
+        """The newest predictions; see `Reads.recent`."""
+        self.flush()
+        with self.store.database.mutex:
+            return self.store.reads()[0].recent(limit)
+
+    def lineage(self, version: str) -> tuple[Use, ...]:
+        """Which examples a version saw here."""
+        with self.store.database.mutex:
+            return self.store.lineage.of(version)
+
+    def status(self) -> DeviceStatus:
+        """How the device is, for people."""
+        return DeviceStatus.of(self)
+
+    def erase(self) -> None:
+        """Forget what the device has learnt: examples, labels, lineage, personal parameters.
+
+        Raises:
+            DataError: If somebody reads the database.
+        """
+        with self._lock:
+            self.answering.forget()
+            with self.store.database.mutex:
+                for stream in (self.stream, self.store.shadow_stream):
+                    erase(self.store.database.connection, stream, self.personal_folder)
+            model = self.answering.serving.model
+            if model is not None:
+                serving = replace(self.answering.serving, model=Served.of(model.package))
+                self.answering.serve(serving, self.answering.watch)
+
+    def close(self) -> None:
+        """Write what waits and let go of everything; may be called again."""
+        self._syncing.close()
+        with contextlib.suppress(sqlite3.DatabaseError, OutboxDamagedError):
+            self.flush()
+        self.store.close()
+
+    @contextlib.contextmanager
+    def _mending(self) -> Iterator[None]:
+        """Set a damaged database aside and go on with a new one; what was being done is not done."""
+        try:
+            yield
+        except OutboxDamagedError as error:
+            self._reopen(str(error))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
+                return  # a full disk: what waits stays in memory
+            self._reopen(str(error))
+
+    def _reopen(self, suspect: str) -> None:
+        with self._lock:
+            self.store.database.close()
+            self.answering.reopened(self._open_store(suspect))
+
+    def _open_store(self, suspect: str = "") -> Store:
+        return Store.open(
+            self.folder,
+            self.stream,
+            self.config.outbox,
+            monotonic=self._monotonic,
+            wall=self._wall,
+            suspect=suspect,
+        )
+
+
+def _make(folder: Path) -> None:
+    require(bool(str(folder)), "no folder", key="folder")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the device's folder cannot be made: {error.strerror}",
+            where=str(folder),
+            fix="check the path and its permissions",
+        ) from error

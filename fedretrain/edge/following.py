@@ -1,0 +1,229 @@
+"""From a verified assignment to what a device serves: withdrawn versions left first, then installs, then the state in memory.
+
+Rules of this file:
+    * What is told is kept before anything is done about it.
+    * A withdrawn version is left before anything is fetched; the device then serves the newest good one, or the rules.
+    * A version is fetched without any lock: `Slots.stage` is asked again and again, and says each time which file it lacks.
+      So a local rollback never waits for a download.
+    * What fails the device's checks is refused by name: a version that is wrong here for good, another failure (a full
+      disk, a damaged file) until the next try after `RETRY_S`. What cannot be fetched, or may not be installed just
+      now, is no refusal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.manifest import Manifest
+from fedretrain.artifacts.package import references
+from fedretrain.artifacts.trust.words import TrustError
+from fedretrain.core.errors import DataError, FedretrainError, UserError
+from fedretrain.edge.control import ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedretrain.artifacts.package import Package
+    from fedretrain.artifacts.trust.words import TargetInfo
+    from fedretrain.edge.memory import MemoryFile
+    from fedretrain.edge.slots import Slots
+
+    Download = Callable[[str, int], bytes]
+    Installable = Callable[[str], TargetInfo | None]
+
+WITHDRAWN = "withdrawn"
+"""Why a version is marked bad that the coordinator took back; it may be given again."""
+RETRY_S = 600.0
+"""After so long a version that was refused, and is not bad for good, is tried again."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a device shall do about an assignment.
+
+    Attributes:
+        serve: The version to answer; None: the rules baseline.
+        shadow: The version to score beside it; None: none.
+        by_rules: Safe mode: the rules answer whatever `serve` is.
+    """
+
+    serve: Package | None
+    shadow: Package | None
+    by_rules: bool
+
+
+class _MissingError(FedretrainError):
+    """A file that is not here yet; no `DataError`, so that nothing is given up for it."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(digest)
+        self.digest = digest
+
+
+class Follower:
+    """Brings one device's slots to what it was told.
+
+    Args:
+        slots: The device's.
+        memory: What it was told.
+        population: Its fleet; a package of another one is refused.
+
+    Attributes:
+        lock: Held while the slots are used; never while something is fetched.
+    """
+
+    def __init__(self, slots: Slots, memory: MemoryFile, population: str) -> None:
+        self._slots, self._memory, self._population = slots, memory, population
+        self.lock = threading.RLock()
+        self._fetched: dict[str, bytes] = {}
+        self._shadow: Package | None = None
+        self._due_s: dict[str, float] = {}
+
+    def leave_withdrawn(self) -> bool:
+        """Leave what may not be served any more; True if that was what the device served.
+
+        What was withdrawn once and shall be served now is forgiven.
+        """
+        told = self._memory.value
+        with self.lock:
+            state = self._slots.state
+            served = state.current
+            for digest in told.withdrawn:
+                if digest in state.held:
+                    self._slots.mark_bad(digest, WITHDRAWN)
+            for digest in (told.serve, told.shadow):
+                if digest and state.why_bad(digest) == WITHDRAWN:
+                    self._slots.forgive(digest)
+            if self._shadow is not None and self._shadow.digest in told.withdrawn:
+                self._shadow = None
+            if served not in told.withdrawn:
+                return False
+            self._slots.rollback()
+            return True
+
+    @property
+    def candidate(self) -> str:
+        """Digest of the version that is ready to be scored in shadow; empty: none."""
+        return "" if self._shadow is None else self._shadow.digest
+
+    def recall(self) -> None:
+        """After a start: what was scored in shadow is scored again, if it is still here."""
+        shadow = self._memory.value.shadow
+        with self.lock, contextlib.suppress(UserError):
+            if shadow in self._slots.state.held:
+                self._shadow = self._slots.package(shadow)
+
+    def install(self, installable: Installable, download: Download, now_s: float) -> None:
+        """Fetch, verify and activate what was told and is not here.
+
+        Args:
+            installable: What was signed for a package, or None; raises TrustError where nothing may be installed now.
+            download: Gives the bytes under a digest, at most so many.
+            now_s: Monotonic seconds.
+
+        Raises:
+            ControlError: If something cannot be fetched just now.
+            TrustError: If nothing may be installed just now.
+        """
+        told = self._memory.value
+        shadow = self._shadow.digest if self._shadow is not None else ""
+        if not told.shadow:
+            self._shadow, shadow = None, ""
+        for digest, is_here, activate in (
+            (told.serve, self._slots.state.current == told.serve, True),
+            (told.shadow, shadow == told.shadow, False),
+        ):
+            if not digest or is_here or now_s < self._due_s.get(digest, now_s):
+                continue
+            self._due_s[digest] = now_s + RETRY_S
+            try:
+                self._bring(digest, installable, download, activate=activate)
+            except (ControlError, TrustError):
+                del self._due_s[digest]
+                raise
+
+    def wanted(self) -> Wanted:
+        """What the device shall answer with now, by what it was told and what it holds."""
+        told = self._memory.value
+        with self.lock:
+            current = self._slots.current()
+        if current is not None and current.digest in told.withdrawn:
+            current = None
+        shadow = self._shadow if self._shadow is not None and self._shadow.digest == told.shadow else None
+        if shadow is not None and current is not None and shadow.digest == current.digest:
+            shadow = None
+        return Wanted(current, shadow, told.safe_mode or (told.counter > 0 and not told.serve))
+
+    def rolled_back(self, version: str, reason: str) -> None:
+        """A version is not well here: never again, and back to the one before."""
+        with self.lock:
+            self._slots.mark_bad(version, reason)
+            if self._slots.state.current == version:
+                self._slots.rollback()
+        self._memory.keep_if_possible(self._memory.value.refusing(version, reason))
+
+    def _bring(self, digest: str, installable: Installable, download: Download, *, activate: bool) -> None:
+        """One version: refused by name where the device's checks fail."""
+        state = self._slots.state
+        if why_bad := state.why_bad(digest):
+            self._refuse(digest, why_bad)
+            return
+        try:
+            if digest not in (
+                state.current,
+                *state.previous,
+            ):  # those were verified before, and a device may go back
+                info = installable(digest)
+                if info is None:
+                    self._refuse(digest, "it is not in the signed list of installable versions")
+                    return
+                if digest not in state.held:
+                    self._stage(digest, info, download)
+            with self.lock:
+                if activate:
+                    self._slots.activate(digest)
+                else:
+                    self._shadow = self._slots.package(digest)
+        except TrustError:
+            raise
+        except UserError as error:
+            self._refuse(digest, error.what)
+            return
+        del self._due_s[digest]
+        told = self._memory.value
+        if told.refused == digest:
+            self._memory.keep_if_possible(replace(told, refused="", refused_reason=""))
+
+    def _stage(self, digest: str, info: TargetInfo, download: Download) -> None:
+        sizes = {digest: info.length}
+        try:
+            while True:
+                try:
+                    with self.lock:
+                        self._slots.stage(digest, self._held)
+                except _MissingError as missing:
+                    content = download(missing.digest, sizes.get(missing.digest, 0))
+                    if missing.digest == digest:
+                        manifest = Manifest.from_bytes(info.check(content))
+                        sizes |= {blob.digest: blob.size_bytes for blob in references(manifest)}
+                        self._check(manifest)
+                    self._fetched[missing.digest] = content
+                else:
+                    return
+        finally:
+            self._fetched.clear()
+
+    def _held(self, digest: str) -> bytes:
+        if digest not in self._fetched:
+            raise _MissingError(digest)
+        return self._fetched[digest]
+
+    def _check(self, manifest: Manifest) -> None:
+        if manifest.population != self._population:
+            raise DataError(f"the package is for {manifest.population}", where="population")
+
+    def _refuse(self, version: str, reason: str) -> None:
+        self._memory.keep_if_possible(self._memory.value.refusing(version, reason))

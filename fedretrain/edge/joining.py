@@ -1,0 +1,173 @@
+"""A logical device's place in its fleet: enrolled once, kept on the disk.
+
+Rules of this file:
+    * The key is made on the device and stays there. The token is used once; what it brought is kept whole or not at all.
+    * A device that has a certificate asks nobody who it is: it starts without a network.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.identity import create_key, load_key, openssh, request_certificate
+from fedretrain.artifacts.private_files import make_private, read_private
+from fedretrain.core.build import build, plain
+from fedretrain.core.durable import write_whole
+from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.edge.control import Credentials, enrol
+from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.v1 import fleet_pb2 as pb
+
+if TYPE_CHECKING:
+    from fedretrain.edge.config import DeviceConfig, EdgeConfig
+
+JOINED, KEY, SUPERNODE_KEY = "joined.json", "device.key", "supernode.key"
+METHODS = ("fedavg", "fedper", "fedrep")
+"""Personalization methods that the agent serves and re-fits by itself, without `fedretrain[train]`."""
+_MORE_METHODS = ("apfl", "ditto", "finetune")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What enrolment brought.
+
+    Attributes:
+        population: The fleet.
+        device: The device's id in it.
+        number: Its number: what training calls it.
+        certificate: PEM.
+        authority: PEM of the fleet's authority.
+        root: The first root of the trust metadata, as text.
+        control: ``host:port`` of the device API.
+    """
+
+    population: str
+    device: str
+    number: int
+    certificate: str
+    authority: str
+    root: str
+    control: str
+
+
+def read_joined(folder: Path) -> Joined | None:
+    """What is kept of an earlier enrolment; None if there was none.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    path = folder / JOINED
+    try:
+        return build(Joined, json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise DataError(
+            "the device's certificate cannot be read",
+            where=str(path),
+            fix="remove it and enrol with a new token",
+        ) from error
+
+
+def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
+    """The device's place in the fleet: from the disk, or by its token.
+
+    Raises:
+        ConfigError: If it has neither certificate nor token.
+        ControlError: If the enrolment cannot be reached or refuses the token.
+        DataError: If something cannot be read or written.
+    """
+    found = read_joined(folder)
+    if found is not None:
+        return found
+    token = _token(device)
+    create_key(folder / KEY)
+    # The token says the population, which is not known here; the authority takes only the key from a request.
+    request = pb.EnrolRequest(
+        protocol=PROTOCOL,
+        token=token,
+        certificate_request=request_certificate(load_key(folder / KEY), "unknown", device.name),
+        traits=pb.DeviceTraits(
+            device_type=device.device_type,
+            site=device.site,
+            person=device.person,
+            trains=device.trains,
+            methods=[*METHODS, *(_MORE_METHODS if device.trains else ())],
+        ),
+    )
+    reply = enrol(config.enrol, _authority(config), request)
+    joined = Joined(
+        reply.population,
+        reply.device,
+        reply.number,
+        reply.certificate.decode(),
+        reply.authority.decode(),
+        reply.root_metadata.decode(),
+        reply.control_address,
+    )
+    if joined.device != device.name:
+        raise ConfigError(
+            f"the token is for the device {joined.device}", where=device.name, fix="use the device's own"
+        )
+    _write(folder / JOINED, json.dumps(plain(joined)).encode())
+    return joined
+
+
+def credentials(folder: Path, joined: Joined) -> Credentials:
+    """What the device shows, and whom it trusts.
+
+    Raises:
+        DataError: If the key cannot be read.
+    """
+    return Credentials(read_private(folder / KEY), joined.certificate.encode(), joined.authority.encode())
+
+
+def supernode_key(folder: Path) -> Path:
+    """The device's key as a file in the form that Flower takes.
+
+    Raises:
+        DataError: If the key cannot be read or written.
+    """
+    path = folder / SUPERNODE_KEY
+    make_private(path, lambda: openssh(load_key(folder / KEY))[0])
+    return path
+
+
+def _token(device: DeviceConfig) -> str:
+    if device.token:
+        return device.token
+    if not device.token_file:
+        raise ConfigError(
+            f"the device {device.name} is not enrolled and has no token",
+            where="devices.token",
+            fix="ask an operator for one: `fedretrain enrol`",
+        )
+    try:
+        return Path(device.token_file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the token cannot be read: {error}", where=device.token_file, fix="correct devices.token_file"
+        ) from error
+
+
+def _authority(config: EdgeConfig) -> bytes:
+    try:
+        return Path(config.authority).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the fleet's authority cannot be read: {error.strerror}",
+            where=config.authority,
+            fix="copy the server's ca.pem there",
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise DataError(
+            f"it cannot be written: {error.strerror}", where=str(path), fix="check disk and rights"
+        ) from error

@@ -1,0 +1,171 @@
+"""What a device must not forget: what it was told last, what it refused, which version proved well.
+
+Rules of this file:
+    * Written whole, before anything is done about it: a counter that was followed is never followed twice.
+    * Two copies, each with its checksum. A device that has lost both begins anew and says so.
+    * A value with pure transitions; `MemoryFile` is the shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.assignment import CampaignInvite  # noqa: TC001 - `core.build` reads the annotations
+from fedretrain.core.build import build, plain
+from fedretrain.core.durable import write_whole
+from fedretrain.core.errors import DataError, UserError
+from fedretrain.edge.health_limits import HealthRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedretrain.artifacts.assignment import Assignment
+
+MEMORY, COPY = "memory.json", "memory.copy.json"
+_MAX_BASES = 16
+_MAX_REASON = 200
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is kept.
+
+    Attributes:
+        counter: Of the newest assignment; 0 before the first.
+        digest: Of that assignment.
+        serve: What it says to serve; empty is the rules baseline.
+        shadow: What to score beside it; empty is none.
+        safe_mode: Whether the rules baseline serves whatever `serve` says.
+        withdrawn: What may not be served.
+        invite: The campaign that the device may train in.
+        refused: A version that it would not serve, by its own checks.
+        refused_reason: Why.
+        confirmed: The version that passed its checks here and has predicted.
+        bases: Versions that were served, oldest first.
+        slot_s: Length of a telemetry slot; 0 while nobody has said.
+        assignment_key: The key that signs assignments (hexadecimal), by the newest root known.
+        record: What the served version looks like when it is well.
+    """
+
+    counter: int = 0
+    digest: str = ""
+    serve: str = ""
+    shadow: str = ""
+    safe_mode: bool = False
+    withdrawn: tuple[str, ...] = ()
+    invite: CampaignInvite | None = None
+    refused: str = ""
+    refused_reason: str = ""
+    confirmed: str = ""
+    bases: tuple[str, ...] = ()
+    slot_s: float = 0.0
+    assignment_key: str = ""
+    record: HealthRecord = field(default_factory=HealthRecord)
+
+    def told(self, assignment: Assignment) -> Memory:
+        """After an assignment that was verified: what was refused under an earlier one is history."""
+        if assignment.counter == self.counter:
+            return self
+        return replace(
+            self,
+            counter=assignment.counter,
+            digest=assignment.digest,
+            serve=assignment.serve,
+            shadow=assignment.shadow,
+            safe_mode=assignment.safe_mode,
+            withdrawn=assignment.withdrawn,
+            invite=assignment.invite,
+            refused="",
+            refused_reason="",
+        )
+
+    def refusing(self, version: str, reason: str) -> Memory:
+        """A version is not served here."""
+        confirmed = "" if self.confirmed == version else self.confirmed
+        return replace(self, refused=version, refused_reason=reason[:_MAX_REASON], confirmed=confirmed)
+
+    def serving(self, version: str) -> Memory:
+        """A version has begun to serve."""
+        if self.bases and self.bases[-1] == version:
+            return self
+        rest = tuple(base for base in self.bases if base != version)
+        return replace(self, bases=(*rest, version)[-_MAX_BASES:])
+
+
+class MemoryFile:
+    """The memory of one device on the disk.
+
+    Args:
+        folder: The device's.
+
+    Attributes:
+        value: What is remembered.
+        was_lost: Whether there were files, and none could be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = (folder / MEMORY, folder / COPY)
+        self.value, self.was_lost = self._read()
+
+    def keep(self, value: Memory) -> None:
+        """Remember durably.
+
+        Raises:
+            DataError: If the disk would not have it; nothing is changed then.
+        """
+        if value == self.value:
+            return
+        content = _sealed(value)
+        try:
+            write_whole(self._paths[0], content)
+        except OSError as error:
+            raise DataError(
+                f"the device's memory cannot be written: {error.strerror or error}",
+                where=str(self._paths[0]),
+                fix="free the disk or check its permissions",
+            ) from error
+        self.value = value
+        with contextlib.suppress(OSError):
+            write_whole(self._paths[1], content)
+
+    def keep_if_possible(self, value: Memory) -> None:
+        """As `keep`; on a full disk it holds in memory all the same, until the next start."""
+        try:
+            self.keep(value)
+        except DataError:
+            self.value = value
+
+    def _read(self) -> tuple[Memory, bool]:
+        was_there = False
+        for path in self._paths:
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                was_there = True
+                continue
+            was_there = True
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError, UserError):
+                return _opened(content), False
+        return Memory(), was_there
+
+
+def _sealed(value: Memory) -> bytes:
+    content = plain(value)
+    return json.dumps({"memory": content, "sha256": _checksum(content)}, sort_keys=True).encode()
+
+
+def _opened(content: bytes) -> Memory:
+    parts = json.loads(content)
+    if parts["sha256"] != _checksum(parts["memory"]):
+        raise ValueError("the memory is damaged")
+    return build(Memory, parts["memory"])
+
+
+def _checksum(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,257 @@
+"""One visit to the coordinator: a heartbeat, what it tells, what there is to send.
+
+Rules of this file:
+    * The answer's time is trusted: it is fresh, and it came over a connection whose other end the fleet's authority vouches
+      for. Old signatures raise the floor alone.
+    * An assignment is verified and kept before it is followed; a withdrawn version is left before anything is fetched.
+    * What cannot be had now is had next time. Only a heartbeat that nobody answers is an error.
+    * After something has changed a second heartbeat says so at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.assignment import AssignmentError, Refusal, verify
+from fedretrain.artifacts.trust.client import TrustClient
+from fedretrain.artifacts.trust.root import online_keys, read_root
+from fedretrain.artifacts.trust.words import Block, TrustError
+from fedretrain.core.clock import Anchor
+from fedretrain.core.errors import DataError
+from fedretrain.edge.control import CALL_S, ControlClient, ControlError
+from fedretrain.edge.joining import credentials
+from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.v1 import fleet_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fedretrain.artifacts.assignment import Assignment
+    from fedretrain.artifacts.trust.words import TargetInfo
+    from fedretrain.edge.device import DeviceRuntime
+
+BATCH_BYTES = 1 << 20
+MAX_BATCHES = 64
+"""In one visit: a long backlog does not keep a device from hearing of a rollback."""
+MENDED_S = 1.0
+"""A clock that was further off is mended in what was predicted before."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """How the last visits went.
+
+    Attributes:
+        heard_at: When the coordinator was heard last, seconds since the epoch; 0 for never.
+        trust_version: Of the trust metadata that was refreshed last.
+        problem: What went wrong last; empty if nothing did.
+    """
+
+    heard_at: float = 0.0
+    trust_version: int = -1
+    problem: str = ""
+
+
+class Syncing:
+    """Visits for one device.
+
+    Args:
+        runtime: The device.
+    """
+
+    def __init__(self, runtime: DeviceRuntime) -> None:
+        self._runtime = runtime
+        self._client: ControlClient | None = None
+        self._trust = TrustClient(runtime.folder / "trust", runtime.joined.root.encode(), self._fetch_trust)
+        self._busy = threading.Lock()
+        self.visit = Visit()
+        with contextlib.suppress(TrustError):  # the first visit refreshes
+            self._trust.recall(runtime.store.clock.look().guess_at)
+        self._learn_key()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def sync(self, *, timeout_s: float | None = None) -> float:
+        """See `DeviceRuntime.sync`. A second caller waits for the first."""
+        with self._busy:
+            reply = self._heartbeat(timeout_s)
+            before = self._runtime.serves, self._runtime.remembered.value
+            problem = self._follow(reply)
+            if (self._runtime.serves, self._runtime.remembered.value) != before:
+                reply = self._heartbeat(timeout_s)
+            self.visit = replace(self.visit, problem=problem)
+            self._runtime.flush()
+            self._send()
+            return reply.next_s or self._runtime.config.heartbeat_s
+
+    def _heartbeat(self, timeout_s: float | None) -> pb.HeartbeatReply:
+        runtime, client = self._runtime, self._connection()
+        reply = client.heartbeat(heartbeat_of(runtime), timeout_s=timeout_s or CALL_S)
+        store = runtime.store
+        before = store.clock.look()
+        if store.clock.trust(reply.server_at):
+            state = store.clock.look()
+            if before.at is None and abs(reply.server_at - before.guess_at) > MENDED_S:
+                runtime.answering.mend_time(reply.server_at - before.guess_at)
+            assert state.offset_s is not None  # it was trusted just now
+            store.outbox.anchor(Anchor(state.boot, state.offset_s))
+            store.database.raise_floor(reply.server_at)
+        if reply.slot_s > 0 and reply.slot_s != runtime.remembered.value.slot_s:
+            runtime.remembered.keep_if_possible(replace(runtime.remembered.value, slot_s=reply.slot_s))
+        self.visit = replace(self.visit, heard_at=reply.server_at)
+        return reply
+
+    def _follow(self, reply: pb.HeartbeatReply) -> str:
+        """Do what the reply tells; what went wrong."""
+        runtime, problem = self._runtime, ""
+        if reply.trust_version != self.visit.trust_version:
+            problem = self._refresh(reply.trust_version)
+        try:
+            if reply.assignment:
+                assignment = self._verified(reply.assignment)
+                runtime.store.clock.raise_floor(assignment.issued_at)
+                runtime.remembered.keep(runtime.remembered.value.told(assignment))
+        except (AssignmentError, TrustError) as error:
+            return str(error)
+        except DataError as error:  # the disk would not have it: then it is not followed either
+            return str(error)
+        if runtime.follower.leave_withdrawn():
+            runtime.serve()
+        runtime.serve()  # safe mode needs no download
+        try:
+            runtime.follower.install(self._installable, self._download, runtime.now_s)
+        except (ControlError, TrustError) as error:
+            problem = str(error)
+        runtime.serve()
+        return problem
+
+    def _verified(self, envelope: bytes) -> Assignment:
+        """The assignment, by the key that is known, or by the one that a refresh tells."""
+        try:
+            return self._verify(envelope)
+        except AssignmentError as error:
+            if error.refusal is not Refusal.BAD_SIGNATURE or self._refresh(self.visit.trust_version):
+                raise
+            return self._verify(envelope)
+
+    def _verify(self, envelope: bytes) -> Assignment:
+        runtime, told = self._runtime, self._runtime.remembered.value
+        return verify(
+            envelope,
+            [bytes.fromhex(told.assignment_key)],
+            device=runtime.joined.device,
+            population=runtime.joined.population,
+            now=runtime.store.clock.look().guess_at,
+            last_counter=told.counter,
+            last_digest=told.digest,
+        )
+
+    def _refresh(self, trust_version: int) -> str:
+        """Fetch the signed list; what went wrong."""
+        try:
+            self._trust.refresh(self._runtime.store.clock.look().guess_at)
+        except TrustError as error:
+            self._learn_key()
+            return str(error)
+        self._learn_key()
+        self.visit = replace(self.visit, trust_version=trust_version)
+        return ""
+
+    def _learn_key(self) -> None:
+        """Remember the key that signs assignments: safe mode must be heard also when the list has expired."""
+        remembered = self._runtime.remembered
+        try:
+            key = self._trust.assignment_key().hex()
+        except TrustError:
+            if remembered.value.assignment_key:
+                return
+            key = online_keys(read_root(self._runtime.joined.root.encode()).signed)["assignment"].hex()
+        remembered.keep_if_possible(replace(remembered.value, assignment_key=key))
+
+    def _installable(self, digest: str) -> TargetInfo | None:
+        runtime = self._runtime
+        state = runtime.store.clock.look()
+        if state.is_behind:
+            raise TrustError(Block.CLOCK_BEHIND, "the clock is before the last signed time")
+        population = runtime.joined.population
+        found = self._trust.installable(digest, population=population, now=state.guess_at)
+        if found is None and not self._refresh(self.visit.trust_version):
+            found = self._trust.installable(digest, population=population, now=state.guess_at)
+        return found
+
+    def _download(self, digest: str, max_bytes: int) -> bytes:
+        return self._connection().fetch_blob(digest, max_bytes)
+
+    def _fetch_trust(self, name: str, max_bytes: int) -> Iterator[bytes]:
+        return self._connection().fetch_trust(name, max_bytes)
+
+    def _send(self) -> None:
+        """Batches, until nothing waits."""
+        store = self._runtime.store
+        for _ in range(MAX_BATCHES):
+            batch = store.outbox.pending(BATCH_BYTES)
+            if not batch:
+                break
+            accepted = self._connection().send(
+                batch, store.clock.instant(), store.database.identity.installation
+            )
+            store.outbox.acknowledge(accepted)
+            if not accepted:
+                break  # all of it was refused: the same again would be too
+        store.outbox.flush(store.clock.instant())
+
+    def _connection(self) -> ControlClient:
+        if self._client is None:
+            runtime = self._runtime
+            self._client = ControlClient(runtime.joined.control, credentials(runtime.folder, runtime.joined))
+        return self._client
+
+
+def heartbeat_of(runtime: DeviceRuntime) -> pb.HeartbeatRequest:
+    """What a device says of itself."""
+    told, store = runtime.remembered.value, runtime.store
+    state, outbox = store.clock.look(), store.outbox.status()
+    serving = runtime.answering.serving
+    return pb.HeartbeatRequest(
+        protocol=PROTOCOL,
+        agent_version=agent_version(),
+        installation=store.database.identity.installation,
+        boot=store.database.identity.boot,
+        clock_at=state.guess_at,
+        clock_trusted=state.at is not None,
+        serves=serving.version,
+        shadows=serving.candidate,
+        counter=told.counter,
+        healthy=runtime.is_healthy,
+        refused=told.refused,
+        refused_reason=told.refused_reason,
+        holds=list(runtime.slots.state.held),
+        pending_records=outbox.num_stored + outbox.num_buffered,
+        conditions=pb.Conditions(
+            on_power=True,
+            free_bytes=shutil.disk_usage(runtime.folder).free,
+            num_labelled=_power_of_two(sum(serving.rules.told.values())),
+        ),
+    )
+
+
+def agent_version() -> str:
+    """Of the installed package."""
+    try:
+        return version("fedretrain")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _power_of_two(count: int) -> int:
+    """Rounded down: how many labels there are is nobody's business to the last one."""
+    return 1 << (count.bit_length() - 1) if count else 0
