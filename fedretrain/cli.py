@@ -31,8 +31,12 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(command: str = "") -> argparse.ArgumentParser:
+    """The whole command line.
+
+    Args:
+        command: The one that will be run: the agent's libraries are not imported for another's sake.
+    """
     from fedretrain.server import commands
 
     root = argparse.ArgumentParser(
@@ -43,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     )
     below = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add(below)
+    if command == "edge":
+        from fedretrain.edge import cli as edge
+
+        edge.add_parser(below).set_defaults(run=edge.run)
+    else:
+        below.add_parser("edge", help="the device agent: run, status, lineage, erase")
     demo = below.add_parser("demo", help="the whole story on this machine, in minutes")
     demo.add_argument(
         "--folder", type=Path, default=None, help="where to write; default: a new temporary folder"
@@ -67,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where something that was checked is not right, 2 for a user's error, 130 for Ctrl-C.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser(words[0] if words else "").parse_args(words)
     try:
         return int(arguments.run(arguments))
     except UserError as error:

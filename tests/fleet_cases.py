@@ -65,6 +65,12 @@ class Loopback:
     def client(self, credentials: Credentials) -> ControlClient:
         return ControlClient(self.control, credentials)
 
+    def trust_file(self, name: str) -> bytes:
+        """As the repository does it: what is not there raises."""
+        if name not in self.trust:
+            raise FileNotFoundError(name)
+        return self.trust[name]
+
     def file(self, files: dict[str, bytes], name: str) -> bytes:
         if name not in files:
             raise DataError(f"there is no {name}")
@@ -90,7 +96,7 @@ def loopback(
     here = Loopback(folder, engine, authority, peers)
     files = Files(
         blob=lambda _device, digest: here.file(here.blobs, digest),
-        trust=lambda name: here.file(here.trust, name),
+        trust=here.trust_file,
         trust_version=lambda: here.trust_version,
     )
     gateway = Gateway(

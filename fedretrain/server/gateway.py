@@ -112,6 +112,8 @@ class Gateway(rpc.FleetControlServicer):
                 content = await asyncio.to_thread(self._files.trust, request.trust_file)
         except DataError as error:
             await _abort(context, grpc.StatusCode.NOT_FOUND, error.what)
+        except FileNotFoundError:
+            await _abort(context, grpc.StatusCode.NOT_FOUND, "there is no such file")
         for start in range(min(request.offset, len(content)), len(content), CHUNK_BYTES):
             yield pb.ArtifactChunk(content=content[start : start + CHUNK_BYTES])
 
