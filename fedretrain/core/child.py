@@ -120,7 +120,7 @@ class Child:
         self._backoff.failed(now)
         if not self._backoff.is_due(now):
             return False
-        self._start()
+        self.start()
         self._backoff.begun(now)
         return True
 
@@ -135,7 +135,8 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start it, due or not; for who watches several together."""
         command = self.command
         with contextlib.suppress(FileNotFoundError):
             if command.log.stat().st_size > command.log_bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - `core.build` reads the annotations
 
 from fedretrain.artifacts.store import check_digest
-from fedretrain.core.child import Child, Command, leashed
+from fedretrain.core.child import Backoff, Child, Command, leashed
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import ConfigError
 
@@ -124,19 +124,24 @@ class CampaignProcesses:
             *("-m", "fedretrain.edge.client_app", "--runtime", f"127.0.0.1:{port}"),
             *("--secret", str(secret), "--bundle", invitation.bundle),
         )
+        self._backoff = Backoff()
         self.app = Child(Command(app, folder / "app.log", env, limits.app_bytes, limits.niceness))
 
     def ensure(self, now: float) -> None:
-        """Start what does not run and is due. Call it every second or so.
+        """Start both, when one does not run and they are due. Call it every second or so.
 
         Args:
             now: Monotonic instant, seconds.
         """
-        if self.app.exit_status is not None and self.supernode.is_alive:
-            self.supernode.stop()  # it would wait a minute for the reply of the task that was lost
-        if self.supernode.ensure(now) and self.app.is_alive:
-            self.app.stop()  # its tasks were the other SuperNode's
-        self.app.ensure(now)
+        if self.supernode.is_alive and self.app.is_alive:
+            return
+        # One without the other is of no use: a SuperNode waits a minute for the reply of a task that was lost.
+        self.stop()
+        self._backoff.failed(now)
+        if self._backoff.is_due(now):
+            self.supernode.start()
+            self.app.start()
+            self._backoff.begun(now)
 
     def stop(self) -> None:
         """End both. May be called twice."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 _LONGEST_TTL_S = 12 * 3600.0  # Flower forgets a message after this; a deadline beyond it makes no sense
-_ROLL_S = 30.0
+_ROLL_S, _ANSWER_S, _POLL_S = 30.0, 6.0, 0.2
 _MAX_DETAIL = 200
 
 
@@ -174,14 +174,19 @@ class CalledNodes:
         self._ask_again_at: dict[int, float] = {}
 
     def online(self) -> Mapping[int, int]:
-        """See `Nodes.online`. Asks nodes that have not answered, and waits for none."""
+        """See `Nodes.online`. Asks nodes that have not answered yet, and waits for those a moment."""
         nodes = set(self._grid.get_node_ids())
-        self._call(nodes)
-        while answers := list(self._grid.pull_messages(list(self._asked))) if self._asked else []:
+        until = time.monotonic() + (_ANSWER_S if self._call(nodes) else 0.0)
+        while True:
+            answers = list(self._grid.pull_messages(list(self._asked))) if self._asked else []
             for answer in answers:
                 node = self._asked.pop(answer.metadata.reply_to_message_id)
                 if not answer.has_error():
                     self._hosted[node] = decode_roll(answer.content)
+            if not answers:
+                if nodes <= set(self._hosted) or time.monotonic() >= until:
+                    break
+                time.sleep(_POLL_S)
         return {
             int(client): node
             for node, clients in self._hosted.items()
@@ -189,16 +194,18 @@ class CalledNodes:
             if node in nodes and 0 <= client < self._num_devices
         }
 
-    def _call(self, nodes: set[int]) -> None:
+    def _call(self, nodes: set[int]) -> bool:
+        """Whether anybody was asked."""
         now = time.monotonic()
         strangers = sorted(
             node for node in nodes - set(self._hosted) if now >= self._ask_again_at.get(node, now)
         )
         if not strangers:
-            return
+            return False
         calls = [_message(RecordDict(), node, "query", "") for node in strangers]
         self._asked |= dict(zip(self._grid.push_messages(calls), strangers, strict=True))
         self._ask_again_at |= dict.fromkeys(strangers, now + _ROLL_S)
+        return True
 
 
 class GridRunner:

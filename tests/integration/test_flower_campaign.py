@@ -163,14 +163,14 @@ def test_what_is_killed_on_a_device_costs_its_own_clients_alone(fleet: Fleet, ki
     arm = quick_arm(*WORDS)
     sampling = SamplingRule(cohort_size=NUM_DEVICES)
     wanted = definition(fleet, f"kill {killed}", arm, sampling=sampling, quorum=3, deadline_s=20.0)
-    fleet.begin(replace(wanted, num_rounds=4))
+    fleet.begin(replace(wanted, num_rounds=5))
     fleet.run(lambda record: len(record.rounds) == 1)
     agent = fleet.agents["agent-1"]
     pid = (agent.app if killed == "app process" else agent.supernode).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     record = fleet.run()
-    check_rounds(record, 4)
+    check_rounds(record, 5)
     counts = [done.summary["num_contributed"] for done in record.rounds]
     assert counts[0] == NUM_DEVICES
     assert min(counts) >= 3  # the other device's

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fedretrain.core.child import Child, Command
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.edge.supernode import MIB, CampaignProcesses, Invitation, NodeKeys, TrainingLimits
 
@@ -70,6 +73,27 @@ def test_without_keys_only_on_a_development_machine(tmp_path: Path) -> None:
     assert "--insecure" not in words
     assert words[words.index("--auth-supernode-private-key") + 1] == "device.key"
     assert words[words.index("--root-certificates") + 1] == "roots.pem"
+
+
+@pytest.mark.parametrize("killed", ["supernode", "app"])
+def test_one_that_dies_is_started_again_with_the_other(tmp_path: Path, killed: str) -> None:
+    made = processes(tmp_path)
+    words = ("-c", "import time; time.sleep(60)")
+    for name in ("supernode", "app"):
+        setattr(made, name, Child(Command(words, tmp_path / f"{name}.log")))
+    made.ensure(0.0)
+    made.ensure(1.0)
+    pid = getattr(made, killed).pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    made.ensure(2.0)
+    assert (made.supernode.pid, made.app.pid) == (None, None)
+    for now in range(3, 60):
+        made.ensure(float(now))
+        assert made.supernode.is_alive
+        assert made.app.is_alive
+    assert (made.supernode.num_starts, made.app.num_starts) == (2, 2)
+    made.stop()
 
 
 @pytest.mark.parametrize("bundle", ["", "AB" * 32, "ab" * 31, "../" + "a" * 61])
