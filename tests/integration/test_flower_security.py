@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fedretrain.server.campaign_rules import CampaignRules, SamplingRule
-from fedretrain.server.superlink import Bundle
+from fedretrain.server.superlink import Bundle, SuperLink
 from tests.flower_cases import NUM_DEVICES, Fleet, Keys, definition, examples
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def test_a_run_that_a_stranger_started_is_ended_and_its_code_runs_nowhere(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     """Whoever reaches Flower's Control API can start a run: the server carries out its own alone."""
-    foreign = fleet.superlink.start_run(other_bundle(tmp_path / "proof"))
+    stranger = SuperLink(fleet.superlink.config, tmp_path)
+    foreign = stranger.start_run(other_bundle(tmp_path / "proof"))
     fleet.begin(definition(fleet.store, campaign="own", rules=RULES, num_rounds=1, min_online=3))
     assert fleet.run().rounds[0].summary["num_contributed"] == 3
     assert fleet.superlink.run_status(foreign) == "finished:failed"
