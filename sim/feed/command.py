@@ -123,4 +123,5 @@ class Feed:
                 stop.wait(_RETRY_S)
             else:
                 stop.wait(max(0.0, playing.next_at() - time.monotonic()))
+        playing.end(time.monotonic())
         client.close()

@@ -98,6 +98,11 @@ class Playing:
         while self._truths and self._truths[0].due_at < now - c.keep_s:
             self._tally.lost(len(self._truths.popleft().labels))
 
+    def end(self, now: float) -> None:
+        """Count what the agent was not told in time: the feed ends. A label that is not due yet was never said."""
+        self._tally.lost(sum(len(batch.true) for batch in self._batches))
+        self._tally.lost(sum(len(truth.labels) for truth in self._truths if truth.due_at <= now))
+
     def next_at(self) -> float:
         """When something is due next."""
         due = [self._tick_at, *(truth.due_at for truth in list(self._truths)[:1])]
@@ -149,7 +154,7 @@ class Playing:
 
     def _tell(self, post: Post) -> bool:
         truth = self._truths[0]
-        labels = [{"id": id_, "label": label, "source": "user"} for id_, label in truth.labels]
+        labels = [{"of": id_, "label": label, "source": "user"} for id_, label in truth.labels]
         answer = post("/v1/labels", {"device": self._world.devices[truth.device].name, "labels": labels})
         if answer.outcome is Outcome.DOWN:
             return False
@@ -166,4 +171,9 @@ def _predictions(answer: Answer, count: int) -> list[tuple[Any, int | None]] | N
         return None
     if not all(isinstance(one, dict) and "id" in one for one in found):
         return None
-    return [(one["id"], one.get("label")) for one in found]
+    return [(one["id"], _class(one.get("label"))) for one in found]
+
+
+def _class(label: Any) -> int | None:
+    """The class that was named; an agent that abstains says -1."""
+    return label if isinstance(label, int) and label >= 0 else None

@@ -26,7 +26,7 @@ class Summary:
         sent: Rows that an agent answered.
         labelled: Labels that an agent took.
         refused: Rows and labels that an agent refused.
-        lost: Rows and labels that no agent could be told in time.
+        lost: Rows and labels that an agent could not be told in time, or before the feed ended.
         unanswered: Answers that named no class.
         accuracy: Of all devices; None without answers.
         drifted_accuracy: Of devices whose sensors drift, likewise.
@@ -85,7 +85,7 @@ class Tally:
             self._refused += count
 
     def lost(self, count: int) -> None:
-        """Rows or labels grew too old while an agent was down."""
+        """Rows or labels grew too old while an agent was down, or the feed ended."""
         with self._lock:
             self._lost += count
 

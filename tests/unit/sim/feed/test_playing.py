@@ -62,7 +62,7 @@ def test_every_device_reports_at_every_tick_and_its_labels_come_later(tally, pla
     play(agent, playing, [4.9, 5.0])
     assert [body["device"] for body in agent.told] == ["device-00", "device-01"]
     assert agent.told[0]["labels"] == [
-        {"id": f"p{k}", "label": label, "source": "user"}
+        {"of": f"p{k}", "label": label, "source": "user"}
         for k, label in enumerate(WORLD.rows(0, 0, 4)[1].tolist())
     ]
     assert (tally.summary(5.0).sent, tally.summary(5.0).labelled) == (6 * 2 * 4, 8)
@@ -82,6 +82,15 @@ def test_an_agent_that_is_down_is_told_everything_of_the_last_half_minute(tally,
     assert summary.lost == 2 * 10 * 4 + 8  # ticks 1 to 10, and the labels of tick 0
     assert summary.sent == 8 * 32
     assert summary.refused == 0
+
+
+def test_what_waits_when_the_feed_ends_is_lost_and_what_was_not_due_is_not(tally, playing):
+    agent = FakeAgent()
+    play(agent, playing, [0.0, 1.0])
+    agent.outcome = Outcome.DOWN
+    play(agent, playing, [5.5])
+    playing.end(5.5)
+    assert tally.summary(5.5).lost == 2 * 4 * 4 + 8  # ticks 2 to 5, and the labels of tick 0
 
 
 def test_a_feed_that_was_held_up_counts_what_it_never_read(tally, playing):
@@ -117,6 +126,11 @@ def test_sensors_drift_from_the_tick_on_at_which_they_do(playing):
     mine = [body["rows"] for body in agent.asked if body["device"] == WORLD.devices[drifting].name]
     clean = [WORLD.rows(drifting, 4 * tick, 4)[0].tolist() for tick in range(4)]
     assert [one == other for one, other in zip(mine, clean, strict=True)] == [True, True, False, False]
+
+
+def test_an_agent_that_abstains_named_no_class(tally, playing):
+    play(FakeAgent(lambda row: -1), playing, [0.0])
+    assert (tally.summary(0.0).unanswered, tally.summary(0.0).accuracy) == (8, None)
 
 
 def test_accuracy_is_that_of_the_last_minute_by_what_was_answered(tally):
