@@ -97,18 +97,23 @@ class Fleet:
     counters: dict[str, int] = field(default_factory=dict)
     versions: list[str] = field(default_factory=list)
 
-    def make(self, num=1, **about):
-        """Versions that each come from the one before, installable."""
+    def make(self, num=1, *, wrong=False, hidden=0, **about):
+        """New versions, installable; a wrong one has another model's sanity vectors."""
         rng = np.random.default_rng(len(self.versions))
         base = None
         for _ in range(num):
             number = len(self.versions) + 1
             tree = {
-                "head.weight": rng.normal(size=(3, SIZE)).astype(np.float32),
+                "head.weight": rng.normal(size=(3, hidden or SIZE)).astype(np.float32),
                 "head.bias": np.zeros(3, np.float32),
             }
+            if hidden:
+                tree["body.weight"] = rng.normal(size=(hidden, SIZE)).astype(np.float32)
+                tree["body.bias"] = np.zeros(hidden, np.float32)
             made = release(base, tree)
             base = made.weights
+            if wrong:
+                about["outputs"] = np.full((4, 3), 1 / 3)
             self.versions.append(write(self.store, made, number, baseline=freeze(bins()), **about))
             self.serve_blobs(self.versions[-1])
         self.publish(self.versions)

@@ -33,6 +33,23 @@ def weights(seed=0, size=2):
 def graph(size=2):
     """One linear layer over the weights above."""
     dims = {"head.weight": (3, size), "head.bias": (3,)}
+    return _model([helper.make_node("Gemm", ["x", *dims], ["y"], transB=1)], dims, size)
+
+
+def deep_graph(size, hidden):
+    """A shared body (linear, ReLU) under the head."""
+    body = {"body.weight": (hidden, size), "body.bias": (hidden,)}
+    head = {"head.weight": (3, hidden), "head.bias": (3,)}
+    nodes = [
+        helper.make_node("Gemm", ["x", *body], ["a"], transB=1),
+        helper.make_node("Relu", ["a"], ["h"]),
+        helper.make_node("Gemm", ["h", *head], ["y"], transB=1),
+    ]
+    return _model(nodes, body | head, size)
+
+
+def _model(nodes, dims, size):
+    """A model without its weights."""
     weights = [
         TensorProto(name=n, dims=d, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
         for n, d in dims.items()
@@ -40,8 +57,7 @@ def graph(size=2):
     for one in weights:
         one.external_data.add(key="location", value="weights")
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", m]) for n, m in (("x", size), ("y", 3))]
-    node = helper.make_node("Gemm", ["x", *dims], ["y"], transB=1)
-    made = helper.make_graph([node], "linear", ends[:1], ends[1:], weights)
+    made = helper.make_graph(nodes, "linear", ends[:1], ends[1:], weights)
     opset = helper.make_opsetid("", 18)
     return helper.make_model(made, opset_imports=[opset], ir_version=8).SerializeToString()
 

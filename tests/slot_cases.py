@@ -15,7 +15,7 @@ from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.validation.sanity import SanityVectors
-from tests.package_cases import graph
+from tests.package_cases import deep_graph, graph
 
 SIZE = 60  # inputs: enough weights for a delta to pay
 SCHEMA = Schema(tuple(Channel(f"c{i}", "1", -1.0, 1.0) for i in range(SIZE)))
@@ -66,9 +66,14 @@ def write(store, released, version, *, outputs=None, baseline=b"bins", **about):
     """One version; its sanity vectors are its own answers, unless others are given."""
     pipeline = Pipeline((Scaler("range"),)).fit(ROWS, SCHEMA)
     weights = released.weights
-    answers = class_probabilities(pipeline.apply(ROWS) @ weights["head.weight"].T + weights["head.bias"])
+    features, model = pipeline.apply(ROWS), graph(SIZE)
+    if "body.weight" in weights:
+        hidden = len(weights["body.bias"])
+        features = np.maximum(features @ weights["body.weight"].T + weights["body.bias"], 0)
+        model = deep_graph(SIZE, hidden)
+    answers = class_probabilities(features @ weights["head.weight"].T + weights["head.bias"])
     sanity = SanityVectors(ROWS, (answers if outputs is None else outputs).astype(np.float64), 1e-4)
-    parts = Contents(released, graph(SIZE), pipeline, sanity, baseline=baseline, report=b"page")
+    parts = Contents(released, model, pipeline, sanity, baseline=baseline, report=b"page")
     return write_package(
         store, parts, population="plant", version=version, created_at=float(version), outputs=OUTPUTS, **about
     )

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 FLUSH_ROWS = 256
 """So many predictions are written without waiting for the next tick."""
+MENDED_S = 1.0
+"""A clock that was further off is mended in what was predicted before it was set."""
 MAX_WAITING = 4096
 """While the disk takes nothing, the oldest predictions beyond these are forgotten."""
 
@@ -94,7 +96,7 @@ class Answering:
 
     def __init__(self, store: Store, config: DeviceConfig, on_first: Callable[[], None]) -> None:
         self.store, self._config, self._on_first = store, config, on_first
-        self._lock = threading.RLock()
+        self._flushing, self._lock = threading.RLock(), threading.RLock()
         self.serving = Serving(rules=Rules(store.reads()[0].told()))
         self.watch: HealthWatch | None = None
         self._waiting: list[tuple[Prediction, NDArray[Any] | None]] = []
@@ -178,6 +180,10 @@ class Answering:
         Raises:
             sqlite3.DatabaseError: If the database is damaged.
         """
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
             shadow = self.serving.shadow
@@ -281,17 +287,24 @@ class Answering:
             store.database.remember(CLOSED, self._closed_at)
             self.serving = replace(self.serving, rules=Rules(store.reads()[0].told()))
 
-    def mend_time(self, by_s: float) -> None:
-        """The clock was wrong until now: correct what was predicted in this start.
+    def trust(self, signed_at: float) -> bool:
+        """Set the clock by a fresh signed time, and correct what was predicted in this start by a wrong one.
 
-        Args:
-            by_s: How far it was behind.
+        Returns:
+            Whether the time was taken; see `DeviceClock.trust`.
         """
-        with self._lock:
-            self._waiting = [(replace(one, at=one.at + by_s), row) for one, row in self._waiting]
-        with self.store.database.mutex:
-            for reads, after in zip(self.store.reads(), self._begins_after, strict=True):
-                reads.shift(after, by_s)
+        with self._flushing, self._lock:
+            clock = self.store.clock
+            before = clock.look()
+            if not clock.trust(signed_at):
+                return False
+            by_s = signed_at - before.guess_at
+            if before.at is None and abs(by_s) > MENDED_S:
+                self._waiting = [(replace(one, at=one.at + by_s), row) for one, row in self._waiting]
+                with self.store.database.mutex:
+                    for reads, after in zip(self.store.reads(), self._begins_after, strict=True):
+                        reads.shift(after, by_s)
+            return True
 
     def closed(self) -> None:
         """Slots were counted: nothing is predicted into them any more."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +187,4 @@ class Campaigns:
         personal.save(
             device.personal_folder, device.stream, Personal(params, base, store.clock.look().guess_at)
         )
-        told = device.remembered.value
-        # Before the version that is served: a start for it, and for the one that comes of the campaign.
-        bases = (*(one for one in told.bases[:-1] if one != base), base, *told.bases[-1:])
-        device.remembered.keep_if_possible(replace(told, bases=bases))
+        device.remembered.note(lambda told: told.beginning_from(base))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from fedretrain.core.checks import require
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import DataError, UserError
 from fedretrain.edge.answering import Answer, Answering, Serving
 from fedretrain.edge.clock import since_boot
 from fedretrain.edge.database import is_damage
@@ -36,6 +36,7 @@ from fedretrain.edge.store import Store
 from fedretrain.edge.sync import Syncing
 from fedretrain.edge.telling import Baselines, Telling
 from fedretrain.edge.watch import HealthWatch
+from fedretrain.training.keep import Verdict
 from fedretrain.wire.control import encode_alert
 from fedretrain.wire.sequence import Priority
 
@@ -149,14 +150,14 @@ class DeviceRuntime:
         self, of: str, label: int | None, source: str = "api", confidence: float = 1.0
     ) -> tuple[str, ...]:
         """Say what a prediction or a sample was; again to correct it, None to withdraw; see `Answering.label`."""
-        with self._mending():
+        with self.mending():
             return self.answering.label(of, label, source, confidence)
         raise DataError("the database was damaged; what was to be labelled is gone", where=str(self.folder))
 
     def alert(self, kind: str, package: str = "", detail: str = "") -> None:
         """Something that a person should know; it is durable when this returns, if the disk takes it."""
         store = self.store
-        with self._mending():
+        with self.mending():
             store.outbox.add(Priority.ALERTS, encode_alert(kind, package, detail), store.clock.instant())
             store.outbox.flush(store.clock.instant())
 
@@ -170,7 +171,7 @@ class DeviceRuntime:
 
     def flush(self) -> None:
         """Write what waits, and put what is over into the outbox."""
-        with self._mending():
+        with self.mending():
             self.answering.flush()
             store, slot_s = self.store, self.remembered.value.slot_s
             state = store.clock.look()
@@ -209,13 +210,13 @@ class DeviceRuntime:
         before = self.answering.serving
         model = None if wanted.serve is None else self._served(wanted.serve, before.model)
         shadow = None if wanted.shadow is None else self._shadowed(wanted.shadow, before.shadow)
-        told = self.remembered.value
         serving = Serving(model, shadow, wanted.by_rules or model is None)
         watch = self.answering.watch
         if serving.version != before.version:
             watch = self._watched(serving.version, before.version)
             if serving.version:
-                self.remembered.keep_if_possible(replace(told.serving(serving.version), record=watch.record))
+                record = watch.record
+                self.remembered.note(lambda told: replace(told.serving(serving.version), record=record))
         self.answering.serve(serving, watch)
 
     def _watched(self, version: str, before: str) -> HealthWatch:
@@ -233,7 +234,7 @@ class DeviceRuntime:
             return before
         try:
             served = Served.of(package, self._personal(package))
-        except DataError as error:
+        except UserError as error:
             self._leave(package.digest, error.what)
             found = self.follower.wanted().serve
             return None if found is None or found.digest == package.digest else self._served(found)
@@ -246,8 +247,9 @@ class DeviceRuntime:
             return before
         try:
             shadow = Served.of(package, self._personal(package, keep=False))
-        except DataError as error:
-            self.remembered.keep_if_possible(self.remembered.value.refusing(package.digest, error.what))
+        except UserError as error:
+            why = error.what
+            self.remembered.note(lambda told: told.refusing(package.digest, why))
             return None
         self.baselines.keep(package, serves=False)
         return shadow
@@ -262,7 +264,7 @@ class DeviceRuntime:
         found = personal_for(
             package, self.personal_folder, self.stream, bases, data, self.config.refit, now, keep=keep
         )
-        if found.why and keep:
+        if found.why and keep and found.verdict is not Verdict.TOO_FEW:
             self.alert("personal_refit", package.digest, found.why)
         return dict(found.params)
 
@@ -281,7 +283,8 @@ class DeviceRuntime:
         before = watch.record
         breach = self.answering.judge(now_s)
         if watch.record != before:
-            self.remembered.keep_if_possible(replace(self.remembered.value, record=watch.record))
+            record = watch.record
+            self.remembered.note(lambda told: replace(told, record=record))
         if breach is not None:
             self._leave(breach.version, breach.reason)
             self.serve()
@@ -294,7 +297,7 @@ class DeviceRuntime:
     def _first_prediction(self) -> None:
         version = self.serves
         if version and self.remembered.value.confirmed != version:
-            self.remembered.keep_if_possible(replace(self.remembered.value, confirmed=version))
+            self.remembered.note(lambda told: replace(told, confirmed=version))
             self._wake()
 
     @property
@@ -342,21 +345,23 @@ class DeviceRuntime:
         self.store.close()
 
     @contextlib.contextmanager
-    def _mending(self) -> Iterator[None]:
+    def mending(self) -> Iterator[None]:
         """Set a damaged database aside and go on with a new one; what was being done is not done."""
+        store = self.store
         try:
             yield
         except OutboxDamagedError as error:
-            self._reopen(str(error))
+            self._reopen(store, str(error))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
                 return  # a full disk: what waits stays in memory
-            self._reopen(str(error))
+            self._reopen(store, str(error))
 
-    def _reopen(self, suspect: str) -> None:
+    def _reopen(self, damaged: Store, suspect: str) -> None:
         with self._lock:
-            self.store.database.close()
-            self.answering.reopened(self._open_store(suspect))
+            if self.store is damaged:  # another thread may have met it first
+                damaged.database.close()
+                self.answering.reopened(self._open_store(suspect))
 
     def _open_store(self, suspect: str = "") -> Store:
         return Store.open(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.manifest import Manifest
@@ -81,6 +81,7 @@ class Follower:
         self._fetched: dict[str, bytes] = {}
         self._shadow: Package | None = None
         self._due_s: dict[str, float] = {}
+        self._counter = 0
 
     def leave_withdrawn(self) -> bool:
         """Leave what may not be served any more; True if that was what the device served.
@@ -129,6 +130,8 @@ class Follower:
             TrustError: If nothing may be installed just now.
         """
         told = self._memory.value
+        if told.counter != self._counter:
+            self._counter, self._due_s = told.counter, {}
         shadow = self._shadow.digest if self._shadow is not None else ""
         if not told.shadow:
             self._shadow, shadow = None, ""
@@ -148,7 +151,8 @@ class Follower:
     def wanted(self) -> Wanted:
         """What the device shall answer with now, by what it was told and what it holds."""
         told = self._memory.value
-        with self.lock:
+        current = None
+        with self.lock, contextlib.suppress(UserError):  # slots that cannot be read: the rules answer
             current = self._slots.current()
         if current is not None and current.digest in told.withdrawn:
             current = None
@@ -163,7 +167,7 @@ class Follower:
             self._slots.mark_bad(version, reason)
             if self._slots.state.current == version:
                 self._slots.rollback()
-        self._memory.keep_if_possible(self._memory.value.refusing(version, reason))
+        self._memory.note(lambda told: told.refusing(version, reason))
 
     def _bring(self, digest: str, installable: Installable, download: Download, *, activate: bool) -> None:
         """One version: refused by name where the device's checks fail."""
@@ -193,9 +197,7 @@ class Follower:
             self._refuse(digest, error.what)
             return
         del self._due_s[digest]
-        told = self._memory.value
-        if told.refused == digest:
-            self._memory.keep_if_possible(replace(told, refused="", refused_reason=""))
+        self._memory.note(lambda told: told.accepting(digest))
 
     def _stage(self, digest: str, info: TargetInfo, download: Download) -> None:
         sizes = {digest: info.length}
@@ -226,4 +228,4 @@ class Follower:
             raise DataError(f"the package is for {manifest.population}", where="population")
 
     def _refuse(self, version: str, reason: str) -> None:
-        self._memory.keep_if_possible(self._memory.value.refusing(version, reason))
+        self._memory.note(lambda told: told.refusing(version, reason))

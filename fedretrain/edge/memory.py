@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from fedretrain.core.errors import DataError, UserError
 from fedretrain.edge.health_limits import HealthRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from fedretrain.artifacts.assignment import Assignment
@@ -88,12 +90,21 @@ class Memory:
         confirmed = "" if self.confirmed == version else self.confirmed
         return replace(self, refused=version, refused_reason=reason[:_MAX_REASON], confirmed=confirmed)
 
+    def accepting(self, version: str) -> Memory:
+        """A version that was refused is here after all."""
+        return replace(self, refused="", refused_reason="") if self.refused == version else self
+
     def serving(self, version: str) -> Memory:
         """A version has begun to serve."""
         if self.bases and self.bases[-1] == version:
             return self
         rest = tuple(base for base in self.bases if base != version)
         return replace(self, bases=(*rest, version)[-_MAX_BASES:])
+
+    def beginning_from(self, base: str) -> Memory:
+        """Personal state was learnt beside something that never served here: a start for the present version and the next."""
+        rest = tuple(one for one in self.bases[:-1] if one != base)
+        return replace(self, bases=(*rest, base, *self.bases[-1:]))
 
 
 class MemoryFile:
@@ -109,35 +120,42 @@ class MemoryFile:
 
     def __init__(self, folder: Path) -> None:
         self._paths = (folder / MEMORY, folder / COPY)
+        self._lock = threading.RLock()
         self.value, self.was_lost = self._read()
 
-    def keep(self, value: Memory) -> None:
-        """Remember durably.
+    def change(self, how: Callable[[Memory], Memory]) -> None:
+        """Remember something else durably. Any thread may call it.
+
+        Args:
+            how: From what is remembered to what shall be.
 
         Raises:
             DataError: If the disk would not have it; nothing is changed then.
         """
-        if value == self.value:
-            return
-        content = _sealed(value)
-        try:
-            write_whole(self._paths[0], content)
-        except OSError as error:
-            raise DataError(
-                f"the device's memory cannot be written: {error.strerror or error}",
-                where=str(self._paths[0]),
-                fix="free the disk or check its permissions",
-            ) from error
-        self.value = value
-        with contextlib.suppress(OSError):
-            write_whole(self._paths[1], content)
-
-    def keep_if_possible(self, value: Memory) -> None:
-        """As `keep`; on a full disk it holds in memory all the same, until the next start."""
-        try:
-            self.keep(value)
-        except DataError:
+        with self._lock:
+            value = how(self.value)
+            if value == self.value:
+                return
+            content = _sealed(value)
+            try:
+                write_whole(self._paths[0], content)
+            except OSError as error:
+                raise DataError(
+                    f"the device's memory cannot be written: {error.strerror or error}",
+                    where=str(self._paths[0]),
+                    fix="free the disk or check its permissions",
+                ) from error
             self.value = value
+            with contextlib.suppress(OSError):
+                write_whole(self._paths[1], content)
+
+    def note(self, how: Callable[[Memory], Memory]) -> None:
+        """As `change`; on a full disk it holds in memory all the same, until the next start."""
+        with self._lock:
+            try:
+                self.change(how)
+            except DataError:
+                self.value = how(self.value)
 
     def _read(self) -> tuple[Memory, bool]:
         was_there = False

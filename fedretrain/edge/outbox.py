@@ -17,8 +17,7 @@ import contextlib
 import json
 import math
 import sqlite3
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedretrain.core.clock import Anchor, Instant, resolve
@@ -27,12 +26,13 @@ from fedretrain.edge import records as table
 from fedretrain.edge.change import Change, Reason
 from fedretrain.edge.database import AgentDatabase, is_damage, shorten_log, transaction
 from fedretrain.edge.records import Batch, Entry, Record
+from fedretrain.edge.waiting import OutboxStatus, Waiting
 from fedretrain.wire.control import encode_alert
 from fedretrain.wire.inbox import MAX_BOOTS
 from fedretrain.wire.sequence import Gap, Key, Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_RECORD_BYTES = 1 << 20
 _MAX_GAPS = 256  # in a batch
@@ -42,25 +42,6 @@ _LOOK = 256  # records that are looked at, or dropped, at a time
 
 class OutboxDamagedError(FedretrainError):
     """The database is damaged: open it again with ``suspect=str(error)``, which sets the file aside."""
-
-
-@dataclass(frozen=True)
-class OutboxStatus:
-    """How full the outbox is.
-
-    Attributes:
-        num_stored: Durable records; an acknowledged one counts until the next flush.
-        stored_bytes: Of those.
-        num_buffered: Records that wait for a flush.
-        dropped: Records dropped since the database was made, by priority and reason.
-        error: Why the last flush failed; empty if it did not.
-    """
-
-    num_stored: int
-    stored_bytes: int
-    num_buffered: int
-    dropped: Mapping[tuple[Priority, str], int]
-    error: str
 
 
 class Outbox:
@@ -87,11 +68,8 @@ class Outbox:
     ) -> None:
         self._database = database
         self._connection, self._identity = database.connection, database.identity
-        self._max_bytes, self._max_age_s, self._buffer_bytes = max_bytes, max_age_s, buffer_bytes
+        self._max_bytes, self._max_age_s = max_bytes, max_age_s
         self._mutex = database.mutex
-        self._buffer: dict[Priority, deque[Record]] = {priority: deque() for priority in Priority}
-        self._buffered_bytes = 0
-        self._next = dict.fromkeys(Priority, 0)
         self._acknowledged: dict[int, Entry] = {}
         self._damaged: dict[int, Entry] = {}
         self._told: list[Gap] = []
@@ -102,13 +80,14 @@ class Outbox:
         with self._reading():
             if not table.is_ordered(self._connection):
                 raise OutboxDamagedError("a record lies outside of every stream")
-            self._position = {priority: table.first_free(self._connection, priority) for priority in Priority}
+            first = {priority: table.first_free(self._connection, priority) for priority in Priority}
             self._live, self._stored_bytes = table.totals(self._connection)
             self._anchors = table.anchors(self._connection) | {self._identity.boot: None}
             self._siblings = table.starts_of(self._connection, database.machine)
             notices = self._connection.execute(
                 "SELECT number, content FROM notices ORDER BY number"
             ).fetchall()
+        self._waiting = Waiting(database.identity, first, buffer_bytes)
         self._noticed = notices[-1][0] if notices else 0
         for _, content in notices:
             self.add(Priority.ALERTS, _alert(content), opened)
@@ -133,8 +112,8 @@ class Outbox:
         if not math.isfinite(at.monotonic_s) or not math.isfinite(at.at or 0.0):
             raise ValueError(f"{at} is no instant")
         with self._mutex:
-            record = self._take(priority, payload, at)
-            if self._buffered_bytes > self._buffer_bytes and not self.flush(at):
+            record = self._waiting.take(priority, payload, at)
+            if self._waiting.is_full and not self.flush(at):
                 self._shed()
             return record.key
 
@@ -160,34 +139,15 @@ class Outbox:
         with self._mutex:
             if not self.flush(at):
                 return False
-            records = [self._take(priority, payload, at) for priority, payload in payloads]
+            records = [self._waiting.take(priority, payload, at) for priority, payload in payloads]
             try:
                 if self._flushed(at, then):
                     return True
             except BaseException:
-                self._give_back(records)
+                self._waiting.give_back(records)
                 raise
-            self._give_back(records)
+            self._waiting.give_back(records)
             return False
-
-    def _take(self, priority: Priority, payload: bytes, at: Instant) -> Record:
-        """Number a record and put it into memory."""
-        key = Key(self._identity.installation, self._identity.boot, priority, self._next[priority])
-        record = Record(key, at, payload, self._position[priority])
-        self._next[priority] += 1
-        self._position[priority] += 1
-        self._buffer[priority].append(record)
-        self._buffered_bytes += record.size_bytes
-        return record
-
-    def _give_back(self, records: Iterable[Record]) -> None:
-        """Forget records that were just taken: their numbers are free again, because nothing has seen them."""
-        for record in records:
-            priority = record.key.priority
-            self._buffer[priority].remove(record)
-            self._next[priority] -= 1
-            self._position[priority] -= 1
-            self._buffered_bytes -= record.size_bytes
 
     def anchor(self, anchor: Anchor) -> None:
         """Keep where this start lies in time, with the next flush: records that were added before get their time by it.
@@ -284,7 +244,7 @@ class Outbox:
             return OutboxStatus(
                 num_stored=sum(self._live.values()),
                 stored_bytes=self._stored_bytes,
-                num_buffered=sum(len(queue) for queue in self._buffer.values()),
+                num_buffered=len(self._waiting),
                 dropped=table.drops(self._connection),
                 error=self._error,
             )
@@ -294,10 +254,9 @@ class Outbox:
         connection, change = self._connection, Change()
         change.dropped, change.reasons = list(self._lost.dropped), self._lost.reasons.copy()
         self._remove(change)
-        for queue in self._buffer.values():
-            table.insert(connection, queue)
-            for record in queue:
-                change.put_in(record)
+        table.insert(connection, self._waiting)
+        for record in self._waiting:
+            change.put_in(record)
         if now is not None:
             self._expire(now, change)
         self._shrink(change)
@@ -378,21 +337,17 @@ class Outbox:
         for boot in change.forgotten:
             del self._anchors[boot], self._live[boot]
         self._siblings = [boot for boot in self._siblings if boot in self._anchors]
-        for queue in self._buffer.values():
-            queue.clear()
-        self._buffered_bytes, self._lost = 0, Change()
+        self._waiting.clear()
+        self._lost = Change()
         self._acknowledged, self._damaged, self._told, self._given_up = {}, {}, [], []
         self._new_anchors, self._noticed, self._given_up_before, self._error = {}, 0, 0, ""
 
     def _shed(self) -> None:
         """Nothing can be written: drop from memory what is beyond its bound, the lowest priority and oldest first."""
-        for priority in reversed(Priority):
-            queue = self._buffer[priority]
-            while queue and self._buffered_bytes > self._buffer_bytes:
-                record = queue.popleft()
-                self._buffered_bytes -= record.size_bytes
-                self._lost.dropped.append((record.key.boot, priority, record.key.sequence))
-                self._lost.reasons[priority, Reason.SIZE] += 1
+        for record in self._waiting.shed():
+            key = record.key
+            self._lost.dropped.append((key.boot, key.priority, key.sequence))
+            self._lost.reasons[key.priority, Reason.SIZE] += 1
 
     def _give_up(self, opened: Instant, max_boots: int) -> tuple[int, list[Entry]]:
         """The first start to keep (0: all), and the records before it, which an alert tells of."""

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.artifacts.inference import Model, device_params
-from fedretrain.core.errors import DataError, UnsupportedModelError
+from fedretrain.core.errors import DataError, UnsupportedModelError, UserError
 from fedretrain.core.rng import seed_for
 from fedretrain.core.types import ClientData, MethodKind
 from fedretrain.edge import personal
@@ -102,21 +103,22 @@ def personal_for(
     try:
         names = _head_names(package)
         head, found = _refitted(package, names, start, data, config)
-    except UnsupportedModelError as error:
+    except UserError as error:  # it is no linear head, or the package's patterns fit nothing
         return Outcome({}, None, damaged + error.what)
     why = f"{damaged}re-fit {found.verdict.value}: held-out accuracy {found.before:.3f} -> {found.after:.3f}"
     if head is None:
         return Outcome({}, found.verdict, why)
     params = {names[0]: head.weight, names[1]: head.bias}
     if keep:
-        personal.save(folder, stream, Personal(params, package.digest, now))
+        with contextlib.suppress(OSError):  # a full disk: it is fitted again after the next start
+            personal.save(folder, stream, Personal(params, package.digest, now))
     return Outcome(params, found.verdict, why)
 
 
 def _checked(package: Package, params: Params) -> Outcome:
     try:
         device_params(package.manifest, package.weights, params)
-    except DataError as error:
+    except UserError as error:
         return Outcome({}, None, error.what)
     return Outcome(params)
 
@@ -187,16 +189,19 @@ def features_under(package: Package, names: tuple[str, str], x: NDArray[np.float
     weights = package.weights
     head = Head(weights[names[0]], weights[names[1]])
     num_outputs, num_features = head.weight.shape
+    outputs = Model(package.graph, weights).predict(x)
     features = np.zeros((len(x), num_features), dtype=np.float32)
     for first in range(0, num_features, num_outputs):
+        if outputs.shape[1:] != (num_outputs,):
+            break  # another layer comes after it
         count = min(num_outputs, num_features - first)
         reader = np.zeros_like(head.weight)
         reader[np.arange(count), first + np.arange(count)] = 1.0
         model = Model(package.graph, {**weights, names[0]: reader, names[1]: np.zeros_like(head.bias)})
         features[:, first : first + count] = model.predict(x)[:, :count]
-    outputs = Model(package.graph, weights).predict(x)
     largest = max(float(np.abs(outputs).max(initial=0.0)), 1.0)
-    if not np.allclose(head.logits(features), outputs, rtol=0.0, atol=_TOLERANCE * largest):
+    logits = head.logits(features)
+    if logits.shape != outputs.shape or not np.allclose(logits, outputs, rtol=0.0, atol=_TOLERANCE * largest):
         raise UnsupportedModelError(
             "the personal layer is not the model's last one",
             where="personalization",

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 BATCH_BYTES = 1 << 20
 MAX_BATCHES = 64
 """In one visit: a long backlog does not keep a device from hearing of a rollback."""
-MENDED_S = 1.0
-"""A clock that was further off is mended in what was predicted before."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,13 @@ class Visit:
         heard_at: When the coordinator was heard last, seconds since the epoch; 0 for never.
         trust_version: Of the trust metadata that was refreshed last.
         problem: What went wrong last; empty if nothing did.
+        next_s: Until the next visit, as the coordinator wishes.
     """
 
     heard_at: float = 0.0
     trust_version: int = -1
     problem: str = ""
+    next_s: float = 60.0
 
 
 class Syncing:
@@ -83,30 +83,33 @@ class Syncing:
     def sync(self, *, timeout_s: float | None = None) -> float:
         """See `DeviceRuntime.sync`. A second caller waits for the first."""
         with self._busy:
+            # Where the database is damaged nothing comes of a visit, and the next one is soon enough.
+            self.visit = replace(self.visit, next_s=self._runtime.config.heartbeat_s)
+            with self._runtime.mending():
+                self._visit(timeout_s)
+            return self.visit.next_s
+
+    def _visit(self, timeout_s: float | None) -> None:
+        reply = self._heartbeat(timeout_s)
+        before = self._runtime.serves, self._runtime.remembered.value
+        problem = self._follow(reply)
+        if (self._runtime.serves, self._runtime.remembered.value) != before:
             reply = self._heartbeat(timeout_s)
-            before = self._runtime.serves, self._runtime.remembered.value
-            problem = self._follow(reply)
-            if (self._runtime.serves, self._runtime.remembered.value) != before:
-                reply = self._heartbeat(timeout_s)
-            self.visit = replace(self.visit, problem=problem)
-            self._runtime.flush()
-            self._send()
-            return reply.next_s or self._runtime.config.heartbeat_s
+        self.visit = replace(self.visit, problem=problem, next_s=reply.next_s or self.visit.next_s)
+        self._runtime.flush()
+        self._send()
 
     def _heartbeat(self, timeout_s: float | None) -> pb.HeartbeatReply:
         runtime, client = self._runtime, self._connection()
         reply = client.heartbeat(heartbeat_of(runtime), timeout_s=timeout_s or CALL_S)
         store = runtime.store
-        before = store.clock.look()
-        if store.clock.trust(reply.server_at):
+        if runtime.answering.trust(reply.server_at):
             state = store.clock.look()
-            if before.at is None and abs(reply.server_at - before.guess_at) > MENDED_S:
-                runtime.answering.mend_time(reply.server_at - before.guess_at)
             assert state.offset_s is not None  # it was trusted just now
             store.outbox.anchor(Anchor(state.boot, state.offset_s))
             store.database.raise_floor(reply.server_at)
         if reply.slot_s > 0 and reply.slot_s != runtime.remembered.value.slot_s:
-            runtime.remembered.keep_if_possible(replace(runtime.remembered.value, slot_s=reply.slot_s))
+            runtime.remembered.note(lambda told: replace(told, slot_s=reply.slot_s))
         self.visit = replace(self.visit, heard_at=reply.server_at)
         return reply
 
@@ -119,13 +122,13 @@ class Syncing:
             if reply.assignment:
                 assignment = self._verified(reply.assignment)
                 runtime.store.clock.raise_floor(assignment.issued_at)
-                runtime.remembered.keep(runtime.remembered.value.told(assignment))
-        except (AssignmentError, TrustError) as error:
+                runtime.remembered.change(lambda told: told.told(assignment))
+            if runtime.follower.leave_withdrawn():
+                runtime.serve()
+        except (
+            DataError
+        ) as error:  # it is not for this device, or the disk would not have it: nobody follows it
             return str(error)
-        except DataError as error:  # the disk would not have it: then it is not followed either
-            return str(error)
-        if runtime.follower.leave_withdrawn():
-            runtime.serve()
         runtime.serve()  # safe mode needs no download
         try:
             runtime.follower.install(self._installable, self._download, runtime.now_s)
@@ -175,7 +178,7 @@ class Syncing:
             if remembered.value.assignment_key:
                 return
             key = online_keys(read_root(self._runtime.joined.root.encode()).signed)["assignment"].hex()
-        remembered.keep_if_possible(replace(remembered.value, assignment_key=key))
+        remembered.note(lambda told: replace(told, assignment_key=key))
 
     def _installable(self, digest: str) -> TargetInfo | None:
         runtime = self._runtime

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedretrain.artifacts.manifest import Personalization
+from fedretrain.core.errors import DataError
+from fedretrain.core.types import MethodKind
 from fedretrain.edge.control import ControlError
+from fedretrain.edge.serving import Served
 from tests.agent_cases import Clock, fleet_of, rows
 
 
@@ -63,9 +70,201 @@ def test_a_device_serves_after_a_restart_without_a_server(fleet, tmp_path):
         assert device.predict(rows())[0].package == first
 
 
+def test_what_was_predicted_without_a_server_is_counted_once_in_its_own_slots(fleet, tmp_path):
+    clock, (first,) = Clock(), fleet.make()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+        reachable = device._syncing._client
+        device._syncing._client = Unreachable()
+        begun_at = device.store.clock.look().guess_at
+        for _ in range(10):
+            device.predict(rows(2))
+            clock.go(61, fleet)
+            device.tick()
+            with pytest.raises(ControlError):
+                device.sync()
+        device._syncing._client = reachable
+        device.sync()
+        device.sync()
+    reports = fleet.records("report")
+    assert sum(sum(report.outputs) for report in reports) == 20
+    assert len({report.slot for report in reports}) == len(reports) == 10
+    assert min(report.slot for report in reports) == begun_at // 60
+
+
+def test_a_candidate_is_scored_and_never_answers(fleet, tmp_path):
+    clock, (first, second) = Clock(), fleet.make(2)
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first, shadow=second)
+        device.sync()
+        assert fleet.heard("a")["shadows"] == second
+        answers = device.predict(rows(4))
+        assert {answer.package for answer in answers} == {first}
+        device.flush()
+        device.label(answers[0].id, 1)
+        clock.go(61, fleet)
+        device.sync()
+    rows_of = {report.shadow: report for report in fleet.records("report")}
+    assert {shadow: report.package for shadow, report in rows_of.items()} == {False: first, True: second}
+    assert sum(rows_of[True].outputs) == sum(rows_of[False].outputs) == 4
+    assert sorted(labels.shadow for labels in fleet.records("labels")) == [False, True]
+
+
+def test_a_version_that_was_withdrawn_while_the_device_was_away_never_answers_again(fleet, tmp_path):
+    first, second = fleet.make(2)
+    with fleet.device(tmp_path) as device:
+        for version in (first, second):
+            fleet.assign("a", version)
+            device.sync()
+        assert device.predict(rows())[0].package == second
+    fleet.assign("a", first, withdrawn=(second,))
+    with fleet.device(tmp_path, token="") as device:
+        device.sync()
+        assert device.predict(rows())[0].package == first
+        assert fleet.heard("a")["serves"] == first
+        fleet.assign("a", second)  # it was given back
+        device.sync()
+        assert device.predict(rows())[0].package == second
+
+
+def test_a_device_whose_only_version_is_withdrawn_answers_by_rules(fleet, tmp_path):
+    (first,) = fleet.make()
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        fleet.assign("a", "", withdrawn=(first,))
+        device.sync()
+        assert device.predict(rows())[0].package == ""
+
+
+def test_what_is_not_in_the_signed_list_is_refused(fleet, tmp_path):
+    first, second = fleet.make(2)
+    fleet.repository.quarantine(second, time.time())
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        fleet.assign("a", second)
+        device.sync()
+        assert device.predict(rows())[0].package == first
+        heard = fleet.heard("a")
+        assert (heard["serves"], heard["refused"], heard["counter"]) == (first, second, 2)
+        assert "signed list" in heard["reason"]
+
+
+def test_a_version_that_is_wrong_here_is_refused_with_its_reason(fleet, tmp_path):
+    first, wrong = *fleet.make(), *fleet.make(wrong=True)
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        fleet.assign("a", wrong)
+        device.sync()
+        assert device.predict(rows())[0].package == first
+        heard = fleet.heard("a")
+        assert (heard["refused"], heard["serves"]) == (wrong, first)
+        assert "sanity vectors" in heard["reason"]
+
+
+def test_a_forged_or_old_assignment_changes_nothing(fleet, tmp_path):
+    first, second = fleet.make(2)
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        told = device.remembered.value
+        fleet.assign("b", second)  # for another device
+        fleet.key = Ed25519PrivateKey.generate()
+        fleet.assign("a", second)
+        device.sync()
+        assert device.remembered.value == told
+        assert "bad_signature" in device.visit.problem
+        assert device.predict(rows())[0].package == first
+
+
+def test_a_model_that_fails_is_left_for_the_one_before_and_a_person_is_told(fleet, tmp_path):
+    clock, (first, second) = Clock(), fleet.make(2)
+    with fleet.device(tmp_path, clock) as device:
+        for version in (first, second):
+            fleet.assign("a", version)
+            device.sync()
+        object.__setattr__(device.answering.serving.model.predictor, "model", Broken())
+        for _ in range(12):
+            for _ in range(30):
+                assert device.predict(rows())[0].package in {"", first}
+            clock.go(31, fleet)
+            device.tick()
+        assert device.serves == first
+        assert device.predict(rows())[0].package == first
+        device.sync()
+        heard = fleet.heard("a")
+        assert (heard["serves"], heard["refused"]) == (first, second)
+        alert = next(alert for alert in fleet.records("alert") if alert.kind == "local_rollback")
+        assert alert.package == second
+        assert "fail" in alert.detail
+
+
+def test_a_device_without_a_clock_mends_the_time_of_what_it_predicted(fleet, tmp_path):
+    clock, (first,) = Clock(), fleet.make()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+    stopped = Clock(at=0.0)
+    with fleet.device(tmp_path, stopped, token="") as device:
+        device.predict(rows(5))
+        device.flush()
+        device.predict(rows(2))
+        device.sync()
+        stopped.go(61, fleet)
+        device.sync()
+    reports = fleet.records("report")
+    assert sum(sum(report.outputs) for report in reports) == 7
+    assert all(abs(report.slot - time.time() / 60) < 10 for report in reports)
+
+
+def test_a_damaged_database_is_set_aside_and_the_device_goes_on(fleet, tmp_path):
+    clock, (first,) = Clock(), fleet.make()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+    path = tmp_path / "edge" / "a" / "agent.db"
+    content = bytearray(path.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    path.write_bytes(content)
+    with fleet.device(tmp_path, clock, token="") as device:
+        assert device.predict(rows())[0].package == first
+        device.sync()
+        assert [alert.kind for alert in fleet.records("alert")] == ["database_set_aside"]
+        assert device.remembered.value.counter == 1  # what it was told lies elsewhere
+
+
+def test_personal_layers_are_refitted_beside_a_new_version_and_only_kept_if_they_pay(fleet, tmp_path):
+    how = Personalization(MethodKind.FEDPER, ("head.*",))
+    first, second = fleet.make(2, hidden=50, personalization=how)
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        mine = np.random.default_rng(3).normal(size=(3, 60))
+        samples = rows(200, 4)
+        for answer, row in zip(device.predict(samples), samples, strict=True):
+            device.label(answer.id, int((mine @ row).argmax()))
+        fleet.assign("a", second)
+        device.sync()
+        (alert,) = (alert for alert in fleet.records("alert") if alert.kind == "personal_refit")
+        assert "kept" in alert.detail
+        fresh = rows(200, 5)
+        truth = (fresh @ mine.T).argmax(axis=1)
+        with_own = np.mean([answer.label for answer in device.predict(fresh)] == truth)
+        without = np.mean(Served.of(device.answering.serving.model.package).predictor(fresh).label == truth)
+        assert with_own > without + 0.1
+
+
 class Unreachable:
     def heartbeat(self, *_args, **_more):
         raise ControlError("nobody is there")
 
     def close(self):
         pass
+
+
+class Broken:
+    def predict(self, x):
+        raise DataError("the model cannot be run")

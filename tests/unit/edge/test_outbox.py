@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -317,3 +318,27 @@ def test_impossible_records_are_refused(path):
             device.outbox.add(Priority.KPIS, b"", instant)
     device.flush()
     assert not device.outbox.pending(100)
+
+
+def test_records_and_the_mark_of_what_they_were_made_from_are_one(tmp_path):
+    device = Device(tmp_path / "agent.db")
+    told = [(Priority.LABELS, b"one"), (Priority.LABELS, b"two")]
+    remember = device.database.remember
+    assert device.outbox.add_with(told, device.instant(), lambda: remember("mark", 1.0))
+    device.restart()
+    assert device.database.recall("mark") == 1.0
+    assert [record.payload for record in device.outbox.pending(1000).records] == [b"one", b"two"]
+
+
+def test_where_the_mark_cannot_be_written_no_record_is_left_and_no_number_is_lost(tmp_path):
+    device, server = Device(tmp_path / "agent.db"), Server()
+    device.add(Priority.LABELS, b"before")
+
+    def full():
+        raise sqlite3.OperationalError("database or disk is full")
+
+    assert not device.outbox.add_with([(Priority.LABELS, b"lost")] * 3, device.instant(), full)
+    device.add(Priority.LABELS, b"after")
+    drain(device, server)
+    assert [(key.sequence, payload) for key, payload in server.counted] == [(0, b"before"), (1, b"after")]
+    assert not server.lost

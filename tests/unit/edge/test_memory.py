@@ -1,0 +1,76 @@
+"""What a device must not forget: kept whole, found again, and said where it is lost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from fedretrain.artifacts.assignment import Assignment, CampaignInvite
+from fedretrain.core.errors import DataError
+from fedretrain.edge.memory import COPY, MEMORY, Memory, MemoryFile
+
+INVITE = CampaignInvite("c", "a" * 64, "host:1", 0.0, 10.0, 3, 60.0)
+
+
+def assignment(counter=1, **more):
+    return Assignment("p", "a", "a" * 64, "", counter, 0.0, 100.0, **more)
+
+
+def test_what_was_told_is_found_again(tmp_path):
+    told = assignment(3, withdrawn=("b" * 64,), safe_mode=True, invite=INVITE)
+    MemoryFile(tmp_path).change(lambda memory: memory.told(told).serving("x"))
+    found = MemoryFile(tmp_path)
+    assert not found.was_lost
+    assert found.value == Memory().told(told).serving("x")
+    assert found.value.invite == INVITE
+
+
+def test_a_refusal_is_history_after_the_next_assignment_and_not_before():
+    memory = Memory().told(assignment(1)).refusing("a" * 64, "why")
+    assert memory.told(assignment(1)).refused == "a" * 64
+    assert memory.told(assignment(2)).refused == ""
+    assert memory.accepting("a" * 64).refused == ""
+    assert memory.accepting("b" * 64).refused == "a" * 64
+
+
+def test_a_refused_version_is_no_longer_confirmed():
+    memory = replace(Memory(), confirmed="v")
+    assert memory.refusing("v", "why").confirmed == ""
+    assert memory.refusing("w", "why").confirmed == "v"
+
+
+def test_bases_are_in_the_order_of_service_and_bounded():
+    memory = Memory()
+    for number in range(40):
+        memory = memory.serving(str(number))
+    assert memory.bases[-1] == "39"
+    assert len(memory.bases) == 16
+    assert memory.serving("30").bases[-2:] == ("39", "30")
+    assert memory.beginning_from("campaign").bases[-2:] == ("campaign", "39")
+
+
+@pytest.mark.parametrize("spoil", [b"", b"{}", b"[]", b"null", b"\xff" * 10])
+def test_one_spoilt_copy_costs_nothing_two_are_said(tmp_path, spoil):
+    MemoryFile(tmp_path).change(lambda memory: memory.told(assignment(5)))
+    (tmp_path / MEMORY).write_bytes(spoil)
+    found = MemoryFile(tmp_path)
+    assert (found.value.counter, found.was_lost) == (5, False)
+    (tmp_path / COPY).write_bytes(spoil)
+    found = MemoryFile(tmp_path)
+    assert (found.value, found.was_lost) == (Memory(), True)
+
+
+def test_a_full_disk_changes_nothing_unless_it_only_is_a_note(tmp_path, monkeypatch):
+    file = MemoryFile(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match="cannot be written"):
+        file.change(lambda memory: memory.told(assignment(1)))
+    assert file.value == Memory()
+    file.note(lambda memory: memory.refusing("v", "why"))
+    assert file.value.refused == "v"
