@@ -335,7 +335,9 @@ def test_where_the_mark_cannot_be_written_no_record_is_left_and_no_number_is_los
     device.add(Priority.LABELS, b"before")
 
     def full():
-        raise sqlite3.OperationalError("database or disk is full")
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
 
     assert not device.outbox.add_with([(Priority.LABELS, b"lost")] * 3, device.instant(), full)
     device.add(Priority.LABELS, b"after")
