@@ -2,6 +2,7 @@
 
 Rules of this file:
     * Made from slots that the champion itself served, so that its own predictions, confidence and labels are in it.
+    * Inputs, and how soon labels come, are no work of a champion: a promotion need not replace that part (`with_inputs_of`).
     * A null for each window that is judged; a window longer than half of the baseline has none, and its views are
       inconclusive.
     * Counts, not samples: a baseline can be shipped where its data may not.
@@ -12,7 +13,7 @@ Shapes: G groups, D devices, F features, C cells, M classes, B confidence bins.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +82,24 @@ class Baseline:
         """The fleet's sensor rows."""
         total: NDArray[np.int64] = self.features_GFC.sum(axis=0)
         return total
+
+    def with_inputs_of(self, other: Baseline) -> Baseline:
+        """What this champion did, beside the inputs, devices and arrival of labels of another record.
+
+        Raises:
+            DataError: If the other counts on other bins: a changed feature schema makes every baseline new.
+        """
+        if other.bins.digest != self.bins.digest:
+            raise DataError(
+                "the baselines have different bins", where="bins", fix="make both with the champion's bins"
+            )
+        return replace(
+            self,
+            features_GFC=other.features_GFC,
+            nulls=other.nulls,
+            record=other.record,
+            arrivals_D=other.arrivals_D,
+        )
 
 
 def slots_of(length_s: float, slot_s: float) -> int:

@@ -49,7 +49,7 @@ from fedretrain.monitoring.divergence import psi, psi_bias
 from fedretrain.monitoring.gamma import upper_gamma
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -88,6 +88,21 @@ class DeviceRecord:
     center_DF: NDArray[np.float64]
     scale_DF: NDArray[np.float64]
     window_slots: int
+
+    def keeping(self, older: DeviceRecord, devices: Iterable[int]) -> DeviceRecord:
+        """This record, but some devices as they were in an older one: what is broken must not become how a device is.
+
+        Args:
+            older: Of the same fleet and features, and of windows of the same length.
+            devices: Which.
+        """
+        mine_D = np.isin(np.arange(len(self.center_DF)), list(devices))
+        return DeviceRecord(
+            np.where(mine_D[:, None, None], older.features_DFC, self.features_DFC),
+            np.where(mine_D[:, None], older.center_DF, self.center_DF),
+            np.where(mine_D[:, None], older.scale_DF, self.scale_DF),
+            self.window_slots,
+        )
 
 
 @dataclass(frozen=True)

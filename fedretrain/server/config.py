@@ -77,8 +77,8 @@ class Watching:
     Attributes:
         slot_s: Devices report one row for each slot.
         tick_s: How often the coordinator decides.
-        settle_s: After a promotion nothing is judged for so long; then the new champion's own record is made.
-        record_s: How long the record of its scores grows.
+        settle_s: After a promotion only inputs are judged for so long; then the record of what the new champion does is made.
+        record_s: How devices are, by which a single broken one is told, is taken anew so long after a promotion.
         inputs_s: How long the record of inputs is.
     """
 

@@ -9,7 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,17 +55,30 @@ class Ranks:
 
 @dataclass(frozen=True)
 class BaselineNote:
-    """The champion's record.
+    """The champion's record: what `coordinator.watching.Kept` holds.
 
     Attributes:
         blob: Digest of the frozen baseline; empty while there is none.
         settled_at: When one is due; None if none is.
         recorded_at: When the record of its devices is due; None if none is.
+        inputs_slot: Where windows begin that are no part of the record of inputs; None if all are.
+        where: Digest of the frozen place of drift; empty before it was looked for.
     """
 
     blob: str = ""
     settled_at: float | None = None
     recorded_at: float | None = None
+    inputs_slot: int | None = None
+    where: str = ""
+
+    def to_record(self) -> dict[str, Any]:
+        """As a note of the stream."""
+        return {"kind": BASELINE, **asdict(self)}
+
+    @staticmethod
+    def of(record: dict[str, Any]) -> BaselineNote:
+        """Of a note of the stream."""
+        return BaselineNote(**{name: value for name, value in record.items() if name != "kind"})
 
 
 @dataclass(frozen=True)
@@ -128,8 +141,7 @@ def fold(
     if kind == LOOK:
         return replace(memory, look=(record["step"], record["attempt"], record["look"]))
     if kind == BASELINE:
-        note = BaselineNote(record["blob"], record["settled_at"], record["recorded_at"])
-        return replace(memory, baseline=note)
+        return replace(memory, baseline=BaselineNote.of(record))
     return _apply(policy, memory, cycle.from_record(record))
 
 

@@ -22,8 +22,6 @@ from fedretrain.coordinator.signals import Facts
 from fedretrain.coordinator.watching import Clockwork, Watching
 from fedretrain.core.clock import DAY_S
 from fedretrain.core.frozen import freeze, thaw
-from fedretrain.monitoring.baseline import Baseline
-from fedretrain.monitoring.bins import Bins
 from fedretrain.retraining.signals import Signals
 from fedretrain.rollout.assignment import confirm, exposure
 from fedretrain.rollout.causes import EventKind, Phase
@@ -34,7 +32,8 @@ from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import grown
 from fedretrain.server.field import Field
 from fedretrain.server.fleet import Standing
-from fedretrain.server.memory import BASELINE, LOOK, ORDERS, RANKS, BaselineNote, fold, recall, stream
+from fedretrain.server.kept import kept_of, note_of
+from fedretrain.server.memory import LOOK, ORDERS, RANKS, fold, recall, stream
 from fedretrain.server.ranked import Ranked
 from fedretrain.server.telemetry import Telemetry
 
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from fedretrain.artifacts.store import ContentStore
     from fedretrain.coordinator.cycle import CycleEvent
     from fedretrain.coordinator.policy import Policy
+    from fedretrain.coordinator.watching import Kept
+    from fedretrain.monitoring.bins import Bins
     from fedretrain.rollout.metrics import MetricEvidence
     from fedretrain.rollout.state import RolloutState
     from fedretrain.server.config import Population as PopulationConfig
@@ -94,6 +95,7 @@ class Population:
         self.devices: list[Device] = []
         self._telemetry: Telemetry | None = None
         self._watching: Watching | None = None
+        self._noted: Kept | None = None
         self._bins = ""
         self._looking = Looking(policy)
         if self.memory.ranks is not None:
@@ -162,13 +164,10 @@ class Population:
         )
         keep = self._clockwork.keep_slots(self.policy.monitoring) * self._clockwork.slot_s
         telemetry.catch_up(self.models.versions.digests, now, since=now - keep)
-        watching = Watching(self.policy.monitoring, telemetry.served, self._clockwork)
-        note = self.memory.baseline
-        if note.blob or note.settled_at is not None:
-            baseline = thaw(Baseline, self._states.get(note.blob), Bins) if note.blob else None
-            watching.restore(baseline, note.settled_at, note.recorded_at)
-        else:
-            watching.promoted(champion, now)
+        self._noted = kept_of(self.memory.baseline, self._states)
+        watching = Watching(self.policy.monitoring, telemetry.served, self._clockwork, self._noted)
+        if self._noted is None:
+            watching.promoted(champion, now, self.memory.begun.monitor)
         self._telemetry, self._watching, self._bins = telemetry, watching, bins.digest
         return telemetry
 
@@ -203,8 +202,7 @@ class Population:
         state = memory.begun
         told = orders.gather(self._log.read(orders.stream(self.name), after=memory.orders), memory.orders)
         watching = self._watching
-        before = None if watching is None else watching.baseline
-        views = () if watching is None else watching.views(state.champion, now)
+        views = () if watching is None else watching.views(state.monitor, now)
         signals = self._signals(told)
         evidence = Evidence(
             views=views,
@@ -216,11 +214,11 @@ class Population:
             num_devices=len(self._active()),
         )
         events = cycle.tick(self.policy, state, evidence, now)
+        if watching is not None:
+            self._crown(watching, events, now)
         records = [event.to_record() for event in events]
-        self._write([*records, *self._notes(told, now, before)], now)
-        if watching is not None and self.memory.begun.champion != state.champion:
-            watching.promoted(self.memory.begun.champion, now)
-            self._write([self._baseline_note(watching)], now)
+        self._write([*records, *self._notes(told, now)], now)
+        self._noted = None if watching is None else watching.kept
         return events
 
     def _signals(self, told: Orders) -> Signals | None:
@@ -241,13 +239,24 @@ class Population:
             campaign_epsilon=facts.campaign_epsilon,
         )
 
-    def _notes(self, told: Orders, now: float, before: Baseline | None) -> list[dict[str, Any]]:
+    def _crown(self, watching: Watching, events: tuple[CycleEvent, ...], now: float) -> None:
+        """Tell the monitors of a new champion, before its note is written in one transaction with the events."""
+        before = state = self.memory.begun
+        for event in events:
+            state = cycle.apply(self.policy, state, event)
+            if state.champion == self.memory.begun.champion:
+                before = state
+        if state.champion != before.champion:
+            watching.promoted(state.champion, now, before.monitor)
+
+    def _notes(self, told: Orders, now: float) -> list[dict[str, Any]]:
         """What the shell writes down beside the events."""
         notes: list[dict[str, Any]] = []
         if told.through != self.memory.orders:
             notes.append({"kind": ORDERS, "at": now, "through": told.through})
-        if self._watching is not None and self._watching.baseline is not before:
-            notes.append(self._baseline_note(self._watching))
+        if self._watching is not None and self._watching.kept is not self._noted:
+            note = note_of(self._watching.kept, self._noted, self.memory.baseline, self._states)
+            notes.append(note.to_record())
         taken, (step, attempt) = self._looking.taken, self._looking.gate_for
         if taken is not None and self.memory.look != (step, attempt, taken):
             notes.append({"kind": LOOK, "step": step, "attempt": attempt, "look": taken})
@@ -282,16 +291,6 @@ class Population:
 
     def _load_ranks(self, digest: str) -> NDArray[np.float64]:
         return thaw(Ranked, self._states.get(digest)).rank_D
-
-    def _baseline_note(self, watching: Watching) -> dict[str, Any]:
-        blob = "" if watching.baseline is None else self._states.put(freeze(watching.baseline))
-        note = BaselineNote(blob, watching.settled_at, watching.recorded_at)
-        return {
-            "kind": BASELINE,
-            "blob": note.blob,
-            "settled_at": note.settled_at,
-            "recorded_at": note.recorded_at,
-        }
 
     # ---- evidence of a rollout
 

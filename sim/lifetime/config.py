@@ -23,10 +23,12 @@ class LifetimeConfig:
         baseline_s: The end of the history, from which the first champion's baseline comes.
         baseline_held_out: Whether the first champion is not trained on it. Where a history is too short for that, the
             baseline's accuracy is of rows that it was trained on, and flatters it.
-        settle_s: So long a new champion serves before it is judged, by a baseline made of that time.
-        record_s: How devices were, by which a single broken one is told, is known so long after a promotion.
-        inputs_s: A new champion's inputs are compared with those of so long a time, whoever served then: with a year of
-            them no season is a drift. 0: with those of `settle_s`.
+        settle_s: So long a new champion serves before its predictions and labels are judged, by a baseline made of that time.
+            Inputs are judged all the while.
+        record_s: How devices are, by which a single broken one is told, is taken anew so long after a promotion; until then it
+            is what it was before.
+        inputs_s: Where inputs have moved, a new champion's are compared with those of so long a time before its promotion,
+            whoever served then: with a year of them no season is a drift. 0: of as long as `settle_s`.
         segments: Named parts of the life, each from an instant to an instant; empty: quarters.
         buffer_s: How long a device keeps a labelled sample.
         buffer_rows: How many it keeps at most.

@@ -173,7 +173,7 @@ class Living:
         self._refresh(now, online)
         self._again(changed, now)
         trained = self._train(now)
-        views = self.watch.views(self.state.champion, now)
+        views = self.watch.views(self.state, now)
         rollout = self.state.rollout
         judged = (
             self.judge.evidence(rollout, now, self._counted())
@@ -183,16 +183,18 @@ class Living:
         signals = self.watch.signals(self.state, self.campaigns, now)
         num_devices = self.fleet.num_devices
         evidence = Evidence(views, self.watch.baseline, signals, trained, judged, num_devices=num_devices)
-        champion = self.state.champion
+        champion, monitor = self.state.champion, self.state.monitor
         for event in cycle.tick(self.policy, self.state, evidence, now):
             self.state = cycle.apply(self.policy, self.state, event)
+            if self.state.champion == champion:
+                monitor = self.state.monitor
             self.chronicle.note(event, self.state)
             self.saboteur.heard(event)
             self._carry_out(event.body, now)
         self._stand(now)
         if self.state.champion != champion:
             self.learner.stop()
-            self.watch.promoted(self.state.champion, now)
+            self.watch.promoted(self.state.champion, now, monitor)
         self.chronicle.step(tick, now, self.state, views)
 
     def released(self) -> tuple[int, ...]:

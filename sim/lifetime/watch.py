@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.bins import Bins
     from fedretrain.monitoring.config import MonitoringPolicy
+    from fedretrain.monitoring.state import MonitorState
     from fedretrain.monitoring.view import FleetView
     from fedretrain.retraining.signals import Signals
     from sim.lifetime.campaigns import Campaigns
@@ -129,9 +130,9 @@ class Watch:
         """The champion's; None before there is one."""
         return self._watching.baseline
 
-    def views(self, champion: int, now: float) -> tuple[FleetView, ...]:
+    def views(self, state: CycleState, now: float) -> tuple[FleetView, ...]:
         """The windows that are due at `now`."""
-        return self._watching.views(champion, now)
+        return self._watching.views(state.monitor, now)
 
     def signals(self, state: CycleState, campaigns: Campaigns, now: float) -> Signals | None:
         """What retraining may look at, at each stride of the shortest window."""
@@ -148,9 +149,9 @@ class Watch:
         )
         return self._watching.signals(state.monitor, facts)
 
-    def promoted(self, champion: int, now: float) -> None:
-        """A new champion settles."""
-        self._watching.promoted(champion, now)
+    def promoted(self, champion: int, now: float, monitor: MonitorState) -> None:
+        """A new champion settles; `monitor` is what was held for true of the one before it."""
+        self._watching.promoted(champion, now, monitor)
 
 
 def _names(living: Living) -> tuple[str, ...]:

@@ -102,8 +102,31 @@ def test_nothing_that_was_seen_of_the_last_champion_is_told_of_the_new_one(life)
     before = [step for step in life.steps if promoted[0] - 2 * DAY_S < step.at < promoted[0]]
     after = [step for step in life.steps if promoted[0] <= step.at < promoted[0] + settle_s]
     assert after
-    assert any(np.isfinite(step.psi_max) for step in before)
-    assert all(np.isnan(step.psi_max) and np.isnan(step.low_confidence) for step in after)
+    assert any(np.isfinite(step.low_confidence) for step in before)
+    assert all(np.isnan(step.low_confidence) for step in after)
+
+
+def test_a_champion_made_after_a_drift_is_held_against_the_inputs_since_it_and_soon(life):
+    drifted = [event.at for event in life.events if event.kind == "drifted"]
+    promoted = [event.at for event in life.events if event.kind == "champion"]
+    assert len(drifted) == 1
+    assert drifted[0] < promoted[0]
+    psi = {step.at: step.psi_max for step in life.steps}
+    assert min(psi[at] for at in psi if ONSET_S + DAY_S <= at < promoted[0]) > 1.0
+    after = {at - promoted[0]: psi[at] for at in psi if at >= promoted[0]}
+    assert all(
+        np.isnan(value) for s, value in after.items() if s < DAY_S
+    )  # a window of both would be held against itself
+    assert all(value < 0.1 for s, value in after.items() if s >= DAY_S)
+    assert any(value > 0 for s, value in after.items() if s < 3 * DAY_S)  # while it settles, too
+
+
+def test_what_devices_say_of_their_personal_models_is_in_the_books(life):
+    gains = [step.personal_gain for step in life.steps if np.isfinite(step.personal_gain)]
+    refused = [step.refused_fraction for step in life.steps if np.isfinite(step.refused_fraction)]
+    assert gains
+    assert all(-0.5 < gain < 0.5 for gain in gains)
+    assert any(0 < share < 1 for share in refused)
 
 
 def test_without_retraining_nothing_heals(words):

@@ -217,6 +217,22 @@ def world(tmp_path):
 
 
 @pytest.mark.slow
+def test_monitors_go_on_where_another_process_stopped(world):
+    world.until(lambda: world.population._watching is not None)
+    settled_at = world.population._watching.kept.settled_at
+    world.restart()
+    world.step()
+    assert world.population._watching.kept.settled_at == settled_at
+    world.until(lambda: world.population._watching.judges)
+    old = world.population._watching.kept
+    world.restart()
+    world.step()
+    new = world.population._watching.kept
+    assert (new.settled_at, new.recorded_at) == (None, old.recorded_at)
+    assert np.array_equal(new.baseline.features_GFC, old.baseline.features_GFC)
+
+
+@pytest.mark.slow
 def test_the_whole_story_through_restarts(world):
     world.until(lambda: world.population._watching is not None and world.population._watching.judges)
     assert world.state.champion == 1

@@ -157,3 +157,21 @@ def test_the_logarithm_of_a_chi_square_has_the_lighter_tail(degrees: int) -> Non
     mean, std = np.log(grid).mean(), np.log(grid).std()
     for z in (2.0, 2.5, 3.0, 4.0, 5.0):
         assert stats.chi2.sf(np.exp(mean + z * std), degrees) <= stats.norm.sf(z)
+
+
+def test_what_is_broken_does_not_become_how_a_device_is() -> None:
+    rng = np.random.default_rng(0)
+    well = [rng.multinomial(500, np.full(8, 1 / 8), (20, 2)) for _ in range(8)]
+    lately = [window.copy() for window in well]
+    for window in lately:
+        window[[4, 9], 0] = [500, 0, 0, 0, 0, 0, 0, 0]
+    live, groups = lately.pop(), np.arange(20) % 5
+    older, newer = make_record(well[:-1], 24, 50), make_record(lately, 24, 50)
+    assert locate(older, live, groups, ("a", "b"), PlaceRules()).devices == (4, 9)
+    assert locate(newer, live, groups, ("a", "b"), PlaceRules()).devices == ()
+    kept = newer.keeping(older, {4})
+    assert locate(kept, live, groups, ("a", "b"), PlaceRules()).devices == (4,)
+    for name in ("features_DFC", "center_DF", "scale_DF"):
+        mine, old, new = (getattr(record, name) for record in (kept, older, newer))
+        assert np.array_equal(mine[4], old[4])
+        assert np.array_equal(np.delete(mine, 4, axis=0), np.delete(new, 4, axis=0))

@@ -305,6 +305,20 @@ def test_windows_are_configurable() -> None:
     assert found.where.num_judged == DEVICES
 
 
+def test_a_champion_may_have_the_inputs_of_the_one_before_it(healthy: FleetStore, baseline: Baseline) -> None:
+    own = make_baseline(healthy, 0, 96, POLICY, version=2, now=END * SLOT_S)
+    mixed = own.with_inputs_of(baseline)
+    assert mixed.version == 2
+    for name in ("features_GFC", "nulls", "record", "arrivals_D"):
+        assert getattr(mixed, name) is getattr(baseline, name)
+    for name in ("outputs_M", "output_nulls", "confidence_B", "calibration_B2", "arrival", "kpis", "bins"):
+        assert getattr(mixed, name) is getattr(own, name)
+    found = view(healthy, replace(mixed, version=1), END + 24, POLICY)
+    assert np.array_equal(found.p_F, view(healthy, baseline, END + 24, POLICY).p_F)
+    with pytest.raises(DataError, match="different bins"):
+        own.with_inputs_of(replace(baseline, bins=bins_of(2)))
+
+
 def test_ratios_over_devices_equal_the_textbook() -> None:
     rng = np.random.default_rng(0)
     pair = np.stack([rng.poisson(5.0, 30), np.ones(30)], axis=1).astype(float)
