@@ -107,6 +107,11 @@ class _Rows:
                 found.update({f"{entry.name}.{key}": part for key, part in value.items()})
         return found
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the arrays that are there: rows with the same can be joined."""
+        return frozenset(self._arrays())
+
     def take(self, keep: NDArray[Any]) -> Self:
         """The rows where `keep` (a mask or indices) points, in that order."""
         changed: dict[str, Any] = {}

@@ -179,10 +179,10 @@ class Telemetry:
 
 
 def _alike(reports: Sequence[Reports]) -> list[list[Reports]]:
-    """Reports in batches that can be joined: of the same bins and KPIs."""
-    found: dict[tuple[str, tuple[str, ...]], list[Reports]] = {}
+    """Reports in batches that can be joined: of the same bins and columns."""
+    found: dict[tuple[str, frozenset[str]], list[Reports]] = {}
     for one in reports:
-        found.setdefault((one.bins, tuple(sorted(one.kpis))), []).append(one)
+        found.setdefault((one.bins, one.columns), []).append(one)
     return list(found.values())
 
 

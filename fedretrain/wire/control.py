@@ -23,6 +23,7 @@ from fedretrain.core.errors import FedretrainError
 from fedretrain.monitoring.reports import (
     NUM_CONFIDENCE_BINS,
     NUM_DELAY_BINS,
+    NUM_DISTANCE_BINS,
     NUM_LATENCY_BINS,
     LabelReports,
     Reports,
@@ -111,6 +112,9 @@ def encode_report(rows: Reports, package: str, *, shadow: bool = False) -> bytes
         entropy=_flat(rows.entropy_KB),
         latency=_flat(rows.latency_KL),
         kpis={name: pb.Kpi(total=float(v[0, 0]), weight=float(v[0, 1])) for name, v in rows.kpis.items()},
+        distance=_optional(rows.distance_KP),
+        gap=_optional(rows.gap_K2),
+        bases=_optional(rows.bases_K2),
     )
     return pb.Payload(report=report).SerializeToString()
 
@@ -122,8 +126,8 @@ def encode_labels(rows: LabelReports, package: str, *, shadow: bool = False) -> 
         shadow=shadow,
         slot=int(rows.slot_K[0]),
         row=int(rows.sequence_K[0]),
-        confusion=[] if rows.confusion_KMM is None else _flat(rows.confusion_KMM),
-        error=[] if rows.error_K2 is None else rows.error_K2[0].tolist(),
+        confusion=_optional(rows.confusion_KMM),
+        error=_optional(rows.error_K2),
         calibration=_flat(rows.calibration_KB2),
         delay=_flat(rows.delay_KD),
     )
@@ -186,6 +190,9 @@ def _reports(message: pb.DeviceReport, head: dict[str, NDArray[Any]], shape: Rep
         entropy_KB=_counts("entropy", message.entropy, (NUM_CONFIDENCE_BINS,)),
         latency_KL=_counts("latency", message.latency, (NUM_LATENCY_BINS,)),
         kpis={name: np.array([[kpi.total, kpi.weight]]) for name, kpi in message.kpis.items()},
+        distance_KP=_counts("distance", message.distance, (NUM_DISTANCE_BINS,)) if message.distance else None,
+        gap_K2=_reals("gap", message.gap, 2) if message.gap else None,
+        bases_K2=_counts("bases", message.bases, (2,)) if message.bases else None,
     )
 
 
@@ -245,6 +252,11 @@ def _reals(name: str, values: Sequence[float], size: int) -> NDArray[np.float64]
     return np.array([values], dtype=np.float64)
 
 
-def _flat(array: NDArray[Any]) -> list[int]:
-    flat: list[int] = array.reshape(-1).tolist()
+def _flat(array: NDArray[Any]) -> list[Any]:
+    flat: list[Any] = array.reshape(-1).tolist()
     return flat
+
+
+def _optional(array: NDArray[Any] | None) -> list[Any]:
+    """Nothing where there is none: no array here is empty."""
+    return [] if array is None else _flat(array)

@@ -191,7 +191,7 @@ class Payload(_message.Message):
     def __init__(self, report: _Optional[_Union[DeviceReport, _Mapping]] = ..., labels: _Optional[_Union[LabelReport, _Mapping]] = ..., alert: _Optional[_Union[Alert, _Mapping]] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("package", "shadow", "slot", "row", "bins", "features", "violations", "outputs", "confidence", "entropy", "latency", "kpis")
+    __slots__ = ("package", "shadow", "slot", "row", "bins", "features", "violations", "outputs", "confidence", "entropy", "latency", "kpis", "distance", "gap", "bases")
     class KpisEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,9 @@ class DeviceReport(_message.Message):
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     LATENCY_FIELD_NUMBER: _ClassVar[int]
     KPIS_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    GAP_FIELD_NUMBER: _ClassVar[int]
+    BASES_FIELD_NUMBER: _ClassVar[int]
     package: str
     shadow: bool
     slot: int
@@ -223,7 +226,10 @@ class DeviceReport(_message.Message):
     entropy: _containers.RepeatedScalarFieldContainer[int]
     latency: _containers.RepeatedScalarFieldContainer[int]
     kpis: _containers.MessageMap[str, Kpi]
-    def __init__(self, package: _Optional[str] = ..., shadow: _Optional[bool] = ..., slot: _Optional[int] = ..., row: _Optional[int] = ..., bins: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., violations: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[int]] = ..., confidence: _Optional[_Iterable[int]] = ..., entropy: _Optional[_Iterable[int]] = ..., latency: _Optional[_Iterable[int]] = ..., kpis: _Optional[_Mapping[str, Kpi]] = ...) -> None: ...
+    distance: _containers.RepeatedScalarFieldContainer[int]
+    gap: _containers.RepeatedScalarFieldContainer[float]
+    bases: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, package: _Optional[str] = ..., shadow: _Optional[bool] = ..., slot: _Optional[int] = ..., row: _Optional[int] = ..., bins: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., violations: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[int]] = ..., confidence: _Optional[_Iterable[int]] = ..., entropy: _Optional[_Iterable[int]] = ..., latency: _Optional[_Iterable[int]] = ..., kpis: _Optional[_Mapping[str, Kpi]] = ..., distance: _Optional[_Iterable[int]] = ..., gap: _Optional[_Iterable[float]] = ..., bases: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Kpi(_message.Message):
     __slots__ = ("total", "weight")

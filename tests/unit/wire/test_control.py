@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedretrain.monitoring.reports import (
     NUM_CONFIDENCE_BINS,
     NUM_DELAY_BINS,
+    NUM_DISTANCE_BINS,
     NUM_LATENCY_BINS,
     LabelReports,
     Reports,
@@ -40,7 +41,7 @@ def _head(rng):
     }
 
 
-def _report(seed=0):
+def _report(seed=0, **columns):
     rng = np.random.default_rng(seed)
 
     def counts(*shape):
@@ -56,7 +57,15 @@ def _report(seed=0):
         entropy_KB=counts(NUM_CONFIDENCE_BINS),
         latency_KL=counts(NUM_LATENCY_BINS),
         kpis={"false_alarms": np.array([[2.0, 0.5]])},
+        **columns,
     )
+
+
+PERSONAL = {
+    "distance_KP": np.arange(NUM_DISTANCE_BINS, dtype=np.int32)[None],
+    "gap_K2": np.array([[-0.125, 3.0]]),
+    "bases_K2": np.array([[2, 1]], np.int32),
+}
 
 
 def _labels(seed=0, *, classification=True):
@@ -82,6 +91,19 @@ def test_a_report_comes_back_as_it_was(seed):
     _same(decode(encode_report(rows, PACKAGE), 7, 12.5, SHAPE, {PACKAGE: 3}.get), rows)
 
 
+@pytest.mark.parametrize("names", [(), ("gap_K2",), ("bases_K2", "distance_KP"), tuple(PERSONAL)])
+def test_what_is_said_of_personal_models_comes_back_and_silence_too(names):
+    rows = _report(**{name: PERSONAL[name] for name in names})
+    read = decode(encode_report(rows, PACKAGE), 7, 12.5, SHAPE, {PACKAGE: 3}.get)
+    _same(read, rows)
+    assert [getattr(read, name) is not None for name in PERSONAL] == [name in names for name in PERSONAL]
+
+
+def test_nothing_counted_is_not_silence():
+    rows = _report(**{name: np.zeros_like(column) for name, column in PERSONAL.items()})
+    _same(decode(encode_report(rows, PACKAGE), 7, 12.5, SHAPE, {PACKAGE: 3}.get), rows)
+
+
 @pytest.mark.parametrize("classification", [True, False])
 def test_labels_come_back_as_they_were(classification):
     rows = _labels(classification=classification)
@@ -104,6 +126,10 @@ def test_the_sender_is_not_what_the_message_says():
         ({"features": [1, 2]}, "features"),
         ({"outputs": [1] * 5}, "outputs"),
         ({"latency": [2**32 - 1] * NUM_LATENCY_BINS}, "latency"),
+        ({"distance": [1]}, "distance"),
+        ({"gap": [0.5, 1.0, 1.0]}, "gap"),
+        ({"bases": [1]}, "bases"),
+        ({"bases": [2**31, 1]}, "bases"),
         ({"slot": 2**60}, "slot"),
         ({"package": "cd" * 32}, "package"),
     ],
