@@ -20,7 +20,16 @@ from fedretrain.coordinator.cycle import (
     Withdrawn,
 )
 from fedretrain.core.errors import DataError, FedretrainError, UserError
-from fedretrain.monitoring.alerts import Drifted
+from fedretrain.monitoring.alerts import (
+    Drifted,
+    KpiBreached,
+    KpiLook,
+    LabelPaceChanged,
+    LabelPaceRestored,
+    Told,
+    WindowJudged,
+)
+from fedretrain.monitoring.kpi import KpiTest, SprtDecision
 from fedretrain.retraining.decision import Action, Decision, Ending, Outcome
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.quarantine import (
@@ -114,6 +123,30 @@ def test_a_log_must_be_whole_and_of_its_policy() -> None:
             cycle.replay(POLICY, wrong)
     with pytest.raises(DataError, match="under the policy"):
         cycle.replay(replace(POLICY, name="other"), drive.log)
+
+
+def test_sequential_tests_and_the_pace_of_labels_come_back_from_a_file_as_they_were() -> None:
+    looks = (
+        KpiLook("hits", 3, SprtDecision.UNDECIDED, -0.25, 3, (7, 2, 5)),
+        KpiLook("misses", 1, SprtDecision.REJECT, 7.5, 12),
+    )
+    bodies = (
+        WindowJudged(5.0, 1, 86_400.0, True, kpis=(("hits", Told.UNKNOWN),), looks=looks, pace=Told.BAD),
+        KpiBreached(5.0, 1, "misses", 0.6, 0.4, 0.8, 0.5, 1, KpiTest.SPRT, 12),
+        LabelPaceChanged(5.0, 1, -0.4, 1e-6, 12, 1),
+        LabelPaceRestored(5.0, 1, 0.02),
+    )
+    drive = Drive()
+    for body in bodies:
+        line = json.dumps(CycleEvent(5.0, body).to_record(), allow_nan=False)
+        assert cycle.from_record(json.loads(line)).body == body
+        drive.log.append(CycleEvent(5.0, body))
+        drive.state = cycle.apply(POLICY, drive.state, drive.log[-1])
+    monitor = drive.replayed().monitor
+    assert monitor == drive.state.monitor
+    assert monitor.epochs["hits"].sprt.entered == {2, 5, 7}
+    assert (monitor.epochs["misses"].num_windows, monitor.breached) == (0, {"misses"})
+    assert not monitor.pace_changed
 
 
 def test_records_keep_what_is_no_number_and_what_is_infinite() -> None:
