@@ -5,7 +5,7 @@ Rules of this file:
       labels are not judged, then that part of its baseline is made from what it served.
     * Inputs are no work of a champion: its predecessor's record of them stays, and they are judged all the while. Where they
       have moved, the new one was made for what they are now, and the record is made from the time before its promotion.
-      A champion that counts on other bins begins a new record, and nothing is judged until it has one.
+      The pace of labels likewise. A champion that counts on other bins begins a new record, and nothing is judged until it has one.
     * A device that is quarantined keeps the record of the time when it was well.
     * A window is looked at once, at its own end, however often and however late it is asked for.
     * Instants come as arguments: the simulator's clock is virtual, the server's is the wall's.
@@ -223,17 +223,22 @@ class Watching:
                 self.kept = replace(self.kept, baseline=replace(last, record=record), recorded_at=None)
 
     def _moved(self, last: Kept, champion: int, now: float, monitor: MonitorState) -> Kept:
-        """What is kept, with inputs as they lately were where they have moved."""
+        """What is kept, with inputs, and the pace of labels, as they lately were where they have changed."""
         baseline, end = last.baseline, self._clockwork.end_slot(now)
         if baseline is None or not self._counts_on(baseline):
             return last
-        if not (monitor.drifted or last.where.scope in (Scope.CLUSTER, Scope.FLEET)):
+        moved = monitor.drifted or last.where.scope in (Scope.CLUSTER, Scope.FLEET)
+        if not (moved or monitor.pace_changed):
             return last
         made = self._made(champion, end - self._clockwork.input_slots, end, now)
         if made is None:
             return last
-        lately = replace(made, record=_record(made.record, baseline.record, monitor))
-        return replace(last, baseline=baseline.with_inputs_of(lately), inputs_slot=end)
+        lately = baseline
+        if moved:
+            lately = replace(made, record=_record(made.record, baseline.record, monitor))
+        pace = made if monitor.pace_changed else baseline
+        baseline = baseline.with_inputs_of(replace(lately, arrivals_D=pace.arrivals_D))
+        return replace(last, baseline=baseline, inputs_slot=end if moved else last.inputs_slot)
 
     def _beside(self, made: Baseline) -> Baseline:
         """What a champion did, beside the record of inputs; a score that labels do not tell yet stays the last one's.

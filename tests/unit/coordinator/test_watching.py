@@ -77,7 +77,7 @@ class Fleet:
             )
 
 
-def drifting(where=NOWHERE, *, drifted=False):
+def drifting(where=NOWHERE, *, drifted=False, pace_changed=False):
     """A fleet whose inputs moved at once in slot 32; version 2 became champion in slot 64, device 0 is in quarantine."""
     fleet = Fleet(**TIMES)
     fleet.report(0, 32)
@@ -85,7 +85,9 @@ def drifting(where=NOWHERE, *, drifted=False):
     fleet.before, fleet.watching.kept = fleet.watching.baseline, replace(fleet.watching.kept, where=where)
     fleet.report(32, 64, cell=2)
     inputs = {4.0: WindowStreaks(drifted=drifted)}
-    fleet.watching.promoted(2, 64.0, MonitorState(1, inputs=inputs, quarantined=frozenset({0})))
+    kept_out = frozenset({0})
+    monitor = MonitorState(1, inputs=inputs, quarantined=kept_out, pace_changed=pace_changed)
+    fleet.watching.promoted(2, 64.0, monitor)
     fleet.report(64, 72, cell=2, version=2)
     return fleet
 
@@ -191,6 +193,16 @@ def test_where_they_have_not_it_stays(told):
     assert fleet.watching.baseline.features_GFC is fleet.before.features_GFC
     assert fleet.watching.baseline.record is fleet.before.record
     assert fleet.watching.views(TWO, 67.0)[0].psi_F.min() > 1.0
+
+
+@pytest.mark.parametrize("drifted", [True, False])
+@pytest.mark.parametrize("pace_changed", [True, False])
+def test_the_pace_of_labels_is_recorded_anew_where_it_has_changed(drifted, pace_changed):
+    fleet = drifting(drifted=drifted, pace_changed=pace_changed)
+    after = fleet.watching.baseline
+    assert (after.arrivals_D is fleet.before.arrivals_D) != pace_changed
+    assert (after.record is fleet.before.record) != drifted
+    assert fleet.watching.kept.inputs_slot == (64 if drifted else None)
 
 
 def test_a_record_of_devices_that_is_made_later_keeps_those_in_quarantine():

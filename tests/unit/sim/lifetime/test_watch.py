@@ -10,7 +10,7 @@ import pytest
 
 from fedretrain.monitoring import recipes
 from fedretrain.monitoring.alerts import DeviceQuarantined, Drifted, WindowJudged
-from fedretrain.monitoring.state import MonitorState
+from fedretrain.monitoring.state import MonitorState, WindowStreaks
 from tests.lifetime_cases import DAY, HOUR, born, small
 
 if TYPE_CHECKING:
@@ -123,6 +123,27 @@ def test_a_device_that_was_in_quarantine_at_a_promotion_is_soon_there_again(newb
     assert watched.days(DeviceQuarantined, 1)
     assert watched.days(DeviceQuarantined)[0] <= PROMOTED_DAY + 2.0
     assert watched.monitor.quarantined == {BROKEN}
+
+
+@pytest.mark.parametrize(
+    ("drifted", "pace_changed"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_what_has_changed_is_recorded_anew_and_nothing_else(
+    newborn: Living, *, drifted: bool, pace_changed: bool
+) -> None:
+    watch = Watched(newborn).living.watch
+    before = watch.baseline
+    inputs = {DAY: WindowStreaks(drifted=drifted)}
+    watch.promoted(2, 0.0, MonitorState(1, inputs=inputs, pace_changed=pace_changed))
+    after = watch.baseline
+    assert before is not None
+    assert after is not None
+    assert after.version == 2
+    assert (after.arrivals_D is before.arrivals_D) != pace_changed
+    for name in ("features_GFC", "nulls", "record"):
+        assert (getattr(after, name) is getattr(before, name)) != drifted, name
+    assert after.features_FC.sum() == before.features_FC.sum() * (3 / 14 if drifted else 1)
+    assert after.outputs_M is before.outputs_M  # its own part, until it has settled
 
 
 def test_what_a_champion_does_is_judged_once_it_has_settled(newborn: Living) -> None:
