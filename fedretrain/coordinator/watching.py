@@ -114,6 +114,9 @@ class Watching:
     ) -> None:
         self._policy, self._intake, self._clockwork = policy, intake, clockwork
         self.kept = kept or Kept()
+        if self.kept.baseline is not None:  # the fleet may have grown
+            room = self.kept.baseline.with_room(intake.store.num_devices)
+            self.kept = replace(self.kept, baseline=room)
         self._views: dict[float, FleetView] = {}
         self._looked_at: dict[float, int] = {}
 

@@ -101,6 +101,15 @@ class Baseline:
             arrivals_D=other.arrivals_D,
         )
 
+    def with_room(self, num_devices: int) -> Baseline:
+        """The same for a fleet of as many devices or more, whose numbers are as they were."""
+        record, arrivals_D = self.record, self.arrivals_D
+        return replace(
+            self,
+            record=None if record is None else record.with_room(num_devices),
+            arrivals_D=None if arrivals_D is None else arrivals_D.with_room(num_devices),
+        )
+
 
 def slots_of(length_s: float, slot_s: float) -> int:
     """A duration in slots, at least 1."""

@@ -129,7 +129,7 @@ class FleetView:
         known_F: Features about which the window can say something.
         significant_F: Features beyond their null, false-discovery rate controlled.
         shifted_F: Those of them above the limit.
-        psi_GF: PSI of each group against its own baseline.
+        psi_GF: PSI of each group against its own baseline; NaN where there are more groups than in the baseline.
         missing_F: Missing share.
         violations_F: Share outside of the schema's range.
         distinct_F: About how many distinct values; NaN if they are not counted.

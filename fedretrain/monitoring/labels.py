@@ -56,6 +56,11 @@ class ArrivalCurve:
         terms = divide(self.labelled_B, self.at_risk_B * (self.at_risk_B - self.labelled_B))
         return (1.0 - self.fraction) * np.sqrt(np.cumsum(np.nan_to_num(terms), axis=-1))
 
+    def with_room(self, num_devices: int) -> ArrivalCurve:
+        """A curve ``[D, B]`` of each device, for a fleet of more devices; the new ones predicted nothing."""
+        more = ((0, num_devices - len(self.labelled_B)), (0, 0))
+        return ArrivalCurve(self.edges_s, np.pad(self.labelled_B, more), np.pad(self.at_risk_B, more))
+
     def within(self, delay_s: ArrayLike) -> NDArray[np.float64]:
         """F at any delays: linear inside a bin; beyond the last observed edge, F there.
 

@@ -104,6 +104,16 @@ class DeviceRecord:
             self.window_slots,
         )
 
+    def with_room(self, num_devices: int) -> DeviceRecord:
+        """The same for a fleet of more devices; the new ones have no record, and are not judged."""
+        more = ((0, num_devices - len(self.center_DF)), (0, 0))
+        return DeviceRecord(
+            np.pad(self.features_DFC, (*more, (0, 0))),
+            np.pad(self.center_DF, more, constant_values=np.nan),
+            np.pad(self.scale_DF, more, constant_values=np.nan),
+            self.window_slots,
+        )
+
 
 @dataclass(frozen=True)
 class DriftPlace:

@@ -104,7 +104,7 @@ def view(
         known_F=inputs.known_F,
         significant_F=inputs.significant_F,
         shifted_F=inputs.shifted_F,
-        psi_GF=psi(baseline.features_GFC, counts.features_GFC),
+        psi_GF=_psi_of_groups(baseline, counts),
         missing_F=missing_fraction(features_FC),
         violations_F=violation_fraction(counts.violations_GF.sum(axis=0), features_FC),
         distinct_F=_distinct(counts),
@@ -114,6 +114,14 @@ def view(
         personal=personal_view(store.personal(end_slot, slots), policy.accuracy.confidence),
         pace=_pace(store, baseline, end_slot, slots, policy, at if now is None else now),
     )
+
+
+def _psi_of_groups(baseline: Baseline, counts: WindowCounts) -> NDArray[np.float64]:
+    """``[G, F]`` each group against its own baseline; NaN where groups were added since, and numbers are others'."""
+    before, after = baseline.features_GFC, counts.features_GFC
+    if len(before) != len(after):
+        return np.full(after.shape[:2], np.nan)
+    return psi(before, after)
 
 
 @dataclass(frozen=True)

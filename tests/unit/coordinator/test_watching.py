@@ -42,35 +42,41 @@ TIMES = {"settle_s": 12.0, "record_s": 24.0, "inputs_s": 24.0}
 class Fleet:
     """A store that is fed by hand: each device reports ten rows for each slot."""
 
-    def __init__(self, seed=0, **times):
+    def __init__(self, seed=0, num_devices=DEVICES, num_groups=1, **times):
         self.bins = fit_bins(np.random.default_rng(seed).normal(size=(500, FEATURES)), ("a", "b"))
         self.clockwork = Clockwork(1.0, **times)
         keep = self.clockwork.keep_slots(POLICY)
         store = FleetStore(
-            DEVICES, np.zeros(DEVICES, np.int64), self.bins, 1.0, keep, num_outputs=OUTPUTS, chunk_slots=4
+            num_devices,
+            np.arange(num_devices) % num_groups,
+            self.bins,
+            1.0,
+            keep,
+            num_outputs=OUTPUTS,
+            chunk_slots=4,
         )
         self.intake = Intake(store, 0.0, 1e9)
         self.watching = Watching(POLICY, self.intake, self.clockwork)
         self.before = None
 
-    def report(self, first, end, version=1, cell=1):
+    def report(self, first, end, version=1, cell=1, num_devices=DEVICES):
         for slot in range(first, end):
-            features = np.zeros((DEVICES, FEATURES, self.bins.num_cells), np.int32)
+            features = np.zeros((num_devices, FEATURES, self.bins.num_cells), np.int32)
             features[:, :, cell] = 10
             self.intake.receive(
                 Reports(
-                    device_K=np.arange(DEVICES),
-                    slot_K=np.full(DEVICES, slot),
-                    version_K=np.full(DEVICES, version),
-                    sequence_K=np.zeros(DEVICES, np.int64),
-                    sent_at_K=np.full(DEVICES, slot + 1.0),
+                    device_K=np.arange(num_devices),
+                    slot_K=np.full(num_devices, slot),
+                    version_K=np.full(num_devices, version),
+                    sequence_K=np.zeros(num_devices, np.int64),
+                    sent_at_K=np.full(num_devices, slot + 1.0),
                     bins=self.bins.digest,
                     features_KFC=features,
-                    violations_KF=np.zeros((DEVICES, FEATURES), np.int32),
-                    outputs_KM=np.tile(np.array([10, 0, 0], np.int32), (DEVICES, 1)),
-                    confidence_KB=np.full((DEVICES, NUM_CONFIDENCE_BINS), 1, np.int32),
-                    entropy_KB=np.full((DEVICES, NUM_CONFIDENCE_BINS), 1, np.int32),
-                    latency_KL=np.zeros((DEVICES, NUM_LATENCY_BINS), np.int32),
+                    violations_KF=np.zeros((num_devices, FEATURES), np.int32),
+                    outputs_KM=np.tile(np.array([10, 0, 0], np.int32), (num_devices, 1)),
+                    confidence_KB=np.full((num_devices, NUM_CONFIDENCE_BINS), 1, np.int32),
+                    entropy_KB=np.full((num_devices, NUM_CONFIDENCE_BINS), 1, np.int32),
+                    latency_KL=np.zeros((num_devices, NUM_LATENCY_BINS), np.int32),
                 ),
                 (1, 2),
                 slot + 1.0,
@@ -214,6 +220,24 @@ def test_a_record_of_devices_that_is_made_later_keeps_those_in_quarantine():
     assert fleet.watching.kept.recorded_at is None
     assert np.array_equal(after.features_DFC[0], before.features_DFC[0])
     assert (after.features_DFC[1:, :, 1] == 0).all()
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_a_fleet_that_has_grown_is_watched_on(num_groups):
+    fleet, grown = drifting(), Fleet(num_devices=2 * DEVICES, num_groups=num_groups, **TIMES)
+    grown.report(64, 72, cell=2, version=2, num_devices=2 * DEVICES)
+    grown.watching = Watching(POLICY, grown.intake, grown.clockwork, fleet.watching.kept)
+    before, after = (one.watching.views(TWO, 72.0) for one in (fleet, grown))
+    for old, new in zip(before, after, strict=True):
+        assert np.array_equal(new.p_F, old.p_F, equal_nan=True)
+        assert new.psi_GF.shape == (num_groups, FEATURES)
+        assert np.isnan(new.psi_GF).all() == (num_groups > 1)  # nobody knows which group is which
+    assert grown.watching.kept.where.scope is fleet.watching.kept.where.scope is Scope.FLEET
+    assert grown.watching.kept.where.num_judged == DEVICES  # the new ones have no record
+    grown.report(72, 88, cell=2, version=2, num_devices=2 * DEVICES)
+    grown.watching.views(TWO, 88.0)
+    assert grown.watching.kept.recorded_at is None
+    assert (grown.watching.baseline.record.features_DFC[:, :, 2] > 0).all()
 
 
 def test_a_champion_that_counts_on_other_bins_begins_a_new_record():
