@@ -76,7 +76,8 @@ class Coordinator:
         """Serve and decide until `stop`."""
         listen = self._config.listen
         files = Files(self._blob, self._keys.trust.read, lambda: self._trust_version)
-        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s)
+        slot_s = {name: one.watching.slot_s for name, one in self._config.populations.items()}
+        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s)
         control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
         told = Told(self._keys.root, control)
         enrolling = Enrolling(self._log.engine, self._keys.authority, self._peers, told, self._clock)

@@ -22,7 +22,7 @@ from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from fedretrain.server.commit import GroupCommit
     from fedretrain.server.fleet import Device
@@ -60,7 +60,7 @@ class Gateway(rpc.FleetControlServicer):
         files: What they may fetch.
         clock: Seconds since the epoch.
         heartbeat_s: How often they shall be heard.
-        slot_s: They report one row for each slot of so many seconds.
+        slot_s: The devices of a population report one row for each slot of so many seconds.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Gateway(rpc.FleetControlServicer):
         files: Files,
         clock: Callable[[], float],
         heartbeat_s: float,
-        slot_s: float = 3600.0,
+        slot_s: Mapping[str, float],
     ) -> None:
         self._peers, self._writer, self._files = peers, writer, files
         self._clock, self._heartbeat_s, self._slot_s = clock, heartbeat_s, slot_s
@@ -86,7 +86,7 @@ class Gateway(rpc.FleetControlServicer):
             server_at=now,
             next_s=self._heartbeat_s,
             trust_version=self._files.trust_version(),
-            slot_s=self._slot_s,
+            slot_s=self._slot_s[device.population],
         )
 
     async def Telemetry(  # noqa: N802
