@@ -29,6 +29,8 @@ from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.models import Models
 from fedretrain.server.ranked import Ranked
+from fedretrain.server.registry import Registry, default_uri
+from fedretrain.server.showing import view_of
 from fedretrain.server.training_file import read_training, read_yaml
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from fedretrain.server.config import Population
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
+
+
+_LOOKS, _LOOK_S = 4, 5.0
 
 
 def check_config(path: Path) -> dict[str, str]:
@@ -219,7 +224,21 @@ class Desk:
             f"the signed list offers {digest}, which no version is" for digest in sorted(offered - packages)
         ]
         checked["signed list"] = f"{len(offered)} packages"
+        if self._config.mlflow != "off":
+            wrong += [f"MLflow: {one}" for one in self._shown_otherwise()]
+            checked["MLflow"] = f"{len(self.models.versions.by_number)} versions"
         return {"checked": checked, "wrong": wrong}
+
+    def _shown_otherwise(self) -> list[str]:
+        """What MLflow says otherwise than the log; a running coordinator has a moment to show what is new."""
+        registry = Registry(self._config.mlflow or default_uri(Path(self._config.folder)), self.population)
+        wrong: list[str] = []
+        for _ in range(_LOOKS):
+            wrong = registry.compare(view_of(self.models, self.memory()))
+            if not wrong:
+                break
+            time.sleep(_LOOK_S)
+        return wrong
 
     # ---- ordering
 

@@ -26,6 +26,9 @@ from fedretrain.server.event_log import FencedError
 from fedretrain.server.fleet import Standing
 from fedretrain.server.models import Models
 from fedretrain.server.population import Population
+from fedretrain.server.registry import Registry, default_uri
+from fedretrain.server.registry_thread import RegistryThread
+from fedretrain.server.showing import view_of
 from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
 from fedretrain.server.training_file import read_training, read_yaml
 
@@ -66,6 +69,7 @@ class Steward:
         self._config, self._log, self._keys, self._clock = config, log, keys, clock
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
+        self._registries = _registries(config)
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
         self._renewed_at = 0.0
@@ -115,6 +119,8 @@ class Steward:
         if self._superlink is not None:
             self._superlink.stop()
             self._superlink = None
+        for registry in self._registries.values():
+            registry.close()
 
     def _one(self, name: str, population: Population, now: float) -> None:
         for event in population.tick(now):
@@ -122,6 +128,8 @@ class Steward:
         self._publish(population, now)
         self._see_to_campaign(name, population)
         self._assign(name, population, now)
+        if name in self._registries:
+            self._registries[name].offer(view_of(population.models, population.memory))
 
     def _publish(self, population: Population, now: float) -> None:
         state = population.memory.state
@@ -279,6 +287,14 @@ class Steward:
             self._superlink.wait_until_healthy()
             self._superlink.admit(key.encode() for key in nodes)
             self._admitted = (pid, nodes)
+
+
+def _registries(config: ServerConfig) -> dict[str, RegistryThread]:
+    """What shows each population in MLflow; none where that is off."""
+    if config.mlflow == "off":
+        return {}
+    uri = config.mlflow or default_uri(Path(config.folder))
+    return {name: RegistryThread(Registry(uri, name)) for name in config.populations}
 
 
 def _witness(folder: Path, population: str) -> Path:
