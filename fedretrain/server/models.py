@@ -180,7 +180,7 @@ class Models:
         return f"{self.population}-{version}"
 
     def start_campaign(
-        self, decision: Decision | None, state: CycleState, num_devices: int, bundle: str
+        self, decision: Decision | None, state: CycleState, num_devices: int, bundle: bytes
     ) -> str:
         """See to it that the campaign of the version in training is defined; its name.
 
@@ -188,7 +188,7 @@ class Models:
             decision: What was decided.
             state: Of the loop; something is in training.
             num_devices: Of the population.
-            bundle: SHA-256 of the app bundle that devices accept.
+            bundle: The app bundle: devices accept no other.
 
         Raises:
             ConfigError: If the population has no training file, or its rules are impossible for so many devices.
@@ -217,7 +217,7 @@ class Models:
             seed=state.training.version,
             interval_s=training.interval_s,
             patience_s=training.patience_s,
-            bundle=bundle,
+            bundle=self.stores.campaigns.put(bundle),
         )
         define_campaign(self._log, definition, at=self._clock(), fence=self._fence)
         return name

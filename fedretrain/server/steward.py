@@ -225,7 +225,7 @@ class Steward:
                 self._rest()
             return
         wanted_name = population.models.start_campaign(
-            population.memory.decision, state, len(population.devices), campaign_bundle().digest
+            population.memory.decision, state, len(population.devices), campaign_bundle().content
         )
         if process is None or process.campaign != wanted_name:
             if process is not None:
