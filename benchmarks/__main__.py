@@ -27,6 +27,7 @@ NAMES = (
     "monitoring_year",
     "monitoring_null",
     "inference",
+    "agent",
     "health",
     "outbox",
     "lifetime",

