@@ -214,6 +214,7 @@ def test_the_command_writes_a_folder_with_its_policies_and_reasons(words, tmp_pa
         "config.yaml",
         "steps.parquet",
         "features.parquet",
+        "devices.parquet",
         "events.jsonl",
         "report.html",
         "policy/never.yaml",
