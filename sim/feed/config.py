@@ -53,7 +53,8 @@ class FeedConfig:
         drift_at_s: The sensors drift so long after the start of `run`; 0: only when the file ``drift.now`` appears.
         drift_fraction: Share of the devices whose sensors drift.
         drift_gain: Relative change of the drifting channels: -0.3 is a sensor that lost 30 % of its sensitivity.
-        drift_offset: Their shift, in standard deviations of the laboratory's rows.
+        drift_offset: Their shift, in standard deviations of the laboratory's rows; 0: as much as `drift_loss` asks for.
+        drift_loss: So much accuracy a linear model of the laboratory's rows loses by the drift.
         drift_channels: So many channels drift, the first ones; 0: half of them.
         keep_s: What an agent could not be told for so long is dropped and counted.
         timeout_s: How long an agent is waited for.
@@ -78,7 +79,8 @@ class FeedConfig:
     drift_at_s: float = 0.0
     drift_fraction: float = 0.5
     drift_gain: float = -0.3
-    drift_offset: float = 1.5
+    drift_offset: float = 0.0
+    drift_loss: float = 0.33
     drift_channels: int = 0
     keep_s: float = 30.0
     timeout_s: float = 5.0
@@ -100,7 +102,7 @@ class FeedConfig:
             positive(name, getattr(self, name))
         for name in ("label_delay_s", "drift_at_s", "drift_channels"):
             not_negative(name, getattr(self, name))
-        for name in ("label_fraction", "drift_fraction"):
+        for name in ("label_fraction", "drift_fraction", "drift_loss"):
             fraction(name, getattr(self, name))
         for name in ("drift_gain", "drift_offset"):
             finite(name, getattr(self, name))

@@ -8,7 +8,7 @@ Rules of this file:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +60,7 @@ class Description:
 
 def describe(world: World) -> Description:
     """The description of a world."""
-    c = world.config
+    c = replace(world.config, drift_offset=world.drift_offset)
     agents = tuple(
         Agent(
             f"agent-{a}",

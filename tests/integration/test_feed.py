@@ -11,10 +11,18 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from fedretrain.edge.answering import Answer
+from fedretrain.edge.api import LocalApi
+from fedretrain.edge.config import ApiConfig
+from sim.feed.client import Client
+from sim.feed.config import made
 from sim.feed.files import DRIFT_NOW, read
+from sim.feed.playing import Playing
+from sim.feed.tally import Tally
 from sim.feed.world import World
 
 WORDS = ["num_devices=4", "num_agents=2", "stream_rows=2000", "interval_s=0.05", "label_delay_s=0.1"]
@@ -152,3 +160,35 @@ def test_an_agent_that_comes_back_gets_what_it_missed(tmp_path, agent):
         assert body["rows"] == world.rows(k, seen[k], 4)[0].tolist()  # no batch is left out or comes twice
         seen[k] += 4
     assert all(seen)
+
+
+class StandIn:
+    """What is behind the real local API: answers class 1, keeps labels."""
+
+    outputs = ("a", "b", "c", "d")
+
+    def __init__(self):
+        self.ids, self.labels = count(), []
+
+    def predict(self, rows, samples):
+        return [Answer(f"p{next(self.ids)}", 1, 0.5, "") for _ in rows]
+
+    def label(self, of, label, source, confidence):
+        self.labels.append((of, label, source))
+        return (of,)
+
+
+def test_the_agents_real_api_understands_the_feed():
+    world, device, tally = World(made([*WORDS, "label_fraction=1"])), StandIn(), Tally()
+    playing = Playing(world, (0,), 0.0, tally)
+    with LocalApi(SimpleNamespace(device=lambda name: device), ApiConfig(http="127.0.0.1:0")) as api:
+        client = Client(f"127.0.0.1:{api.port}", 10.0)
+        for now in (0.0, 0.1):
+            playing.take(now, None)
+            while playing.next_at() <= now:
+                assert playing.step(now, client.post)
+        client.close()
+    _, y = world.rows(0, 0, 12)
+    assert device.labels == [(f"p{k}", label, "user") for k, label in enumerate(y[:4].tolist())]
+    assert (tally.summary(0.1).sent, tally.summary(0.1).labelled, tally.summary(0.1).refused) == (12, 4, 0)
+    assert tally.summary(0.1).accuracy == (y == 1).mean()

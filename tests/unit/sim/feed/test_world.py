@@ -9,9 +9,11 @@ from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seed_for
 from fedretrain.core.types import ClientData
 from fedretrain.features.pipeline import Pipeline
+from fedretrain.server.pool import read_pool
 from fedretrain.training.config import LocalTraining, OptimizerConfig
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.plan import ModelName, TrainingPlan
+from sim.feed.calibration import offset_that_costs
 from sim.feed.config import FeedConfig, made, played
 from sim.feed.files import read, write
 from sim.feed.world import World
@@ -53,6 +55,10 @@ def test_the_files_read_back(tmp_path):
     assert features.apply(lab["x"]).shape == (2400, 8)
     assert lab["device"].min() >= SMALL.num_devices
     assert set(lab["y"]) == {0, 1, 2, 3}
+    pool = read_pool(tmp_path / "pool")  # as the coordinator reads it
+    assert np.array_equal(pool.x, lab["x"])
+    assert np.array_equal(pool.labelled.label_N, lab["y"])
+    assert set(pool.labelled.group_N) == {0, 1}  # device types
 
 
 def test_every_device_has_one_agent_and_every_agent_devices(tmp_path):
@@ -117,6 +123,26 @@ def test_who_is_told_of_does_not_depend_on_batches():
     whole = world().labelled(3, 0, 400)
     assert np.array_equal(whole[40:44], world().labelled(3, 40, 4))
     assert 0.4 < whole.mean() < 0.6
+
+
+def test_the_offset_is_the_least_that_costs_enough():
+    labels = np.repeat([0, 1], 500)
+    x = (
+        np.linspace(-1.0, 1.0, 1000)[:, None] + np.where(labels, 3.0, -3.0)[:, None]
+    )  # each class half a unit wide
+    cheap, dear = (offset_that_costs(loss, x, labels, gain=0.0, channels=1) for loss in (0.1, 0.4))
+    assert 0.0 < cheap < dear <= 3.0
+    assert (
+        offset_that_costs(1.0, x, labels, gain=0.0, channels=1) >= dear
+    )  # half of the rows can be lost at most
+
+
+def test_what_was_chosen_is_kept_and_what_was_given_is_used(tmp_path):
+    given = World(FeedConfig(stream_rows=8, drift_offset=0.7))
+    assert given.drift_offset == 0.7
+    chosen = write(world(), tmp_path).config.drift_offset
+    assert chosen == world().drift_offset > 0.0
+    assert read(tmp_path).config.drift_offset == chosen
 
 
 def train(trainer, clients, rounds, shared):
