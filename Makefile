@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 PROTO_OUT ?= .
 
-.PHONY: help run test check proto format bench clean
+.PHONY: help run test test-faults check proto format bench clean
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -25,8 +25,11 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.html
 	$(BIN)/python -m sim
 
-test: $(STAMP)  ## every test, slow ones too
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## every test but those of faults
+	$(BIN)/python -m pytest -m 'not faults'
+
+test-faults: $(STAMP)  ## what is killed, cut, filled and flooded
+	$(BIN)/python -m pytest -m faults
 
 check: $(STAMP)  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -89,7 +89,7 @@ class Campaigns:
         try:
             if running is None:
                 running = self.running = self._start(invite, now_s)
-            elif now_s - running.filled_s >= FILL_S:
+            elif now_s - running.filled_s >= FILL_S or self._joining(running):
                 running.filled_s = now_s
                 self._fill(running)
         except (FedretrainError, OSError) as error:
@@ -109,6 +109,16 @@ class Campaigns:
             except (FedretrainError, OSError) as error:
                 _log.warning("%s: what training learnt is lost: %s", device.joined.device, error)
         shutil.rmtree(self._folder, ignore_errors=True)  # the examples have their place in the database
+
+    def _joining(self, running: Running) -> bool:
+        """Whether a device was invited since the examples were written: each hears of it in its own heartbeat."""
+        invites = ((device, device.remembered.value.invite) for device in self._trainers())
+        return any(
+            invite is not None
+            and invite.campaign == running.invite.campaign
+            and device.device.name not in running.given
+            for device, invite in invites
+        )
 
     def _trainers(self) -> list[DeviceRuntime]:
         return [device for device in self._devices.values() if device.device.trains]

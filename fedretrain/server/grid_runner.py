@@ -174,7 +174,7 @@ class CalledNodes:
         self._ask_again_at: dict[int, float] = {}
 
     def online(self) -> Mapping[int, int]:
-        """See `Nodes.online`. Asks nodes that have not answered yet, and waits for those a moment."""
+        """See `Nodes.online`. Asks nodes now and then, since devices join them; waits a moment for those that never answered."""
         nodes = set(self._grid.get_node_ids())
         until = time.monotonic() + (_ANSWER_S if self._call(nodes) else 0.0)
         while True:
@@ -197,14 +197,12 @@ class CalledNodes:
     def _call(self, nodes: set[int]) -> bool:
         """Whether anybody was asked."""
         now = time.monotonic()
-        strangers = sorted(
-            node for node in nodes - set(self._hosted) if now >= self._ask_again_at.get(node, now)
-        )
-        if not strangers:
+        due = sorted(node for node in nodes if now >= self._ask_again_at.get(node, now))
+        if not due:
             return False
-        calls = [_message(RecordDict(), node, "query", "") for node in strangers]
-        self._asked |= dict(zip(self._grid.push_messages(calls), strangers, strict=True))
-        self._ask_again_at |= dict.fromkeys(strangers, now + _ROLL_S)
+        calls = [_message(RecordDict(), node, "query", "") for node in due]
+        self._asked |= dict(zip(self._grid.push_messages(calls), due, strict=True))
+        self._ask_again_at |= dict.fromkeys(due, now + _ROLL_S)
         return True
 
 

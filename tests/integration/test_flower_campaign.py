@@ -136,6 +136,7 @@ def test_real_devices_give_the_simulators_ledger(fleet: Fleet) -> None:
     assert record.rounds[-1].summary["epsilon"] == pytest.approx(reference.progress.records[-1].epsilon)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("killed", ["server app", "superlink"])
 def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) -> None:
     arm = quick_arm(*WORDS)
@@ -157,6 +158,7 @@ def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) 
     assert len(events) == len({(event.round, event.attempt) for event in events})
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("killed", ["app process", "supernode"])
 def test_what_is_killed_on_a_device_costs_its_own_clients_alone(fleet: Fleet, killed: str) -> None:
     """And the device takes part again, with its personal state."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 RULES = CampaignRules(SamplingRule(cohort_size=NUM_DEVICES), quorum=1, deadline_s=30.0)
 SPY = """\

@@ -107,7 +107,7 @@ class Life:
         assert self.server.inbox.num_late_forgotten == 0
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("max_bytes", [INFINITE, 30_000], ids=["roomy", "tight"])
 def test_killed_at_any_point_of_its_own(tmp_path, max_bytes):
     """Points from the opening of the files to the middle of later transactions."""
@@ -122,7 +122,7 @@ def test_killed_at_any_point_of_its_own(tmp_path, max_bytes):
     assert len({key.boot for key, _ in life.server.counted}) > 10
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_from_outside(tmp_path):
     life = Life(tmp_path / "agent.db", seed=2)
     statuses = [life.live(answers=life.rng.randrange(12)) for _ in range(30)]
@@ -132,7 +132,7 @@ def test_killed_from_outside(tmp_path):
     assert len(life.server.counted) >= len(life.kept) > 1_000
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_leaves_what_is_kept_readable(tmp_path):
     life = Life(tmp_path / "agent.db", seed=3)
     life.live(answers=5)
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_what_is_kept_readable(tmp_path):
     assert len(life.server.counted) > 500
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_page_overwritten_in_the_middle_is_set_aside_and_the_agent_goes_on(tmp_path):
     life = Life(tmp_path / "agent.db", seed=4)
     life.live(answers=30)

@@ -160,5 +160,5 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert self.device.outbox.status().stored_bytes <= 2_000
 
 
-TestExactlyOnce = pytest.mark.slow(ExactlyOnce.TestCase)
+TestExactlyOnce = pytest.mark.faults(ExactlyOnce.TestCase)
 TestExactlyOnce.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

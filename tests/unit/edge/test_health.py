@@ -170,7 +170,7 @@ def test_impossible_limits_are_refused_by_name(wrong):
         HealthLimits(**wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", FAULTS[:3], ids=lambda fault: fault.name)
 def test_an_injected_fault_leads_to_a_rollback_within_five_minutes(fault: Fault):
     runs = [time_to_rollback(fault, seed, 5.0) for seed in range(12)]
@@ -178,7 +178,7 @@ def test_an_injected_fault_leads_to_a_rollback_within_five_minutes(fault: Fault)
     assert sum(check is fault.check and time <= 300.0 for time, check in runs) >= 11
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_noisy_but_healthy_days_pass():
     days = false_rollbacks(7, 60)
     assert [fault for today in days for fault in today] == []

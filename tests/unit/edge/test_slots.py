@@ -347,6 +347,7 @@ def test_a_full_disk_keeps_nobody_from_going_back(slots, server, monkeypatch):
     assert serving(reopened(slots)) == server.versions[0]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("scenario", "before", "after"), [("first", None, 0), ("install", 0, 1), ("back", 1, 0)]
 )
