@@ -134,6 +134,7 @@ def write_agent(folder: Path, name: str, http: str, enrol: int, devices: list[di
         f'folder = "{name}"',
         f'enrol = "127.0.0.1:{enrol}"',
         'authority = "state/authority/ca.pem"',
+        "heartbeat_s = 2.0",
         "[api]",
         f'http = "{http}"',
         'socket = ""',
