@@ -62,11 +62,11 @@ def serve(folder, num_versions=3):
     return Server(store, tuple(digests))
 
 
-def write(store, released, version, *, outputs=None, baseline=b"bins", **about):
+def write(store, released, version, *, outputs=None, baseline=b"bins", how="range", **about):
     """One version; its sanity vectors are its own answers, unless others are given."""
-    pipeline = Pipeline((Scaler("range"),)).fit(ROWS, SCHEMA)
+    pipeline = Pipeline((Scaler(how),)).fit(ROWS, SCHEMA, device=np.zeros(len(ROWS), np.int64))
     weights = released.weights
-    features, model = pipeline.apply(ROWS), graph(SIZE)
+    features, model = pipeline.localize(ROWS[:0]).apply(ROWS), graph(SIZE)
     if "body.weight" in weights:
         hidden = len(weights["body.bias"])
         features = np.maximum(features @ weights["body.weight"].T + weights["body.bias"], 0)

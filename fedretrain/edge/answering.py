@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from fedretrain.edge.config import DeviceConfig
     from fedretrain.edge.health import LocalRollback
+    from fedretrain.edge.past import Past
     from fedretrain.edge.store import Store
     from fedretrain.edge.watch import HealthWatch
 
@@ -91,10 +92,12 @@ class Answering:
     Args:
         store: Where predictions go.
         config: The device's.
+        past: Its raw samples, for pipelines with local numbers.
         on_first: Called once after the first prediction of each version.
     """
 
-    def __init__(self, store: Store, config: DeviceConfig, on_first: Callable[[], None]) -> None:
+    def __init__(self, store: Store, config: DeviceConfig, past: Past, on_first: Callable[[], None]) -> None:
+        self.past = past
         self.store, self._config, self._on_first = store, config, on_first
         self._flushing, self._lock = threading.RLock(), threading.RLock()
         self.serving = Serving(rules=Rules(store.reads()[0].told()))
@@ -163,6 +166,8 @@ class Answering:
                     None if samples is None else samples[index],
                 )
                 self._waiting.append((prediction, None if serving.shadow is None else rows[index].copy()))
+            if serving.model is not None and serving.model.predictor.pipeline.has_local:
+                self.past.add(rows)
             if self.watch is not None and serving is self.serving and not serving.by_rules:
                 is_first = not self.watch.num_served and not scored.failed
                 self.watch.prediction(scored.latency_s, len(made), failed=scored.failed)
@@ -278,6 +283,7 @@ class Answering:
         """Drop what is in memory, and what the rules were told."""
         with self._lock:
             self._waiting = []
+            self.past.forget()
             self.serving = replace(self.serving, rules=Rules())
 
     def reopened(self, store: Store) -> None:

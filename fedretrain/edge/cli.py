@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from fedretrain.core.build import plain
 from fedretrain.core.errors import ConfigError, DataError, FedretrainError
+from fedretrain.edge import past
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.api import LocalApi
 from fedretrain.edge.clock import since_boot
@@ -163,6 +164,7 @@ def _erase(config: EdgeConfig, args: argparse.Namespace) -> int:
     with _open(config, name) as store, store.database.mutex:
         for stream in (store.stream, store.shadow_stream):
             erase(store.database.connection, stream, Path(config.folder) / name / "personal")
+        past.erase(Path(config.folder) / name)
     _say(args, {"erased": name}, f"{name}: examples, labels, lineage and personal parameters are erased")
     return 0
 

@@ -171,6 +171,7 @@ class EdgeConfig:
         training: Campaigns.
         refit: Personal layers.
         heartbeat_s: How often the coordinator is asked; it may say otherwise.
+        metered: Whether bytes cost money here: a hint for those who choose whom to ask for training.
     """
 
     folder: str
@@ -184,6 +185,7 @@ class EdgeConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     refit: RefitConfig = field(default_factory=RefitConfig)
     heartbeat_s: float = 60.0
+    metered: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", tuple(self.devices))

@@ -28,7 +28,8 @@ from fedretrain.edge.joining import Joined, join
 from fedretrain.edge.lineage import erase
 from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.outbox import OutboxDamagedError
-from fedretrain.edge.refit import personal_for
+from fedretrain.edge.past import Past
+from fedretrain.edge.preparing import Preparing
 from fedretrain.edge.serving import Served
 from fedretrain.edge.slots import Slots
 from fedretrain.edge.status import DeviceStatus
@@ -36,7 +37,6 @@ from fedretrain.edge.store import Store
 from fedretrain.edge.sync import Syncing
 from fedretrain.edge.telling import Baselines, Telling
 from fedretrain.edge.watch import HealthWatch
-from fedretrain.training.keep import Verdict
 from fedretrain.wire.control import encode_alert
 from fedretrain.wire.sequence import Priority
 
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from fedretrain.edge.lineage import Use
     from fedretrain.edge.sync import Visit
 
-CAMPAIGN = "campaign/"
-"""Before a campaign's id, where a manifest says which data a version comes from."""
 _DAY_S = 86_400.0
 
 
@@ -99,7 +97,9 @@ class DeviceRuntime:
         self.follower = Follower(self.slots, self.remembered, self.joined.population)
         self.baselines = Baselines(self.folder / "baselines")
         self._telling = Telling(self.joined.number, self.baselines)
-        self.answering = Answering(self._open_store(), device, self._first_prediction)
+        past = Past(self.folder)
+        self._preparing = Preparing(self.personal_folder, past, self.remembered, config.refit)
+        self.answering = Answering(self._open_store(), device, past, self._first_prediction)
         self._checked_s = self._flushed_s = monotonic()
         self._served_by: tuple[object, ...] = ()
         self._syncing = Syncing(self)
@@ -170,6 +170,9 @@ class DeviceRuntime:
         if now_s - self._flushed_s >= self.config.outbox.flush_s:
             self._flushed_s = now_s
             self.flush()
+            model = self.answering.serving.model
+            if model is not None:
+                self._renew(model, refit=False)
 
     def flush(self) -> None:
         """Write what waits, and put what is over into the outbox."""
@@ -219,16 +222,7 @@ class DeviceRuntime:
             if serving.version:
                 record = watch.record
                 self.remembered.note(lambda told: replace(told.serving(serving.version), record=record))
-                self._note_lineage(wanted.serve)
         self.answering.serve(serving, watch)
-
-    def _note_lineage(self, package: Package | None) -> None:
-        """Remember which campaign made a version, where its manifest names one that this device took part in."""
-        named = "" if package is None else package.manifest.training.snapshot
-        if package is None or not named.startswith(CAMPAIGN):
-            return
-        with self.store.database.mutex, contextlib.suppress(DataError, sqlite3.DatabaseError):
-            self.store.lineage.came_of(named.removeprefix(CAMPAIGN), package.digest)
 
     def _watched(self, version: str, before: str) -> HealthWatch:
         told, watch = self.remembered.value, self.answering.watch
@@ -244,20 +238,22 @@ class DeviceRuntime:
         if before is not None and before.digest == package.digest:
             return before
         try:
-            served = Served.of(package, self._personal(package))
+            served, why = self._preparing.served(self.store, package)
         except UserError as error:
             self._leave(package.digest, error.what)
             found = self.follower.wanted().serve
             return None if found is None or found.digest == package.digest else self._served(found)
         if not self.baselines.keep(package):
             self.alert("no_baseline", package.digest, "the version has no bins to count on")
+        self._preparing.note_lineage(self.store, package)
+        self._tell_refit(package.digest, why)
         return served
 
     def _shadowed(self, package: Package, before: Served | None) -> Served | None:
         if before is not None and before.digest == package.digest:
             return before
         try:
-            shadow = Served.of(package, self._personal(package, keep=False))
+            shadow = self._preparing.shadow(self.store, package)
         except UserError as error:
             why = error.what
             self.remembered.note(lambda told: told.refusing(package.digest, why))
@@ -265,19 +261,19 @@ class DeviceRuntime:
         self.baselines.keep(package, serves=False)
         return shadow
 
-    def _personal(self, package: Package, *, keep: bool = True) -> dict[str, Any]:
-        """The personal state for a version: re-fitted where it belongs to another one."""
-        bases = self.remembered.value.serving(package.digest).bases
-        store, preprocessing = self.store, package.manifest.pipeline.digest
-        with store.database.mutex:
-            now = store.clock.look().guess_at
-            _, data = store.served.labelled(now, preprocessing)
-        found = personal_for(
-            package, self.personal_folder, self.stream, bases, data, self.config.refit, now, keep=keep
-        )
-        if found.why and keep and found.verdict is not Verdict.TOO_FEW:
-            self.alert("personal_refit", package.digest, found.why)
-        return dict(found.params)
+    def _renew(self, model: Served, *, refit: bool) -> None:
+        """Serve with what the device has learnt meanwhile."""
+        with self._lock, contextlib.suppress(UserError):
+            found = self._preparing.renewed(self.store, model, refit=refit)
+            if found is None or self.answering.serving.model is not model:
+                return
+            self.answering.flush()
+            self.answering.serve(replace(self.answering.serving, model=found[0]), self.answering.watch)
+            self._tell_refit(model.digest, found[1])
+
+    def _tell_refit(self, version: str, why: str) -> None:
+        if why:
+            self.alert("personal_refit", version, why)
 
     def _look(self) -> None:
         """Judge the served version; leave it if it is not well."""
@@ -286,11 +282,10 @@ class DeviceRuntime:
             return
         if now_s - self._checked_s >= _DAY_S:
             self._checked_s = now_s
-            plain = Served.of(model.package)
-            outcome = plain.predictor.check(model.package.sanity)
-            watch.sanity(
-                0 if outcome.ok else max(outcome.num_wrong + outcome.num_off + outcome.num_nonfinite, 1)
-            )
+            outcome = Served.of(model.package).predictor.check(model.package.sanity)
+            bad = outcome.num_wrong + outcome.num_off + outcome.num_nonfinite
+            watch.sanity(0 if outcome.ok else max(bad, 1))
+            self._renew(model, refit=True)
         before = watch.record
         breach = self.answering.judge(now_s)
         if watch.record != before:

@@ -9,9 +9,11 @@ Rules of this file:
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,10 +96,13 @@ class Served:
         """Of the version."""
         return self.package.digest
 
-    @property
+    @cached_property
     def preprocessing(self) -> str:
-        """Examples of different ones are never trained on together."""
-        return self.package.manifest.pipeline.digest
+        """Examples of different ones are never trained on together: the package's, with the device's own numbers in it."""
+        pipeline = self.predictor.pipeline
+        if not pipeline.has_local:
+            return self.package.manifest.pipeline.digest
+        return hashlib.sha256(pipeline.to_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

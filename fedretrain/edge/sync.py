@@ -11,7 +11,6 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,7 @@ from fedretrain.artifacts.trust.root import online_keys, read_root
 from fedretrain.artifacts.trust.words import Block, TrustError
 from fedretrain.core.clock import Anchor
 from fedretrain.core.errors import DataError
+from fedretrain.edge.conditions import conditions
 from fedretrain.edge.control import CALL_S, ControlClient, ControlError
 from fedretrain.edge.joining import credentials
 from fedretrain.wire.control import PROTOCOL
@@ -239,10 +239,8 @@ def heartbeat_of(runtime: DeviceRuntime) -> pb.HeartbeatRequest:
         refused_reason=told.refused_reason,
         holds=list(runtime.slots.state.held),
         pending_records=outbox.num_stored + outbox.num_buffered,
-        conditions=pb.Conditions(
-            on_power=True,
-            free_bytes=shutil.disk_usage(runtime.folder).free,
-            num_labelled=_power_of_two(sum(serving.rules.told.values())),
+        conditions=conditions(
+            runtime.folder, sum(serving.rules.told.values()), metered=runtime.config.metered
         ),
     )
 
@@ -253,8 +251,3 @@ def agent_version() -> str:
         return version("fedretrain")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _power_of_two(count: int) -> int:
-    """Rounded down: how many labels there are is nobody's business to the last one."""
-    return 1 << (count.bit_length() - 1) if count else 0

@@ -257,6 +257,47 @@ def test_personal_layers_are_refitted_beside_a_new_version_and_only_kept_if_they
         assert with_own > without + 0.1
 
 
+def test_a_pipeline_with_local_numbers_is_made_ready_with_the_devices_own_samples(fleet, tmp_path):
+    (first,) = fleet.make(how="local")
+    clock = Clock()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+        samples = 0.1 * rows(100) + 0.5
+        device.predict(samples)
+        blank = device.answering.preprocessing
+        clock.go(2)
+        device.tick()
+        ready = device.answering.preprocessing
+        assert ready != blank
+        inputs = device.answering.serving.model.predictor.pipeline.apply(samples)
+        assert np.abs(inputs.mean(axis=0)).max() < 1e-3
+    with fleet.device(tmp_path, clock, token="") as device:
+        assert device.answering.preprocessing == ready
+
+
+def test_labels_that_come_after_an_install_are_fitted_within_a_day(fleet, tmp_path):
+    how = Personalization(MethodKind.FEDPER, ("head.*",))
+    (first,) = fleet.make(hidden=50, personalization=how)
+    clock = Clock()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+        mine = np.random.default_rng(3).normal(size=(3, 60))
+        samples = rows(200, 4)
+        for answer, row in zip(device.predict(samples), samples, strict=True):
+            device.label(answer.id, int((mine @ row).argmax()))
+        before = device.answering.serving.model
+        clock.go(86_401)
+        device.tick()
+        assert device.answering.serving.model is not before
+        assert device.serves == first
+        again = device.answering.serving.model
+        clock.go(86_401)
+        device.tick()
+        assert device.answering.serving.model is again  # it has what it needs
+
+
 class Unreachable:
     def heartbeat(self, *_args, **_more):
         raise ControlError("nobody is there")
