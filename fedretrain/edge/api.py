@@ -263,7 +263,9 @@ class LocalApi:
         if self.config.socket:
             path = Path(self.config.socket)
             _remove_stale(path)
-            on_socket = type("_SocketHandler", (handler,), {"is_socket": True})
+            # A Unix socket has no Nagle algorithm, and refuses to be told of it.
+            about = {"is_socket": True, "disable_nagle_algorithm": False}
+            on_socket = type("_SocketHandler", (handler,), about)
             self._listen(self.config.socket, lambda: _UnixServer(str(path), on_socket))
             path.chmod(0o660)  # whoever may use the folder's group may ask
 

@@ -1,4 +1,4 @@
-"""The health of the served version, watched: what was counted goes through the fold (`health`) every half-minute.
+"""The health of the served version, watched: what was counted goes through the fold (`health`) sample by sample.
 
 Rules of this file:
     * A version's latency record is its own first predictions here, at the pace of service; until there are enough, only the
@@ -80,7 +80,7 @@ class HealthWatch:
         self._recorder.sanity(num_failed)
 
     def look(self, now: float) -> LocalRollback | None:
-        """Judge what was counted, once it is a half-minute; a breach, if there is one.
+        """Judge what was counted, once a sample is due; a breach, if there is one.
 
         Args:
             now: Monotonic seconds.

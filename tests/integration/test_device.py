@@ -13,6 +13,7 @@ from fedretrain.core.errors import DataError
 from fedretrain.core.types import MethodKind
 from fedretrain.edge.control import ControlError
 from fedretrain.edge.serving import Served
+from fedretrain.edge.vitals import SAMPLE_S
 from tests.agent_cases import Clock, fleet_of, rows
 
 
@@ -187,10 +188,10 @@ def test_a_model_that_fails_is_left_for_the_one_before_and_a_person_is_told(flee
             fleet.assign("a", version)
             device.sync()
         object.__setattr__(device.answering.serving.model.predictor, "model", Broken())
-        for _ in range(12):
+        for _ in range(int(300 / SAMPLE_S)):
             for _ in range(30):
                 assert device.predict(rows())[0].package in {"", first}
-            clock.go(31, fleet)
+            clock.go(SAMPLE_S, fleet)
             device.tick()
         assert device.serves == first
         assert device.predict(rows())[0].package == first

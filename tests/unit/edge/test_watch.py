@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedretrain.edge.health import MIN_TRIAL, Check, HealthLimits, HealthRecord
+from fedretrain.edge.health_limits import MIN_TRIAL, Check, HealthLimits, HealthRecord
+from fedretrain.edge.vitals import SAMPLE_S
 from fedretrain.edge.watch import HealthWatch, resident_bytes
 
 
@@ -16,7 +17,7 @@ def served(watch, now, num, latency_s=0.001, *, failed=False):
 
 def test_the_first_predictions_are_the_record():
     watch = HealthWatch(HealthLimits(), "v", HealthRecord(), 0.0)
-    assert served(watch, 10.0, MIN_TRIAL) is None  # no half-minute yet
+    assert served(watch, 10.0, MIN_TRIAL) is None  # no sample is due yet
     assert watch.record.latency_p99_s is None
     watch.look(30.0)
     assert watch.record.latency_p99_s == 0.001
@@ -28,7 +29,9 @@ def test_the_first_predictions_are_the_record():
 )
 def test_a_breach_is_found_within_five_minutes_and_told_once(latency_s, failed, check):
     watch = HealthWatch(HealthLimits(), "v", HealthRecord(latency_p99_s=0.001), 0.0)
-    found = [served(watch, 30.0 * n, 40, latency_s, failed=failed) for n in range(1, 11)]
+    found = [
+        served(watch, SAMPLE_S * n, 40, latency_s, failed=failed) for n in range(1, 1 + int(300 / SAMPLE_S))
+    ]
     breaches = [one for one in found if one is not None]
     assert [one.check for one in breaches] == [check]
     assert breaches[0].version == "v"
@@ -51,9 +54,9 @@ def test_failed_sanity_vectors_are_a_breach():
 def test_a_leak_of_this_process_is_a_breach():
     watch = HealthWatch(HealthLimits(), "v", HealthRecord(), 0.0, lambda: int(2**20 * memory_mib))
     found = []
-    for half_minute in range(1, 60):
-        memory_mib = 50.0 + half_minute / 2
-        found.append(watch.look(30.0 * half_minute))
+    for number in range(1, 120):
+        memory_mib = 50.0 + number * SAMPLE_S / 60
+        found.append(watch.look(SAMPLE_S * number))
     assert next(one for one in found if one is not None).check is Check.MEMORY_GROWTH
 
 
