@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -123,6 +124,39 @@ def request_key_fingerprint(request: bytes) -> str:
         DataError: If the request cannot be read, is not for a P-256 key, or was not signed with it.
     """
     return _key_fingerprint(_requested_key(request))
+
+
+def requested_public_key(request: bytes) -> str:
+    """The public key that a request is for, as PEM: what a SuperNode with the same key is known by.
+
+    Raises:
+        DataError: As `request_key_fingerprint`.
+    """
+    return public_pem(_requested_key(request))
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> str:
+    """A public key as PEM (SubjectPublicKeyInfo)."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
+
+def checked_public_key(content: bytes) -> str:
+    """A public key that somebody sent, in the one form of `public_pem`.
+
+    Raises:
+        DataError: If it is no P-256 key.
+    """
+    try:
+        key = load_pem_public_key(content[:_MAX_BYTES])
+    except _UNREADABLE as error:
+        raise _no_key() from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _no_key()
+    return public_pem(key)
+
+
+def _no_key() -> DataError:
+    return DataError("the bytes are no P-256 public key", where="node key", fix="send the key's PEM")
 
 
 def read_identity(certificate: bytes) -> DeviceIdentity:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedretrain.artifacts.identity import create_key, load_key, openssh, request_certificate
+from fedretrain.artifacts.identity import create_key, load_key, openssh, public_pem, request_certificate
 from fedretrain.artifacts.private_files import make_private, read_private
 from fedretrain.core.build import build, plain
 from fedretrain.core.durable import write_whole
@@ -96,6 +96,7 @@ def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
             person=device.person,
             trains=device.trains,
             methods=[*METHODS, *(_MORE_METHODS if device.trains else ())],
+            node_key=_node_key(config).encode(),
         ),
     )
     reply = enrol(config.enrol, _authority(config), request)
@@ -134,6 +135,13 @@ def supernode_key(folder: Path) -> Path:
     path = folder / SUPERNODE_KEY
     make_private(path, lambda: openssh(load_key(folder / KEY))[0])
     return path
+
+
+def _node_key(config: EdgeConfig) -> str:
+    """The public key of the agent's one SuperNode: its first device's, made now if that has not enrolled yet."""
+    path = Path(config.folder) / config.devices[0].name / KEY
+    create_key(path)
+    return public_pem(load_key(path).public_key())
 
 
 def _token(device: DeviceConfig) -> str:

@@ -20,7 +20,12 @@ from fedretrain.artifacts.enrolment import (
     hash_token,
     new_token,
 )
-from fedretrain.artifacts.identity import fingerprint, request_key_fingerprint
+from fedretrain.artifacts.identity import (
+    checked_public_key,
+    fingerprint,
+    request_key_fingerprint,
+    requested_public_key,
+)
 from fedretrain.core.errors import DataError
 from fedretrain.server import fleet
 from fedretrain.server.fleet import Traits
@@ -118,7 +123,7 @@ class Enrolling:
                 token.population,
                 token.device,
                 fingerprint(certificate),
-                _traits(request.traits),
+                _traits(request),
                 now,
             )
         self._peers.know(device)
@@ -144,10 +149,13 @@ def _redeem(connection: Connection, secret: str, key: str, now: float) -> Enrolm
     return token
 
 
-def _traits(said: pb.DeviceTraits) -> Traits:
+def _traits(request: pb.EnrolRequest) -> Traits:
+    said = request.traits
     for text in (said.device_type, said.site, said.person, *said.methods):
         if len(text) > _MAX_TEXT or not text.isprintable():
             raise DataError("a trait that is no short text", where="traits", fix="use printable names")
     if len(said.methods) > _MAX_METHODS:
         raise DataError(f"more than {_MAX_METHODS} methods", where="traits.methods")
-    return Traits(said.device_type, said.site, said.person, said.trains, tuple(said.methods))
+    own = requested_public_key(request.certificate_request)
+    node = checked_public_key(said.node_key) if said.node_key else own
+    return Traits(said.device_type, said.site, said.person, said.trains, tuple(said.methods), node)

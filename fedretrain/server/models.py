@@ -255,6 +255,7 @@ class Models:
         about = TrainingRecord(
             strategy=Strategy.FEDERATED,
             recipe=str(definition.kind),
+            snapshot=f"campaign/{definition.campaign}",  # the devices keep which examples that was
             cohort=definition.rules.sampling.cohort_size,
             rounds=num_rounds,
             epsilon=epsilon,

@@ -210,3 +210,20 @@ def test_a_server_that_is_gone_is_named(here):
     with pytest.raises(ControlError, match=r"unavailable|deadline") as gone:
         ControlClient("127.0.0.1:9", credentials).heartbeat(_heartbeat(), timeout_s=2.0)
     assert not gone.value.is_refusal
+
+
+def test_a_device_is_known_by_its_own_node_key_or_that_of_its_agent(here):
+    from fedretrain.artifacts.identity import public_pem, request_certificate
+    from fedretrain.edge.control import enrol
+
+    here.join("a")
+    own = public_pem(here.key("a").public_key())
+    request = pb.EnrolRequest(
+        protocol=PROTOCOL,
+        token=here.token("b"),
+        certificate_request=request_certificate(here.key("b"), "p", "b"),
+        traits=pb.DeviceTraits(node_key=own.encode()),
+    )
+    enrol(here.enrolment, here.authority.certificate, request)
+    with here.engine.connect() as connection:
+        assert [fleet.find(connection, "p", name).traits.node_key for name in "ab"] == [own, own]

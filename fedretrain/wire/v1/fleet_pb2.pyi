@@ -19,18 +19,20 @@ class EnrolRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., token: _Optional[str] = ..., certificate_request: _Optional[bytes] = ..., traits: _Optional[_Union[DeviceTraits, _Mapping]] = ...) -> None: ...
 
 class DeviceTraits(_message.Message):
-    __slots__ = ("device_type", "site", "person", "trains", "methods")
+    __slots__ = ("device_type", "site", "person", "trains", "methods", "node_key")
     DEVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     PERSON_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
+    NODE_KEY_FIELD_NUMBER: _ClassVar[int]
     device_type: str
     site: str
     person: str
     trains: bool
     methods: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+    node_key: bytes
+    def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ..., node_key: _Optional[bytes] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
     __slots__ = ("protocol", "population", "device", "certificate", "authority", "root_metadata", "control_address", "number")

@@ -231,3 +231,20 @@ def test_the_same_key_is_what_a_supernode_loads():
     private, public = openssh(KEY)
     assert load_ssh_private_key(private, None).private_numbers() == KEY.private_numbers()
     assert load_ssh_public_key(public).public_numbers() == KEY.public_key().public_numbers()
+
+
+def test_the_public_key_of_a_request_has_one_form_and_another_kind_of_key_is_refused(tmp_path):
+    from cryptography.hazmat.primitives.asymmetric import ec as curves
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from fedretrain.artifacts.identity import checked_public_key, public_pem, requested_public_key
+
+    create_key(tmp_path / "a.key")
+    key = load_key(tmp_path / "a.key")
+    pem = public_pem(key.public_key())
+    assert requested_public_key(request_certificate(key, "p", "a")) == pem
+    assert checked_public_key(pem.encode()) == pem
+    other = curves.generate_private_key(curves.SECP384R1()).public_key()
+    for content in (b"", b"nonsense", other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)):
+        with pytest.raises(DataError, match="no P-256 public key"):
+            checked_public_key(content)
