@@ -6,9 +6,6 @@ Rules of this file:
     * A damaged file never stops the agent: it is renamed (with the reason and the time), never deleted, and a new one is
       begun, with a notice of it. A stranger's file is refused and left alone.
     * A damaged log loses transactions; the loss is noticed (`fedretrain.edge.wal`) and the log is kept in a copy.
-    * Who the device's records are from (installation, boot) lies in the database and in a file beside it. Each opening
-      takes the larger boot of both and goes above it, so neither a lost nor a restored one makes a boot come again.
-    * A boot ends in 20 random bits: where both are restored together (an image of the whole disk) it differs all the same.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ import secrets
 import shutil
 import sqlite3
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fedretrain.core.durable import sync_folder, write_whole
 from fedretrain.core.errors import DataError
 from fedretrain.edge import examples, lineage
+from fedretrain.edge.start import Identity, identity_path, next_boot, read_identity
 from fedretrain.edge.wal import find_damage
 
 if TYPE_CHECKING:
@@ -60,39 +57,12 @@ MIGRATIONS: tuple[str, ...] = (
 """SQL that takes a database from one version to the next; `PRAGMA user_version` counts those that were done."""
 
 _SCHEMA = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
-_RANDOM_BITS = 20
 _BUSY_S = 5.0
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 
 class _DamagedError(Exception):
     """The file is no database of ours, or not a sound one; says why."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who the records of this start are from.
-
-    Attributes:
-        installation: 32 hexadecimal digits.
-        boot: Which start; above all earlier ones.
-    """
-
-    installation: str
-    boot: int
-
-
-def next_boot(last: int) -> int:
-    """A boot above `last`: counted in the upper bits, random below."""
-    return ((last >> _RANDOM_BITS) + 1 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
-
-
-def machine_start() -> str:
-    """Names this start of the machine; empty where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -184,7 +154,7 @@ class AgentDatabase:
         if self._has_begun:
             return
         content = json.dumps({"installation": self.identity.installation, "boot": self.identity.boot})
-        write_whole(_identity_path(self.path), content.encode())
+        write_whole(identity_path(self.path), content.encode())
         with transaction(self.connection):
             self._set_meta("installation", self.identity.installation)
             self._set_meta("boot", self.identity.boot)
@@ -207,7 +177,7 @@ class AgentDatabase:
 
     def _open(self, suspect: str) -> sqlite3.Connection:
         """A sound, migrated connection; a damaged file is out of the way afterwards, and a notice says so."""
-        was_ours = _identity_path(self.path).exists() or _has_our_mark(self.path)
+        was_ours = identity_path(self.path).exists() or _has_our_mark(self.path)
         aside = self.path.with_name(f"{self.path.name}.damaged-{_stamp(self._now_at)}-{secrets.token_hex(2)}")
         try:
             if was_ours and (reason := suspect or _orphaned_log(self.path)):
@@ -224,7 +194,7 @@ class AgentDatabase:
 
     def _next_identity(self) -> Identity:
         """Who this start is: above what either file knows."""
-        beside = _read_identity(_identity_path(self.path))
+        beside = read_identity(identity_path(self.path))
         installation = self._meta("installation") or (beside and beside.installation) or secrets.token_hex(16)
         last = max(int(self._meta("boot") or 0), beside.boot if beside else 0)
         return Identity(str(installation), next_boot(last))
@@ -370,19 +340,6 @@ def _has_our_mark(path: Path) -> bool:
             return file.read(4) == APPLICATION_ID.to_bytes(4, "big")
     except OSError:
         return False
-
-
-def _identity_path(path: Path) -> Path:
-    return path.with_name(path.name + ".identity")
-
-
-def _read_identity(path: Path) -> Identity | None:
-    """What the file beside the database says; None where it says nothing that can be used."""
-    try:
-        record = json.loads(path.read_bytes())
-        return Identity(str(record["installation"]), int(record["boot"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _stamp(at: float) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Self
 from fedretrain.edge import examples as examples_module
 from fedretrain.edge import lineage as lineage_module
 from fedretrain.edge.clock import DeviceClock
-from fedretrain.edge.database import AgentDatabase, machine_start
+from fedretrain.edge.database import AgentDatabase
 from fedretrain.edge.example_reads import Reads
 from fedretrain.edge.examples import Examples, Room, Stream
 from fedretrain.edge.lineage import Lineage
 from fedretrain.edge.outbox import Outbox
+from fedretrain.edge.start import machine_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

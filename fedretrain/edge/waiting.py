@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from fedretrain.core.clock import Instant
-    from fedretrain.edge.database import Identity
+    from fedretrain.edge.start import Identity
 
 
 @dataclass(frozen=True)

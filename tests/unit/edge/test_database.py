@@ -12,6 +12,7 @@ from fedretrain.core.errors import DataError
 from fedretrain.edge import database
 from fedretrain.edge.database import MIGRATIONS, AgentDatabase
 from fedretrain.edge.outbox import OutboxDamagedError
+from fedretrain.edge.start import machine_start
 from fedretrain.wire.sequence import Priority
 from tests.edge_cases import Device, Server, drain, notice_of
 
@@ -111,7 +112,7 @@ def test_the_floor_on_a_full_disk(path):
     not Path("/proc/sys/kernel/random/boot_id").exists(), reason="this system does not name its starts"
 )
 def test_the_machine_names_its_start():
-    assert len(database.machine_start()) == 36
+    assert len(machine_start()) == 36
 
 
 def test_a_strangers_file_is_left_alone(path):
