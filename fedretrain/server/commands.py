@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.core.checks import positive
+from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -78,6 +80,20 @@ def _desk(arguments: argparse.Namespace) -> Desk:
     return Desk(arguments.config, arguments.population)
 
 
+def _content(path: Path) -> bytes:
+    """A file that a person named.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"it cannot be read: {error.strerror}", where=str(path), fix="name a file"
+        ) from error
+
+
 def _say(arguments: argparse.Namespace, found: Any, text: str) -> int:
     print(json.dumps(found, indent=1, sort_keys=True) if arguments.json else text)
     return 0
@@ -110,10 +126,11 @@ def _enrol(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def run(arguments: argparse.Namespace) -> int:
         names = list(arguments.names)
         if arguments.batch is not None:
-            names += arguments.batch.read_text().split()
+            names += _content(arguments.batch).decode(errors="replace").split()
         if not names:
             raise ConfigError("no device", where="enrol", fix="name devices, or give --batch FILE")
-        tokens = _desk(arguments).tokens(names, arguments.hours * 3600.0)
+        positive("--hours", arguments.hours)
+        tokens = _desk(arguments).tokens(names, arguments.hours * HOUR_S)
         text = "\n".join(f"{name} {token}" for name, token in tokens)
         return _say(arguments, dict(tokens), text)
 
@@ -155,13 +172,13 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         return _say(arguments, found, "\n".join(lines) or "there is no version yet")
 
     def imported(arguments: argparse.Namespace) -> int:
-        weights = arguments.weights.read_bytes() if arguments.weights else b""
+        weights = _content(arguments.weights) if arguments.weights else b""
         outputs = tuple(arguments.outputs.split(",")) if arguments.outputs else ()
         found = _desk(arguments).import_first(outputs, weights, arguments.rounds)
         return _say(arguments, found, f"version {found['version']} is {found['package']}")
 
     def proposed(arguments: argparse.Namespace) -> int:
-        version = _desk(arguments).propose(arguments.weights.read_bytes(), arguments.by, arguments.reason)
+        version = _desk(arguments).propose(_content(arguments.weights), arguments.by, arguments.reason)
         return _say(arguments, {"version": version}, f"version {version} waits for its rollout")
 
     def withdrawn(arguments: argparse.Namespace) -> int:

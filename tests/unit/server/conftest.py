@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fedretrain.server.database import open_database
+from tests.server_cases import Office, write_office
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,3 +22,10 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = open_database(f"sqlite:///{tmp_path}/server.db")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def office(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Office:
+    """The folder of a coordinator that has no model yet."""
+    write_office(tmp_path)
+    return Office(tmp_path, capsys)

@@ -1,0 +1,66 @@
+"""Every command on a small real folder: what it says, what it writes, and one line for every mistake."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from fedretrain.cli import main, parser
+from fedretrain.server import orders
+from tests.server_cases import lines
+
+
+def _leaves(made, words=()):
+    """Every command of a parser that has no commands below it."""
+    groups = [one for one in made._actions if isinstance(one, argparse._SubParsersAction)]
+    if not groups:
+        yield words
+    for group in groups:
+        for name, below in group.choices.items():
+            yield from _leaves(below, (*words, name))
+
+
+COMMANDS = sorted({*_leaves(parser()), *_leaves(parser("edge"))})
+
+
+def test_every_command_is_found():
+    named = {" ".join(words) for words in COMMANDS}
+    assert {"config check", "models import", "rollout approve", "kill-switch", "verify", "edge run"} <= named
+    assert len(COMMANDS) > 25
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    assert "usage: fedretrain " + " ".join(words) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("enrol",), "no device"),
+        (("enrol", "a b/c"), "'a b/c' is no name"),
+        (("enrol", "--batch", "nowhere.txt"), "nowhere.txt"),
+        (("enrol", "a", "--hours", "-1"), "--hours"),
+        (("enrol", "a", "--hours", "nan"), "--hours"),
+        (("devices", "revoke", "ghost"), "no device ghost"),
+        (("models", "import", "--weights", "nowhere.st"), "nowhere.st"),
+        (("models", "import", "--outputs", "a,b"), "2 outputs"),
+        (("models", "propose", "--by", "anna", "--weights", "nowhere.st"), "nowhere.st"),
+        (("models", "withdraw", "7", "--by", "anna"), "no version 7"),
+        (("rollout", "approve", "--by", " "), "--by"),
+        (("status", "-p", "nobody"), "name one of pumps"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(office, words, named):
+    said = office.on(*words)
+    assert (said.status, said.out) == (2, "")
+    (line,) = lines(said.err)
+    assert line.startswith("fedretrain: ")
+    assert named in line
+    log = office.log()
+    assert log.head(orders.stream("pumps")).counter == 0
+    log.engine.dispose()
