@@ -46,7 +46,7 @@ def parser(command: str = "") -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     below = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add(below)
+    commands.add(below, _check_agent)
     if command == "edge":
         from fedretrain.edge import cli as edge
 
@@ -59,6 +59,15 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
     return root
+
+
+def _check_agent(path: Path) -> dict[str, str]:
+    """What an agent's file says; a mistake in it is a `ConfigError`."""
+    from fedretrain.edge.config import read_edge
+
+    config = read_edge(path)
+    names = ", ".join(device.name for device in config.devices)
+    return {"folder": config.folder, "enrol": config.enrol, "authority": config.authority, "devices": names}
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -35,10 +35,17 @@ ROLLOUT_ORDERS = {
 }
 
 
-def add(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add every command."""
+def add(
+    below: argparse._SubParsersAction[argparse.ArgumentParser], check_agent: Callable[[Path], dict[str, str]]
+) -> None:
+    """Add every command.
+
+    Args:
+        below: Where.
+        check_agent: Reads an agent's file for ``config check``: what was found, by key.
+    """
     _server(below)
-    _config(below)
+    _config(below, check_agent)
     _enrol(below)
     _devices(below)
     _models(below)
@@ -108,11 +115,16 @@ def _server(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _command(below, "server", run, "run the coordinator", population=False)
 
 
-def _config(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _config(
+    below: argparse._SubParsersAction[argparse.ArgumentParser], check_agent: Callable[[Path], dict[str, str]]
+) -> None:
     def run(arguments: argparse.Namespace) -> int:
+        from fedretrain.server.config import read_toml
         from fedretrain.server.desk import check_config
 
-        found = check_config(arguments.file)
+        values = read_toml(arguments.file)
+        is_agent = "devices" in values and "populations" not in values
+        found = (check_agent if is_agent else check_config)(arguments.file)
         return _say(arguments, found, "\n".join(f"{key}: {value}" for key, value in found.items()))
 
     group = below.add_parser("config", help="check configuration files").add_subparsers(required=True)

@@ -28,6 +28,7 @@ from fedretrain.server.event_log import EventLog
 from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.models import Models
+from fedretrain.server.pool import read_pool
 from fedretrain.server.ranked import Ranked
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.showing import view_of
@@ -53,8 +54,10 @@ def check_config(path: Path) -> dict[str, str]:
         What was found, by key.
 
     Raises:
-        ConfigError: At the first mistake.
+        UserError: At the first mistake.
     """
+    from fedretrain.server.importing import read_features
+
     config = read_server(path)
     found = {"folder": config.folder, "database": config.database_url, "devices": config.listen.control}
     for name, one in config.populations.items():
@@ -63,6 +66,12 @@ def check_config(path: Path) -> dict[str, str]:
         if one.training:
             training = read_training(Path(one.training))
             found[f"populations.{name}.training"] = f"{training.plan.model}, {training.num_rounds} rounds"
+        if one.features:
+            schema = read_features(Path(one.features)).schema
+            assert schema is not None
+            found[f"populations.{name}.features"] = f"{len(schema.channels)} channels"
+        if one.pool:
+            found[f"populations.{name}.pool"] = f"{len(read_pool(Path(one.pool)))} rows"
     return found
 
 
@@ -283,7 +292,6 @@ class Desk:
             DataError: If there is a version already.
         """
         from fedretrain.server.importing import first_package, read_features
-        from fedretrain.server.pool import read_pool
 
         for key in ("training", "features", "pool"):
             if not getattr(self._one, key):

@@ -64,3 +64,48 @@ def test_a_mistake_is_one_line_and_status_2(office, words, named):
     log = office.log()
     assert log.head(orders.stream("pumps")).counter == 0
     log.engine.dispose()
+
+
+def test_a_configuration_is_checked_with_every_file_that_it_names(office):
+    found = office.type("config", "check", office.config, "--json").json
+    assert found["database"] == f"sqlite:///{office.folder}/state/fedretrain.db"
+    assert found["populations.pumps.policy"].startswith("small, digest ")
+    assert found["populations.pumps.training"] == "mlp, 2 rounds"
+    assert found["populations.pumps.features"] == "4 channels"
+    assert found["populations.pumps.pool"] == "240 rows"
+    assert not (office.folder / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("server.toml", "folder = ", "server.toml"),
+        (
+            "server.toml",
+            'folder = "a"\n[populations.pumps]\npolicy = "gone.yaml"',
+            "populations.pumps.policy",
+        ),
+        ("policy.yaml", "format: 1\nname: x\nsurprise: 1", "surprise"),
+        ("training.yaml", "num_rounds: 0", "training.yaml"),
+        ("features.json", "{}", "features.json"),
+        ("pool/lab.safetensors", "no tensors", "lab.safetensors"),
+    ],
+)
+def test_a_mistake_in_any_file_is_named(office, file, content, named):
+    (office.folder / file).write_text(content)
+    said = office.type("config", "check", office.config)
+    assert said.status == 2
+    (line,) = lines(said.err)
+    assert named in line
+
+
+def test_an_agents_file_is_checked_too(office):
+    file = office.folder / "edge.toml"
+    text = 'folder = "agent"\nenrol = "{}"\nauthority = "ca.pem"\n[[devices]]\nname = "d1"\ntoken = "t"\n'
+    file.write_text(text.format("127.0.0.1:7444"))
+    found = office.type("config", "check", file, "--json").json
+    assert (found["devices"], found["authority"]) == ("d1", str(office.folder / "ca.pem"))
+    file.write_text(text.format("nowhere"))
+    said = office.type("config", "check", file)
+    assert (said.status, len(list(lines(said.err)))) == (2, 1)
+    assert "'nowhere' is no address" in said.err
