@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.checks import positive
 from fedretrain.core.clock import HOUR_S
-from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.core.errors import ConfigError, FedretrainError
 
 if TYPE_CHECKING:
     import argparse
@@ -285,10 +285,12 @@ def _reading(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     def verify(arguments: argparse.Namespace) -> int:
         found = _desk(arguments).verify()
-        _say(arguments, found, "\n".join(f"{key}: {value}" for key, value in found["checked"].items()))
-        for one in found["wrong"]:
-            raise DataError(
-                one, where="verify", fix="restore it from a back-up that `fedretrain verify` accepts"
+        said = [f"{key}: {value}" for key, value in found["checked"].items()]
+        _say(arguments, found, "\n".join([*said, *(f"WRONG {one}" for one in found["wrong"])]))
+        if found["wrong"]:
+            raise FedretrainError(
+                f"{len(found['wrong'])} wrong, first: {found['wrong'][0]} - restore a back-up that "
+                "`fedretrain verify` accepts"
             )
         return 0
 

@@ -20,7 +20,7 @@ from fedretrain.core.errors import ConfigError, DataError, UserError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server import fleet, memory, orders
+from fedretrain.server import fleet, memory, orders, versions
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database
 from fedretrain.server.enrolment import make_tokens
@@ -208,35 +208,43 @@ class Desk:
         return found
 
     def verify(self) -> dict[str, Any]:
-        """Recompute every digest; what was checked, and what is wrong."""
+        """Recompute every digest; what was checked, and what is wrong: all of it, not only the first."""
         checked: dict[str, Any] = {}
-        wrong: list[str] = []
+        damaged: dict[str, str] = {}
         for stream in self.log.streams():
             try:
                 checked[stream] = f"{sum(1 for _ in self.log.read(stream))} records"
             except DataError as error:
-                wrong.append(f"{stream}: {error.what}")
-        store = self.models.stores.packages
-        wrong += [f"the file {digest} is damaged" for digest in store.verify()]
+                damaged[stream] = f"{stream}: {error.what}"
+        wrong = list(damaged.values())
+        wrong += [f"the file {digest} is damaged" for digest in open_stores(self._config).packages.verify()]
+        if versions.stream(self.population) in damaged:
+            return {"checked": checked, "wrong": wrong}  # nobody can say which packages there should be
+        packages, said = self._packages()
+        offered = {d for d, t in self._keys.trust.installable().items() if t.population == self.population}
+        wrong += said
+        wrong += [
+            f"the signed list offers {digest}, which no version is" for digest in sorted(offered - packages)
+        ]
+        checked["packages"] = f"{len(packages)} packages"
+        checked["signed list"] = f"{len(offered)} packages"
+        if self._config.mlflow != "off" and memory.stream(self.population) not in damaged:
+            wrong += [f"MLflow: {one}" for one in self._shown_otherwise()]
+            checked["MLflow"] = f"{len(self.models.versions.by_number)} versions"
+        return {"checked": checked, "wrong": wrong}
+
+    def _packages(self) -> tuple[set[str], list[str]]:
+        """The packages of every version, and what is wrong with them."""
+        wrong = []
         for number, one in self.models.versions.by_number.items():
             try:
-                package = read_package(store, one.package)
+                package = read_package(self.models.stores.packages, one.package)
             except UserError as error:
                 wrong.append(f"version {number}: {error.what}")
                 continue
             if package.manifest.weights.digest != one.weights or package.manifest.version != number:
                 wrong.append(f"version {number}: its package says otherwise than the log")
-        packages = {one.package for one in self.models.versions.by_number.values()}
-        checked["packages"] = f"{len(packages)} packages"
-        offered = {d for d, t in self._keys.trust.installable().items() if t.population == self.population}
-        wrong += [
-            f"the signed list offers {digest}, which no version is" for digest in sorted(offered - packages)
-        ]
-        checked["signed list"] = f"{len(offered)} packages"
-        if self._config.mlflow != "off":
-            wrong += [f"MLflow: {one}" for one in self._shown_otherwise()]
-            checked["MLflow"] = f"{len(self.models.versions.by_number)} versions"
-        return {"checked": checked, "wrong": wrong}
+        return {one.package for one in self.models.versions.by_number.values()}, wrong
 
     def _shown_otherwise(self) -> list[str]:
         """What MLflow says otherwise than the log; a running coordinator has a moment to show what is new."""
