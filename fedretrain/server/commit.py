@@ -3,6 +3,7 @@
 Rules of this file:
     * A change is committed when its future has a result, never before.
     * A change that fails is undone alone (a savepoint); its neighbours in the transaction are not affected.
+    * A change whose asker has gone before its turn is not made: a device that hangs up sends its records again.
     * One thread writes. SQLite has one writer anyway, and on PostgreSQL order is kept.
 """
 
@@ -76,6 +77,8 @@ class GroupCommit:
         return group, True
 
     def _commit(self, group: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
+        # From here on none can be cancelled, so that each result finds its future waiting.
+        group = [one for one in group if one[1].set_running_or_notify_cancel()]
         done: list[tuple[Future[Any], Any]] = []
         try:
             with self._engine.begin() as connection:
@@ -86,8 +89,9 @@ class GroupCommit:
                     except Exception as error:  # noqa: BLE001 - handed to who asked for the change
                         future.set_exception(error)
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it happened
-            for future, _ in done:
-                future.set_exception(error)
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
             return
         for future, result in done:
             future.set_result(result)

@@ -55,3 +55,48 @@ def test_closing_commits_what_waits(engine):
     writer.close()
     assert all(future.done() for future in futures)
     assert _count(engine) == 20
+
+
+def test_who_hangs_up_while_waiting_stops_nobody_else(engine):
+    writer = GroupCommit(engine)
+    ready = threading.Event()
+    first = writer.submit(lambda _connection: ready.wait(timeout=30))
+    gone, good = writer.submit(_append("a")), writer.submit(_append("b"))
+    assert gone.cancel()
+    ready.set()
+    assert first.result(timeout=30)
+    assert good.result(timeout=30) == 1
+    assert writer.submit(_append("b")).result(timeout=30) == 2
+    writer.close()
+    assert _count(engine) == 2
+
+
+def test_what_is_being_written_cannot_be_cancelled(engine):
+    writer = GroupCommit(engine)
+    begun, ready = threading.Event(), threading.Event()
+
+    def slow(connection):
+        begun.set()
+        ready.wait(timeout=30)
+        return _append("a")(connection)
+
+    first = writer.submit(slow)
+    assert begun.wait(timeout=30)
+    assert not first.cancel()
+    ready.set()
+    assert first.result(timeout=30) == 1
+    writer.close()
+
+
+def test_a_database_that_cannot_begin_fails_everybody_who_waits(engine, monkeypatch):
+    writer = GroupCommit(engine)
+
+    def full():
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "begin", full)
+        with pytest.raises(OSError, match="the disk is full"):
+            writer.submit(_append("a")).result(timeout=30)
+    assert writer.submit(_append("a")).result(timeout=30) == 1
+    writer.close()
