@@ -138,11 +138,17 @@ def set_standing(connection: Connection, population: str, device: str, standing:
     """Revoke a device's key, or retire it.
 
     Raises:
-        DataError: If there is no such device.
+        DataError: If there is no such device, or it is retired: a revoked one might enrol again.
     """
+    known = find(connection, population, device)
+    if known is None:
+        raise DataError(f"there is no device {device}", where=population, fix="see `fedretrain devices list`")
+    if known.standing is Standing.RETIRED and standing is not Standing.RETIRED:
+        raise DataError(
+            f"the device {device} was retired", where=population, fix="enrol it under another name"
+        )
     query = update(devices).where(_is(population, device)).values(standing=standing, changed_at=at)
-    if not connection.execute(query).rowcount:
-        raise DataError(f"there is no device {device}", where=population, fix="see `fedretrain devices`")
+    connection.execute(query)
 
 
 def heard(connection: Connection, said: Iterable[tuple[str, str, float, Mapping[str, Any]]]) -> None:

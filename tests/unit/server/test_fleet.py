@@ -67,3 +67,15 @@ def test_what_changed_is_found_by_its_instant(engine):
         fleet.set_standing(connection, "p", "a", Standing.REVOKED, 6.0)
         assert [device.device for device in fleet.changed_since(connection, 5.5)] == ["a"]
         assert fleet.find(connection, "p", "a").seen_at == 9.0
+
+
+@pytest.mark.parametrize("standing", [Standing.REVOKED, Standing.ACTIVE])
+def test_a_retired_device_stays_retired(engine, standing):
+    _enrol(engine, "a", "1")
+    with engine.begin() as connection:
+        fleet.set_standing(connection, "p", "a", Standing.RETIRED, 2.0)
+        fleet.set_standing(connection, "p", "a", Standing.RETIRED, 3.0)
+        with pytest.raises(DataError, match="was retired"):
+            fleet.set_standing(connection, "p", "a", standing, 4.0)
+    with pytest.raises(DataError, match="was retired"):
+        _enrol(engine, "a", "2")
