@@ -20,6 +20,7 @@ from fedretrain.core.errors import ConfigError, DataError, UserError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
+from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.server import fleet, memory, orders, versions
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database
@@ -140,7 +141,9 @@ class Desk:
         heard = sum(time.time() - one.seen_at < 3 * self._config.listen.heartbeat_s for one in devices)
         found: dict[str, Any] = {"population": self.population, "devices": len(devices), "online": heard}
         if state is None:
-            return {**found, "state": "no model yet: fedretrain models import"}
+            made = max(self.models.versions.by_number, default=0)
+            waits = f"version {made} waits for the coordinator's next turn"
+            return {**found, "state": waits if made else "no model yet: fedretrain models import"}
         found |= {"champion": state.champion, "serves": served(self.policy, state)}
         rollout = state.rollout
         if rollout is not None:
@@ -288,7 +291,15 @@ class Desk:
         orders.give(self.log, self.population, Retrain(by, reason), time.time())
 
     def withdraw(self, version: int, by: str, reason: str) -> None:
-        """Quarantine a version."""
+        """Quarantine a version.
+
+        Raises:
+            DataError: If there is no such version, or it is the rules baseline.
+        """
+        if version == RULES_BASELINE:
+            raise DataError(
+                "version 0 is the rules baseline", where=self.population, fix="name a model's version"
+            )
         self.models.versions.package_of(version)
         orders.give(self.log, self.population, Withdraw(version, by, reason), time.time())
 
@@ -332,12 +343,14 @@ class Desk:
         """Bring weights as a candidate; its number.
 
         Raises:
+            ConfigError: If nobody proposes it.
             DataError: If there is no champion yet, or the weights are another model's.
         """
         from fedretrain.artifacts.manifest import Strategy, TrainingRecord
         from fedretrain.artifacts.weights import decode_params
         from fedretrain.server.releasing import release_version
 
+        orders.check_name(by)
         state = self.memory().state
         if state is None:
             raise DataError("there is no champion yet", where=self.population, fix="fedretrain models import")

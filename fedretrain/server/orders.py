@@ -50,9 +50,14 @@ def give(log: EventLog, population: str, said: Said, at: float) -> Head:
     Raises:
         ConfigError: If nobody gave it.
     """
-    if not said.by.strip():
-        raise ConfigError("an order needs a name", where="--by", fix="say who you are: --by NAME")
+    check_name(said.by)
     return log.append(stream(population), [{"kind": _NAMES[type(said)], "body": plain(said)}], at=at)
+
+
+def check_name(by: str) -> None:
+    """Raise a `ConfigError` unless somebody gives the order."""
+    if not by.strip():
+        raise ConfigError("an order needs a name", where="--by", fix="say who you are: --by NAME")
 
 
 @dataclass(frozen=True)

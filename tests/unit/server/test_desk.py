@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
+from fedretrain.artifacts.enrolment import hash_token
 from fedretrain.artifacts.trust.words import TargetInfo
-from fedretrain.server import orders, versions
+from fedretrain.artifacts.weights import encode_params
+from fedretrain.coordinator.cycle_evidence import Propose, Retrain, Withdraw
+from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
+from fedretrain.server import memory, orders, versions
 from fedretrain.server.desk import Desk
-from fedretrain.server.tables import events
-from tests.server_cases import lines
+from fedretrain.server.tables import events, tokens
+from tests.server_cases import Office, lines, write_office
 
 
 @pytest.fixture
@@ -117,3 +123,182 @@ def test_a_signed_list_that_offers_a_stranger_is_named(furnished):
     desk._keys.trust.publish([stranger], time.time())
     (one,) = _wrong(furnished)
     assert one == f"the signed list offers {'e' * 64}, which no version is"
+
+
+ORDERS = [
+    (("rollout", "approve"), Approval(Answer.GRANTED, "anna")),
+    (("rollout", "refuse"), Approval(Answer.REFUSED, "anna")),
+    (("rollout", "pause", "--reason", "lunch"), Operator(Command.PAUSE, "anna", "lunch")),
+    (("rollout", "resume"), Operator(Command.RESUME, "anna")),
+    (("rollout", "rollback"), Operator(Command.ROLL_BACK, "anna")),
+    (("rollout", "abort"), Operator(Command.ROLL_BACK, "anna")),
+    (("rollout", "de-escalate"), Operator(Command.DE_ESCALATE, "anna")),
+    (("rollout", "freeze"), Operator(Command.FREEZE, "anna")),
+    (("rollout", "unfreeze"), Operator(Command.UNFREEZE, "anna")),
+    (("safe-mode", "on"), SafetyOrder(SafetyCommand.ENTER, "anna")),
+    (("safe-mode", "off"), SafetyOrder(SafetyCommand.LEAVE, "anna")),
+    (("kill-switch", "stop", "installs"), SafetyOrder(SafetyCommand.STOP, "anna", Switch.INSTALLS)),
+    (("kill-switch", "start", "training"), SafetyOrder(SafetyCommand.START, "anna", Switch.TRAINING)),
+    (("retrain", "--reason", "new season"), Retrain("anna", "new season")),
+]
+
+
+def _orders(office):
+    log = office.log()
+    found = [orders.read(entry.record) for entry in log.read(orders.stream("pumps"))]
+    log.engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize(("words", "said"), ORDERS, ids=[" ".join(words[:3]) for words, _ in ORDERS])
+def test_an_order_lands_in_the_log_with_who_gave_it(office, words, said):
+    answer = office.on(*words, "--by", "anna", "--json")
+    assert (answer.status, answer.err) == (0, "")
+    assert isinstance(answer.json, dict)
+    assert _orders(office) == [said]
+
+
+@pytest.mark.parametrize("words", [words for words, _ in ORDERS], ids=lambda words: " ".join(words[:3]))
+def test_an_order_without_a_name_is_refused_by_the_command_line(office, words):
+    with pytest.raises(SystemExit) as ended:
+        office.on(*words)
+    assert ended.value.code == 2
+    assert _orders(office) == []
+
+
+def test_the_rules_baseline_cannot_be_withdrawn(furnished):
+    said = furnished.on("models", "withdraw", "0", "--by", "anna")
+    assert said.status == 2
+    assert "rules baseline" in said.err
+    assert _orders(furnished) == []
+    assert furnished.on("models", "withdraw", "1", "--by", "anna", "--reason", "wrong units").status == 0
+    assert _orders(furnished) == [Withdraw(1, "anna", "wrong units")]
+
+
+def test_weights_are_proposed_under_the_next_number(furnished):
+    furnished.begin()
+    base = _desk(furnished).models.package(1).weights
+    file = furnished.folder / "new.safetensors"
+    file.write_bytes(encode_params({name: leaf + 0.5 for name, leaf in base.items()}))
+    words = ("models", "propose", "--weights", file, "--reason", "laboratory")
+    assert furnished.on(*words, "--by", "anna", "--json").json == {"version": 2}
+    assert _orders(furnished) == [Propose(2, "anna", "laboratory")]
+    package = _desk(furnished).models.package(2)
+    for name, leaf in base.items():
+        np.testing.assert_allclose(package.weights[name], leaf + 0.5, atol=0.01)
+    listed = furnished.on("models", "list", "--json").json
+    assert [(one["version"], one["role"], one["origin"]) for one in listed] == [
+        (1, "champion", "trained on the pool"),
+        (2, "", "proposed by anna"),
+    ]
+
+
+def test_a_proposal_that_is_refused_leaves_no_version(furnished):
+    file = furnished.folder / "new.safetensors"
+    file.write_bytes(encode_params(_desk(furnished).models.package(1).weights))
+    words = ("models", "propose", "--weights", file)
+    said = furnished.on(*words, "--by", "anna")
+    assert (said.status, "no champion yet" in said.err) == (2, True)
+    furnished.begin()
+    said = furnished.on(*words, "--by", " ")
+    assert (said.status, "--by" in said.err) == (2, True)
+    file.write_bytes(b"rubbish")
+    said = furnished.on(*words, "--by", "anna")
+    assert (said.status, "not weights" in said.err) == (2, True)
+    assert list(_desk(furnished).models.versions.by_number) == [1]
+    assert _orders(furnished) == []
+
+
+def test_a_first_champion_is_made_once(furnished):
+    (one,) = furnished.on("models", "list", "--json").json
+    assert (one["version"], one["role"], one["origin"]) == (1, "", "trained on the pool")
+    assert one["package"] == _package(furnished)
+    assert _desk(furnished).models.package(1).manifest.outputs == ("a", "b", "c")
+    again = furnished.on("models", "import")
+    assert (again.status, "there is a version already" in again.err) == (2, True)
+
+
+def test_a_first_champion_is_brought_as_weights(furnished, tmp_path_factory, capsys):
+    weights = _desk(furnished).models.package(1).weights
+    other = tmp_path_factory.mktemp("other")
+    write_office(other)
+    office = Office(other, capsys)
+    file = other / "first.safetensors"
+    file.write_bytes(encode_params(weights))
+    assert office.on("models", "import", "--weights", file).status == 0
+    package = _desk(office).models.package(1)
+    assert package.manifest.outputs == ("output 0", "output 1", "output 2")
+    for name, leaf in weights.items():
+        np.testing.assert_array_equal(package.weights[name], leaf)
+
+
+@pytest.mark.parametrize("key", ["training", "features", "pool"])
+def test_what_a_first_champion_needs_is_named(office, key):
+    text = office.config.read_text()
+    office.config.write_text("\n".join(line for line in text.splitlines() if not line.startswith(key)))
+    said = office.on("models", "import")
+    assert (said.status, f"[populations.pumps.{key}]" in said.err) == (2, True)
+
+
+def test_status_without_a_model_and_with_one(office):
+    empty = office.on("status", "--json").json
+    assert (empty["devices"], empty["state"]) == (0, "no model yet: fedretrain models import")
+    office.on("models", "import", "--rounds", "1")
+    assert office.on("status", "--json").json["state"] == "version 1 waits for the coordinator's next turn"
+    office.begin()
+    office.enrol("loud", seen_at=time.time())
+    office.enrol("silent")
+    found = office.on("status", "--json").json
+    assert (found["devices"], found["online"]) == (2, 1)
+    assert (found["champion"], found["serves"], found["safe_mode"]) == (1, 1, False)
+    assert "state" not in found
+    assert found == office.on("rollout", "status", "--json").json
+    assert "champion         1" in office.on("status").out
+
+
+def test_devices_are_listed_revoked_and_retired(furnished):
+    furnished.enrol("pump-1", seen_at=1.0, heartbeat={"serves": _package(furnished)})
+    furnished.enrol("pump-2", seen_at=1.0, heartbeat={"serves": ""})
+    furnished.enrol("pump-3")
+    assert furnished.on("devices", "revoke", "pump-2").status == 0
+    assert furnished.on("devices", "retire", "pump-3").status == 0
+    found = furnished.on("devices", "list", "--json").json
+    assert [(one["device"], one["number"], one["standing"], one["serves"]) for one in found] == [
+        ("pump-1", 0, "active", 1),
+        ("pump-2", 1, "revoked", None),
+        ("pump-3", 2, "retired", None),
+    ]
+    assert found[2]["seen"] == "never"
+    said = furnished.on("devices", "list").out.splitlines()
+    assert [line.split()[:3] for line in said] == [
+        ["pump-1", "active", "1"],
+        ["pump-2", "revoked", "rules"],
+        ["pump-3", "retired", "rules"],
+    ]
+
+
+def test_tokens_are_made_for_each_name_and_kept_as_hashes(office):
+    (office.folder / "names.txt").write_text("b\nc\n")
+    found = office.on("enrol", "a", "--batch", office.folder / "names.txt", "--hours", "2", "--json").json
+    assert sorted(found) == ["a", "b", "c"]
+    assert len(set(found.values())) == 3
+    log = office.log()
+    with log.engine.connect() as connection:
+        kept = connection.execute(select(tokens)).all()
+    log.engine.dispose()
+    assert {(row.device, row.hash) for row in kept} == {
+        (name, hash_token(secret)) for name, secret in found.items()
+    }
+    assert all(abs(row.expires_at - time.time() - 7200.0) < 600.0 for row in kept)
+
+
+def test_the_log_tells_what_happened_and_no_notes(furnished):
+    furnished.begin(at=86_400.0)
+    log = furnished.log()
+    log.append(memory.stream("pumps"), [{"kind": memory.ORDERS, "through": 3}], at=86_401.0)
+    log.engine.dispose()
+    (one,) = furnished.on("log", "--json").json
+    assert (one["number"], one["at"], one["record"]["kind"]) == (1, 86_400.0, "begun")
+    assert furnished.on("log").out.startswith("1970-01-02 00:00:00 ")
+    assert furnished.on("log", "--after", "1", "--json").json == []
+    assert furnished.on("log", "--after", "1").out.strip() == ""
