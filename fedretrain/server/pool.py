@@ -67,6 +67,12 @@ def read_pool(folder: Path) -> Pool:
         content = file.read_bytes()
         digest.update(hashlib.sha256(content).digest())
         parts.append(_rows(content, file))
+        if parts[-1][0].shape[1:] != parts[0][0].shape[1:]:
+            raise DataError(
+                f"its rows have the shape {parts[-1][0].shape[1:]}, those of {files[0].name} {parts[0][0].shape[1:]}",
+                where=str(file),
+                fix="put rows of one schema into a pool",
+            )
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     x, y, at, device, group = joined
     return Pool(x, Labelled(device, group, at, np.zeros(len(x)), y), digest.hexdigest())
@@ -119,6 +125,10 @@ def _prior(pool: Pool, num_classes: int) -> NDArray[np.float32]:
     label = pool.labelled.label_N
     if not num_classes:
         return np.full(len(pool), label.mean(), dtype=np.float32)
+    if not np.isin(label, np.arange(num_classes)).all():
+        raise DataError(
+            f"a label that is none of the {num_classes} classes", where="pool", fix="number them from 0"
+        )
     share = np.bincount(label.astype(np.int64), minlength=num_classes) / len(label)
     return np.tile(share.astype(np.float32), (len(pool), 1))
 
@@ -144,4 +154,9 @@ def _rows(content: bytes, file: Path) -> tuple[NDArray[Any], ...]:
         raise DataError(
             "its arrays are not of one length, or empty", where=str(file), fix="give one entry per row"
         )
+    for name, column in (("y", arrays["y"]), ("at", arrays["at"]), ("device", device), ("group", group)):
+        if column.ndim != 1 or not np.isfinite(column).all():
+            raise DataError(
+                f"{name!r} is no column of finite numbers", where=str(file), fix="give one number per row"
+            )
     return arrays["x"], arrays["y"], arrays["at"].astype(np.float64), device, group
