@@ -131,7 +131,7 @@ def fold(
 ) -> Memory:
     """The memory after one more record."""
     memory = replace(memory, num_records=memory.num_records + 1)
-    kind = record["kind"]
+    kind = record.get("kind")
     if kind == ORDERS:
         return replace(memory, orders=record["through"])
     if kind == RANKS:
