@@ -17,12 +17,18 @@ from sqlalchemy import func, insert, select, update
 
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import DataError
+from fedretrain.server.event_log import check_fence
 from fedretrain.server.tables import devices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Engine, Row
+
+    from fedretrain.server.event_log import Fence
+
+_TOLD_AT_ONCE = 1000
+"""Assignments in one transaction: a second's work at most, for the sake of those that wait to write."""
 
 
 class Standing(StrEnum):
@@ -179,6 +185,36 @@ def assign(
         .where(_is(population, device), devices.c.counter < counter)
         .values(assignment=envelope, counter=counter, changed_at=at)
     )
+
+
+def tell(
+    engine: Engine,
+    fence: Fence | None,
+    population: str,
+    due: Sequence[tuple[str, bytes, int]],
+    clock: Callable[[], float],
+) -> None:
+    """Keep the newest signed assignments of devices: name, envelope, counter.
+
+    They are dated when they are written, not when their turn began, however long that took: who follows the table looks
+    only a little way back.
+
+    Args:
+        engine: The database.
+        fence: The lease of whoever tells.
+        population: Whose devices.
+        due: The assignments.
+        clock: Seconds since the epoch.
+
+    Raises:
+        FencedError: If somebody else tells devices now. What was not written yet is not.
+    """
+    for first in range(0, len(due), _TOLD_AT_ONCE):
+        with engine.begin() as connection:
+            check_fence(connection, fence)
+            at = clock()
+            for device, envelope, counter in due[first : first + _TOLD_AT_ONCE]:
+                assign(connection, population, device, envelope, counter, at)
 
 
 def changed_since(connection: Connection, at: float) -> list[Device]:

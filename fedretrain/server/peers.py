@@ -47,8 +47,9 @@ class Peers:
     def poll(self) -> None:
         """Look at what has changed in the table."""
         begun = self._clock()
+        since = min(self._seen_at, begun)  # a clock that was set back dates what is new before what was seen
         with self._engine.connect() as connection:
-            changed = fleet.changed_since(connection, self._seen_at - _OVERLAP_S)
+            changed = fleet.changed_since(connection, since - _OVERLAP_S)
         with self._lock:
             for device in changed:
                 name = device.population, device.device

@@ -6,6 +6,7 @@ import pytest
 
 from fedretrain.core.errors import DataError
 from fedretrain.server import fleet
+from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.fleet import Standing, Traits
 
 TRAITS = Traits("pump", "north", "anna", trains=True, methods=("fedper",))
@@ -79,3 +80,21 @@ def test_a_retired_device_stays_retired(engine, standing):
             fleet.set_standing(connection, "p", "a", standing, 4.0)
     with pytest.raises(DataError, match="was retired"):
         _enrol(engine, "a", "2")
+
+
+def test_assignments_are_dated_when_they_are_written(engine):
+    _enrol(engine, "a", "1", at=1.0)
+    fleet.tell(engine, None, "p", [("a", b"new", 1)], lambda: 90.0)
+    with engine.connect() as connection:
+        assert [one.device for one in fleet.changed_since(connection, 85.0)] == ["a"]
+
+
+def test_who_lost_the_lease_tells_nobody_anything(engine):
+    _enrol(engine, "a", "1")
+    log = EventLog(engine)
+    old = log.acquire("leader", "one", now=0.0, ttl_s=1.0)
+    log.acquire("leader", "two", now=2.0, ttl_s=1.0)
+    with pytest.raises(FencedError):
+        fleet.tell(engine, old, "p", [("a", b"stale", 1)], lambda: 2.0)
+    with engine.connect() as connection:
+        assert fleet.find(connection, "p", "a").counter == 0
