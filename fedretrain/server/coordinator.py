@@ -4,6 +4,7 @@ Rules of this file:
     * One leader by lease. Who holds it decides, signs and starts campaigns; who does not only serves devices.
     * The reconciler is level-triggered: each turn compares what should be with what is, so nothing is lost with a crash.
     * A turn that fails for one population is told and does not stop the others; a lost lease ends all of them.
+    * A database or a disk that fails for a while ends nothing: it is told, and tried again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import socket
 import time
 import uuid
 from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from fedretrain.artifacts.package import read_manifest, references
 from fedretrain.core.errors import DataError, FedretrainError
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 LEASE = "coordinator"
 LEASE_S = 15.0
 _FLUSH_S = 1.0
+_FOR_A_WHILE = (SQLAlchemyError, OSError)
 _log = logging.getLogger(__name__)
 
 
@@ -103,16 +107,22 @@ class Coordinator:
         """Keep the gateway's picture of the table fresh, and write heartbeats down."""
         flushed_at = 0.0
         while not await self._pause(POLL_S):
-            await asyncio.to_thread(self._peers.poll)
-            if time.monotonic() - flushed_at >= _FLUSH_S:
-                flushed_at = time.monotonic()
-                await asyncio.to_thread(self._peers.flush)
+            try:
+                await asyncio.to_thread(self._peers.poll)
+                if time.monotonic() - flushed_at >= _FLUSH_S:
+                    flushed_at = time.monotonic()
+                    await asyncio.to_thread(self._peers.flush)
+            except _FOR_A_WHILE as error:
+                _log.error("devices: %s", error)
 
     async def _lead(self) -> None:
         """Decide while this process holds the lease."""
         turn_s = min(one.watching.tick_s for one in self._config.populations.values())
         while not await self._pause(min(turn_s, LEASE_S / 3)):
-            await asyncio.to_thread(self._turn)
+            try:
+                await asyncio.to_thread(self._turn)
+            except _FOR_A_WHILE as error:
+                _log.error("%s", error)
 
     def _turn(self) -> None:
         now = self._clock()

@@ -22,7 +22,7 @@ from fedretrain.core.errors import FedretrainError
 from fedretrain.server import fleet
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
-from fedretrain.server.event_log import FencedError
+from fedretrain.server.event_log import FencedError, check_fence
 from fedretrain.server.fleet import Standing
 from fedretrain.server.models import Models
 from fedretrain.server.population import Population
@@ -67,6 +67,7 @@ class Steward:
         clock: Callable[[], float],
     ) -> None:
         self._config, self._log, self._keys, self._clock = config, log, keys, clock
+        self._stores, self._fence = stores, fence
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
         self._registries = _registries(config)
@@ -94,22 +95,35 @@ class Steward:
         Raises:
             FencedError: If somebody else decides now.
         """
-        for name, population in self._populations.items():
-            if now < self._due.get(name, 0.0):
-                self._see_to_campaign(name, population)
-                continue
-            self._due[name] = now + self._config.populations[name].watching.tick_s
+        for name in sorted(self._config.populations):
             try:
-                self._one(name, population, now)
+                self._see_to(name, now)
             except FencedError:
                 raise
             except FedretrainError as error:
                 self._tell(name, str(error))
+            except Exception as error:  # noqa: BLE001 - of the disk, the database, or ours: it stops no other population
+                self._tell(name, f"{type(error).__name__}: {error}", error)
+                self._populations.pop(
+                    name, None
+                )  # what it remembers may be half of a turn: the log has the whole
             else:
                 self._failures.pop(name, None)
         if now - self._renewed_at >= TRUST_RENEWAL_S:
             self._renewed_at = now
             self._keys.trust.refresh_timestamp(now)
+
+    def _see_to(self, name: str, now: float) -> None:
+        """What is due of one population."""
+        population = self._populations.get(name)
+        if population is None:
+            population = self._populations[name] = self._open(name, self._stores, self._fence)
+            self._told[name] = {}
+        if now < self._due.get(name, 0.0):
+            self._see_to_campaign(name, population)
+            return
+        self._due[name] = now + self._config.populations[name].watching.tick_s
+        self._one(name, population, now)
 
     def close(self) -> None:
         """End campaigns' processes; the campaigns go on where another leader takes them up."""
@@ -134,15 +148,17 @@ class Steward:
     def _publish(self, population: Population, now: float) -> None:
         state = population.memory.state
         gone = frozenset[int]() if state is None else state.quarantined
+        with self._log.engine.connect() as connection:  # a tick without an event has not asked
+            check_fence(connection, self._fence)
         population.models.publish(self._keys.trust, gone, now)
         timestamp = self._keys.trust.read("timestamp.json")
         self.trust_version = int.from_bytes(hashlib.sha256(timestamp).digest()[:7], "big")
 
-    def _tell(self, name: str, what: str) -> None:
-        """Say what is wrong, once until it changes."""
+    def _tell(self, name: str, what: str, error: Exception | None = None) -> None:
+        """Say what is wrong, once until it changes; where from, if nobody foresaw it."""
         if self._failures.get(name) != what:
             self._failures[name] = what
-            _log.error("%s: %s", name, what)
+            _log.error("%s: %s", name, what, exc_info=error)
 
     # ---- assignments
 
@@ -165,9 +181,8 @@ class Steward:
         due = signed(renewed(active, told, wishes, now=now, valid_s=valid_s), self._keys.online.assignment)
         if not due:
             return
-        with self._log.engine.begin() as connection:
-            for device, assignment, envelope in due:
-                fleet.assign(connection, name, device.device, envelope, assignment.counter, now)
+        told_now = [(device.device, envelope, assignment.counter) for device, assignment, envelope in due]
+        fleet.tell(self._log.engine, self._fence, name, told_now, self._clock)
         for device, assignment, _ in due:
             told[device.number] = assignment
 

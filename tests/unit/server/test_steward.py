@@ -1,0 +1,86 @@
+"""What the leader looks after, with populations that fail."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from fedretrain.core.errors import ConfigError
+from fedretrain.server.config import Population, ServerConfig, Watching
+from fedretrain.server.event_log import EventLog, FencedError
+from fedretrain.server.steward import Steward
+
+
+class _Silent:
+    """A population without a model, whose work is counted."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault, self.turns = fault, 0
+        self.memory = SimpleNamespace(state=None)
+
+    def tick(self, now: float) -> tuple[()]:
+        self.turns += 1
+        if self.fault is not None:
+            raise self.fault
+        return ()
+
+
+@pytest.fixture
+def steward(engine, tmp_path, monkeypatch):
+    """Of two populations, the first of which is looked at seldom."""
+    log = EventLog(engine)
+    fence = log.acquire("coordinator", "me", now=0.0, ttl_s=1e9)
+    seldom, often = Watching(tick_s=1000.0), Watching(tick_s=1.0)
+    config = ServerConfig(
+        str(tmp_path),
+        {"a": Population("-", watching=seldom), "b": Population("-", watching=often)},
+        mlflow="off",
+    )
+    monkeypatch.setattr(Steward, "_open", lambda self, name, stores, fence: _Silent())
+    monkeypatch.setattr(Steward, "_publish", lambda *_: None)
+    made = Steward(
+        config,
+        log,
+        SimpleNamespace(trust=SimpleNamespace(refresh_timestamp=lambda now: None)),
+        None,
+        fence,
+        lambda: 0.0,
+    )
+    yield made
+    made.close()
+
+
+def _turns(steward):
+    return {name: one.turns for name, one in steward._populations.items()}
+
+
+def test_a_population_whose_campaign_fails_between_its_turns_stops_no_other(steward, monkeypatch):
+    steward.turn(0.0)
+
+    def campaign(self, name, population):
+        if name == "a":
+            raise ConfigError("no training file")
+
+    monkeypatch.setattr(Steward, "_see_to_campaign", campaign)
+    steward.turn(10.0)
+    assert _turns(steward) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("fault", [OSError("the disk is full"), ValueError("what nobody foresaw")])
+def test_a_population_that_fails_unforeseen_stops_no_other_and_begins_anew_from_the_log(steward, fault):
+    old = steward._populations["a"]
+    old.fault = fault
+    steward.turn(0.0)
+    assert old.turns == 1
+    assert _turns(steward) == {"b": 1}
+    steward.turn(2000.0)
+    assert steward._populations["a"] is not old
+    assert _turns(steward) == {"a": 1, "b": 2}
+
+
+def test_a_lost_lease_ends_the_turn(steward):
+    steward._populations["a"].fault = FencedError("somebody else acts")
+    with pytest.raises(FencedError):
+        steward.turn(0.0)
+    assert _turns(steward) == {"a": 1, "b": 0}
