@@ -5,7 +5,7 @@ Rules of this file:
     * Even: a share exposes that share of the fleet within half a device, whatever the strata are. How many devices a step exposes is known
       before it starts.
     * Stratified: each stratum (a device type, a site) is exposed in proportion, within one device of the exact share.
-    * A rank is drawn once per rollout, for the fleet as it is then; who joins later waits for the promotion.
+    * A rank is drawn once per rollout, for the fleet as it is then; who joins later (`JOINED`) waits for the promotion, and is in no holdback.
     * The holdback is the far end of the same ranks: never exposed while it lasts.
 """
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Ints = NDArray[np.int64]
+
+JOINED = 1.0
+"""The rank of a device that joined after the ranks were drawn, which are all smaller."""
 
 
 def ranks(device_D: ArrayLike, stratum_D: ArrayLike, salt: int) -> NDArray[np.float64]:
@@ -102,14 +105,15 @@ def _leaves_room(spare_K: Ints) -> bool:
 
 def held_back(rank_D: NDArray[np.float64], holdback_fraction: float) -> NDArray[np.bool_]:
     """Who keeps the older version: ``[D]`` bool, nested in `holdback_fraction` too."""
-    return rank_D >= 1.0 - holdback_fraction
+    return (rank_D >= 1.0 - holdback_fraction) & (rank_D < JOINED)
 
 
 def exposed(
     rank_D: NDArray[np.float64], fraction: float, holdback_fraction: float = 0.0
 ) -> NDArray[np.bool_]:
     """Who serves the candidate at a share of `fraction`: ``[D]`` bool, without the holdback."""
-    return (rank_D < fraction) & ~held_back(rank_D, holdback_fraction)
+    reached_D = rank_D < fraction if fraction < 1.0 else np.ones(len(rank_D), np.bool_)
+    return reached_D & ~held_back(rank_D, holdback_fraction)
 
 
 def num_exposed(num_devices: int, fraction: float) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment, CampaignInvite, sign
 from fedretrain.coordinator.cycle import served
 from fedretrain.rollout.assignment import shadowing, unassigned
+from fedretrain.rollout.exposure import JOINED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,7 +55,7 @@ def grown(assignments: Assignments, num_devices: int, champion: int) -> Assignme
     more = num_devices - len(assignments.rank_D)
     if more <= 0:
         return assignments
-    new = unassigned(np.ones(more), champion)
+    new = unassigned(np.full(more, JOINED), champion)
 
     def joined(name: str) -> Any:
         return np.concatenate([getattr(assignments, name), getattr(new, name)])
@@ -89,7 +90,7 @@ def wanted(
     digests, safe = versions.digests, state.safety.safe_mode
     # The latest first: there is a limit, and what was withdrawn long ago is not installable anyway.
     gone = sorted(state.quarantined, reverse=True)
-    withdrawn = tuple(sorted(digests[version] for version in gone if version in digests))[:MAX_WITHDRAWN]
+    withdrawn = tuple(sorted([digests[version] for version in gone if version in digests][:MAX_WITHDRAWN]))
     everybody = served(policy, state)
     rollout = state.rollout if state.rollout_open else None
     shadow = "" if rollout is None or safe else digests.get(rollout.plan.candidate, "")

@@ -2,7 +2,8 @@
 
 Rules of this file:
     * Slots count that began after a stage did and are over: a slot that two stages share is nobody's.
-    * Devices that are kept out, revoked or retired are in no arm and prove nothing.
+    * Devices that are kept out, revoked or retired are in no arm and prove nothing; nor do those that joined later: no
+      lot has put them into the control.
 """
 
 from __future__ import annotations

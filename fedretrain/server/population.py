@@ -26,7 +26,7 @@ from fedretrain.retraining.signals import Signals
 from fedretrain.rollout.assignment import confirm, exposure
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.evidence import Coverage, RolloutEvidence
-from fedretrain.rollout.exposure import ranks
+from fedretrain.rollout.exposure import JOINED, ranks
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import grown
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from fedretrain.server.models import Models
     from fedretrain.server.orders import Orders
 
-PRE_PERIOD_S = 14 * DAY_S
 GRACE_SLOTS = 0.5
 """A slot is looked at half a slot after its end: that long its reports may take."""
 
@@ -345,9 +344,10 @@ class Population:
         return [device for device in self.devices if device.standing is Standing.ACTIVE]
 
     def _counted(self) -> NDArray[np.bool_]:
-        """``[D]`` devices that are in the fleet and not kept out."""
+        """``[D]`` devices that are in the fleet, not kept out, and were there when the rollout drew its arms."""
         kept = self.memory.begun.kept_devices
-        return np.array([one.standing is Standing.ACTIVE and one.number not in kept for one in self.devices])
+        sound = [one.standing is Standing.ACTIVE and one.number not in kept for one in self.devices]
+        return np.array(sound) & (self.memory.assignments.rank_D[: len(sound)] < JOINED)
 
     def _facts(self) -> Facts:
         assert self._telemetry is not None

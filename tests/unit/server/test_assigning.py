@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedretrain.artifacts.assignment import MAX_WITHDRAWN
 from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Begun, CycleEvent, Withdraw
 from fedretrain.coordinator.policy import Policy
-from fedretrain.rollout.assignment import unassigned
+from fedretrain.rollout.assignment import assign, unassigned
+from fedretrain.rollout.events import Order
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
 from fedretrain.server.assigning import Wanted, grown, renewed, wanted
 from fedretrain.server.fleet import Device, Standing, Traits
@@ -85,3 +87,29 @@ def test_a_counter_never_falls(counter):
     told = {0: replace(renewed([_device(0)], {}, [Wanted(A)], now=0.0, valid_s=1.0)[0][1], counter=4)}
     ((_, again),) = renewed([_device(0, counter)], told, [Wanted(B)], now=0.0, valid_s=1.0)
     assert again.counter == max(counter, 4) + 1
+
+
+@pytest.mark.parametrize("holdback", [0.0, 0.1])
+def test_devices_that_join_run_the_old_champion_until_the_promotion_and_the_new_one_then(holdback):
+    def order(counter, fraction):
+        return Order(counter, 2, fraction, 1, holdback, 1 if holdback else 0, 1e9)
+
+    canary = assign(_everybody(1, 10), order(1, 0.25), 0.0)
+    ramp = assign(grown(canary, 12, 1), order(2, 0.5), 1.0)
+    assert ramp.version_D[10:].tolist() == [1, 1]
+    assert not ramp.target_D[10:].any()
+    everybody = assign(ramp, order(3, 1.0), 2.0)
+    assert everybody.version_D[10:].tolist() == [2, 2]
+    assert everybody.target_D[10:].all()
+    back = assign(ramp, order(3, 0.0), 2.0)
+    assert back.version_D[10:].tolist() == [1, 1]
+
+
+def test_of_more_withdrawn_versions_than_can_be_named_the_latest_are():
+    count = MAX_WITHDRAWN + 5
+    # The newest have the largest digests: an order by digest would leave them out.
+    known = Versions({n: Version(n, f"{n:064x}", W, "", 0.0) for n in range(1, count + 2)})
+    state = _state(*(Withdraw(n, "anna") for n in range(1, count + 1)), champion=count + 1)
+    (one, *_) = wanted(POLICY, state, _everybody(count + 1), known, {})
+    assert len(one.withdrawn) == MAX_WITHDRAWN
+    assert one.withdrawn == tuple(sorted(f"{n:064x}" for n in range(6, count + 1)))
