@@ -3,6 +3,7 @@
 Rules of this file:
     * An order is an event like any other: durable, hash-chained, with who gave it and when. Nothing is done that is not in it.
     * The reconciler takes an order once: how far it has read is part of the same transaction as what follows from it.
+    * A tick takes one order to a rollout; the next one waits for the next tick, so that none is lost behind another.
     * An order's kind in the log never changes, whatever becomes of its class.
 """
 
@@ -67,7 +68,7 @@ class Orders:
     Attributes:
         cycle: For the loop.
         approval: The latest answer to a rollout's question.
-        operator: The latest order to a rollout.
+        operator: The first order to a rollout; what was said after another one is gathered next time.
         through: Number of the last order read.
     """
 
@@ -93,6 +94,8 @@ def gather(entries: Iterable[Entry], through: int) -> Orders:
         if isinstance(said, Approval):
             found = replace(found, approval=replace(said, at=entry.at))
         elif isinstance(said, Operator):
+            if found.operator.by:
+                break
             found = replace(found, operator=said)
         else:
             found = replace(found, cycle=(*found.cycle, said))

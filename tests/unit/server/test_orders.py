@@ -66,3 +66,15 @@ def test_every_order_has_a_kind_and_every_kind_comes_back(engine):
     orders.give(log, "p", orders.KINDS["retrain"]("anna", "the season changes"), 1.0)
     (found,) = orders.gather(log.read(orders.stream("p")), 0).cycle
     assert (type(found).__name__, found.by, found.reason) == ("Retrain", "anna", "the season changes")
+
+
+def test_a_second_order_to_a_rollout_waits_for_the_next_tick(engine):
+    log = EventLog(engine)
+    orders.give(log, "p", Operator(Command.ROLL_BACK, "anna", "it is wrong"), 1.0)
+    orders.give(log, "p", SAID[0], 2.0)
+    orders.give(log, "p", Operator(Command.PAUSE, "ben", "lunch"), 3.0)
+    orders.give(log, "p", SAID[3], 4.0)
+    first = orders.gather(log.read(orders.stream("p")), 0)
+    assert (first.operator.command, first.cycle, first.through) == (Command.ROLL_BACK, (SAID[0],), 2)
+    then = orders.gather(log.read(orders.stream("p"), after=2), 2)
+    assert (then.operator.command, then.cycle, then.through) == (Command.PAUSE, (SAID[3],), 4)
