@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections import Counter
 from typing import TYPE_CHECKING, TextIO
 
 from sim.lifetime.report.devices import part_scores
@@ -107,12 +107,29 @@ def _parts(run: LifetimeRun) -> list[str]:
     ]
 
 
+_FIGURE = re.compile(r"\d+(?:\.\d+)?%")
+
+
 def _warned(run: LifetimeRun, policy: str) -> list[str]:
-    """What a policy's rollouts could not do, as was said before each of them started."""
+    """What a policy's rollouts could not do, as was said before each of them started.
+
+    Warnings that differ in their figures alone are one line, with the first of them from its least to its greatest.
+    """
     events = [e for life in run.lives if life.summary.policy == policy for e in life.events]
     rollouts = sum(e.kind == "created" for e in events)
-    told = Counter(e.text for e in events if e.kind == "warned")
-    return [f"{policy}: {text} ({times} of {rollouts} rollouts)" for text, times in told.items()]
+    alike: dict[str, list[str]] = {}
+    for event in events:
+        if event.kind == "warned":
+            alike.setdefault(_FIGURE.sub("%", event.text, count=1), []).append(event.text)
+    return [f"{policy}: {_together(texts)} ({len(texts)} of {rollouts} rollouts)" for texts in alike.values()]
+
+
+def _together(texts: list[str]) -> str:
+    found = [match for text in texts if (match := _FIGURE.search(text))]
+    figures = sorted((float(match[0][:-1]), match[0]) for match in found)
+    if not figures or figures[0] == figures[-1]:
+        return texts[0]
+    return _FIGURE.sub(f"{figures[0][1]} to {figures[-1][1]}", texts[0], count=1)
 
 
 def _noticed(run: LifetimeRun, policy: str) -> str:

@@ -60,6 +60,24 @@ def test_what_rollouts_were_warned_of_is_said_once_for_each_policy():
     assert not any("rollouts)" in line for line in said(run))
 
 
+def test_warnings_that_differ_in_their_figure_alone_are_one_line():
+    run = make_lifetime(("hybrid",), num_seeds=1)
+    (life,) = run.lives
+    created = [e for e in life.events if e.kind == "created"]
+    texts = [
+        f"canary cannot detect a regression below {figure}%, the limit is 2.00%"
+        for figure in ("10.50", "6.74")
+    ]
+    told = [replace(e, kind="warned", text=text) for e, text in zip(created, texts, strict=False)]
+    lines = said(replace(run, lives=(replace(life, events=(*life.events, *told)),)))
+    assert [line for line in lines if "cannot detect" in line] == [
+        (
+            "hybrid: canary cannot detect a regression below 6.74% to 10.50%, the limit is 2.00% "
+            f"(2 of {len(created)} rollouts)"
+        )
+    ]
+
+
 def test_epsilon_has_a_column_only_with_dp():
     private = said(make_lifetime(private=True))
     assert private[1].endswith("epsilon")
