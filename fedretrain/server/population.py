@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from fedretrain.server.models import Models
     from fedretrain.server.orders import Orders
 
+PRUNED_AT_ONCE = 5000
+"""Records that no window needs are deleted so many at a tick, or twice as many as came."""
 GRACE_SLOTS = 0.5
 """A slot is looked at half a slot after its end: that long its reports may take."""
 
@@ -148,7 +150,8 @@ class Population:
         if telemetry is None or not telemetry.fits(self.devices) or self._bins != bins.digest:
             telemetry = self._start_watching(bins, now)
         telemetry.know(self.devices)
-        telemetry.catch_up(self.models.versions.digests, now)
+        read = telemetry.catch_up(self.models.versions.digests, now)
+        telemetry.prune(now, max(PRUNED_AT_ONCE, 2 * read))
 
     def _start_watching(self, bins: Bins, now: float) -> Telemetry:
         champion = self.memory.begun.champion

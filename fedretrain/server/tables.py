@@ -81,4 +81,6 @@ telemetry = Table(
     Column("received_at", Float(53), nullable=False),
     Column("payload", LargeBinary, nullable=False),
 )
-"""Records of devices that have counted, in the order of arrival; views are made from them again after a restart."""
+"""Records of devices that have counted, in the order of arrival; views are made from them again after a restart.
+
+Those that no window can need any more are deleted (`telemetry.Telemetry.prune`)."""

@@ -5,6 +5,8 @@ Rules of this file:
     * A record that cannot be read is counted by the reason and has no other effect.
     * What is only scored in shadow is counted apart from what is served.
     * Devices join a fleet: the arrays have room for more, and are made anew when it is used up.
+    * What no window can need any more is deleted from the table, a part at each tick: it was received before the oldest slot
+      that is kept began.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 
 from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.reports import LabelReports, Reports, join
@@ -137,6 +139,36 @@ class Telemetry:
                 total += len(rows)
             if len(rows) < _BATCH:
                 return total
+
+    def prune(self, now: float, most: int = _BATCH) -> int:
+        """Delete records that no window can need, the oldest first; how many.
+
+        Their slots were over when they were received, so the server's own clock tells, whatever a device says of its own.
+        A part at a time, so that a clock that jumps ahead for a moment costs little. The newest record stays, whatever its
+        age: SQLite would give its number away again, and who has read that far would miss another record.
+
+        Args:
+            now: Instant, seconds since the epoch.
+            most: At most so many.
+        """
+        store = self.served.store
+        before = now - (store.horizon.num_slots + 1) * store.slot_s - self.served.tolerance_s
+        newest = select(func.max(telemetry.c.number)).scalar_subquery()
+        oldest = (
+            select(telemetry.c.number, telemetry.c.received_at)
+            .where(telemetry.c.population == self._population, telemetry.c.number < newest)
+            .order_by(telemetry.c.number)
+        )
+        with self._engine.connect() as connection:
+            first = connection.execute(oldest.limit(1)).one_or_none()
+            if first is None or first.received_at >= before:
+                return 0
+            over = [row.number for row in connection.execute(oldest.limit(most)) if row.received_at < before]
+        if over:
+            old = (telemetry.c.population == self._population) & (telemetry.c.number <= max(over))
+            with self._engine.begin() as connection:
+                connection.execute(delete(telemetry).where(old, telemetry.c.received_at < before))
+        return len(over)
 
     def _decoded(
         self, device: str, payload: bytes, at: float, version_of: Callable[[str], int | None]
