@@ -1,4 +1,4 @@
-"""What devices sent is counted, whichever columns each of them fills."""
+"""What devices sent is counted: once, apart where it was only scored, and by its reason where it cannot be read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,145 @@ from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.tables import telemetry as table
 from fedretrain.server.telemetry import Telemetry
-from fedretrain.wire.control import ReportShape, encode_report
-from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, personal_of, telemetry
+from fedretrain.wire.control import Alert, ReportShape, encode_alert, encode_labels, encode_report
+from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, labels_for, personal_of, telemetry
 
-BINS, DEVICES, PACKAGE = bins_of(), 3, "ab" * 32
+BINS, DEVICES, PACKAGE, CANDIDATE = bins_of(), 3, "ab" * 32, "cd" * 32
+SHAPE = ReportShape(BINS.num_features, BINS.num_cells, 2)
+VERSIONS = {0: "", 1: PACKAGE, 2: CANDIDATE}
+NOW = 5 * SLOT_S
+
+
+def _devices(count=DEVICES, site="north"):
+    return [Device("p", f"d{i}", i, "", Standing.ACTIVE, Traits(site=site)) for i in range(count)]
+
+
+def _telemetry(engine, devices=None):
+    policy = MonitoringPolicy()
+    return Telemetry(engine, "p", policy, Clockwork(SLOT_S), BINS, SHAPE, devices or _devices())
+
+
+def _rows(slot, device):
+    rows = replace(telemetry(BINS, slot, DEVICES, np.random.default_rng(slot)), kpis={})
+    return rows.take(np.array([device]))
+
+
+def _send(engine, *payloads, device="d0", population="p", at=SLOT_S):
+    with engine.begin() as connection:
+        for payload in payloads:
+            values = {"population": population, "device": device, "at": at, "received_at": at}
+            connection.execute(table.insert().values(**values, payload=payload))
+
+
+def _predictions(intake, slot=0):
+    served = intake.store.window(slot + 1, 1).served
+    return {version: int(one.predictions_D.sum()) for version, one in served.items()}
+
+
+def test_what_is_served_and_what_is_only_scored_are_counted_apart(engine):
+    rows = _rows(0, 0)
+    labels = labels_for(rows, 0.9, np.random.default_rng(0), share=1.0)
+    scored = replace(rows, sequence_K=rows.sequence_K + 1)
+    scored_labels = replace(labels, sequence_K=labels.sequence_K + 1)
+    _send(engine, encode_report(rows, PACKAGE), encode_labels(labels, PACKAGE))
+    _send(engine, encode_report(scored, CANDIDATE, shadow=True))
+    _send(engine, encode_labels(scored_labels, CANDIDATE, shadow=True))
+    counted = _telemetry(engine)
+    assert counted.catch_up(VERSIONS, NOW) == 4
+    assert not counted.malformed
+    assert _predictions(counted.served) == {1: 20}
+    assert _predictions(counted.shadowed) == {2: 20}
+    assert counted.num_labels == 20  # a label says the same of what was only scored
+    assert counted.shadowed.store.window(1, 1).served[2].labelled_D.sum() == 20
+
+
+def test_a_record_is_read_once_and_the_next_one_when_it_comes(engine):
+    counted = _telemetry(engine)
+    _send(engine, encode_report(_rows(0, 0), PACKAGE))
+    assert [counted.catch_up(VERSIONS, NOW) for _ in range(2)] == [1, 0]
+    _send(engine, encode_report(_rows(0, 1), PACKAGE), device="d1")
+    assert [counted.catch_up(VERSIONS, NOW) for _ in range(2)] == [1, 0]
+    assert _predictions(counted.served) == {1: 40}
+    again = _telemetry(engine)  # another process makes it anew
+    assert again.catch_up(VERSIONS, NOW) == 2
+    assert _predictions(again.served) == {1: 40}
+
+
+def test_more_records_than_one_reading_takes_are_all_read(engine, monkeypatch):
+    monkeypatch.setattr("fedretrain.server.telemetry._BATCH", 2)
+    for i in range(DEVICES):
+        _send(engine, encode_report(_rows(0, i), PACKAGE), device=f"d{i}")
+    _send(engine, encode_report(_rows(1, 0), PACKAGE))
+    counted = _telemetry(engine)
+    assert counted.catch_up(VERSIONS, NOW) == 4
+    assert _predictions(counted.served) == {1: 60}
+
+
+def test_another_populations_records_and_old_ones_are_passed_over(engine):
+    _send(engine, encode_report(_rows(0, 0), PACKAGE), population="q")
+    _send(engine, encode_report(_rows(0, 0), PACKAGE), at=10.0)
+    _send(engine, encode_report(_rows(0, 1), PACKAGE), device="d1", at=20.0)
+    counted = _telemetry(engine)
+    assert counted.catch_up(VERSIONS, NOW, since=15.0) == 1
+    assert counted.served.store.window(1, 1).reported_D[:DEVICES].tolist() == [False, True, False]
+
+
+def test_what_cannot_be_read_is_counted_by_its_reason_and_has_no_effect(engine):
+    rows = _rows(0, 0)
+    _send(engine, b"\xff\xff", b"", encode_report(rows, "ef" * 32))
+    _send(engine, encode_report(replace(rows, outputs_KM=np.zeros((1, 5), np.int32)), PACKAGE))
+    _send(engine, encode_report(rows, PACKAGE), device="stranger")
+    _send(engine, encode_alert("", "", "nothing"))
+    counted = _telemetry(engine)
+    assert counted.catch_up(VERSIONS, NOW) == 6
+    assert counted.malformed == {
+        "payload": 2,
+        "package": 1,
+        "outputs": 1,
+        "device: not in the fleet": 1,
+        "alert": 1,
+    }
+    assert _predictions(counted.served) == {}
+    assert not counted.alerts
+
+
+def test_alerts_are_kept_with_the_number_of_their_device(engine):
+    _send(engine, encode_alert("rolled_back", PACKAGE, "it was slow"), device="d2")
+    counted = _telemetry(engine)
+    counted.catch_up(VERSIONS, NOW)
+    assert list(counted.alerts) == [Alert(2, "rolled_back", PACKAGE, "it was slow")]
+
+
+def test_labels_that_came_before_their_predictions_are_counted(engine):
+    rows = _rows(0, 0)
+    labels = labels_for(rows, 0.9, np.random.default_rng(0), share=1.0)
+    _send(engine, encode_labels(labels, PACKAGE), encode_report(rows, PACKAGE))
+    counted = _telemetry(engine)
+    counted.catch_up(VERSIONS, NOW)
+    assert counted.served.store.window(1, 1).served[1].labelled_D.sum() == 20
+    assert not counted.served.refusals
+
+
+def test_devices_that_join_are_counted_while_there_is_room(engine):
+    counted = _telemetry(engine)
+    assert counted.capacity == 16
+    assert counted.fits(_devices(16))
+    assert not counted.fits(_devices(17))
+    assert not counted.fits(_devices(4, site="south"))
+    _send(engine, encode_report(_rows(0, 0), PACKAGE), device="d9")
+    counted.catch_up(VERSIONS, NOW)
+    assert counted.malformed == {"device: not in the fleet": 1}
+    counted.know(_devices(10))
+    _send(engine, encode_report(_rows(1, 0), PACKAGE), device="d9")
+    counted.catch_up(VERSIONS, NOW)
+    assert np.flatnonzero(counted.served.store.window(2, 1).reported_D).tolist() == [9]
+
+
+def test_a_larger_fleet_has_more_room_and_a_group_for_each_site(engine):
+    devices = [*_devices(20), replace(_devices(21, site="south")[-1])]
+    counted = _telemetry(engine, devices)
+    assert (counted.capacity, counted.groups) == (32, {"north": 0, "south": 1})
+    assert counted.fits(devices)
 
 
 def _counted(engine):
