@@ -58,6 +58,12 @@ class Peers:
                 self._names[name] = device.fingerprint
             self._seen_at = begun
 
+    def at_hand(self, fingerprint: str) -> Device | None:
+        """As `find`, of the picture alone: no database, and None where that would have to be asked."""
+        with self._lock:
+            device = self._devices.get(fingerprint)
+        return device if device is not None and device.standing is Standing.ACTIVE else None
+
     def find(self, fingerprint: str) -> Device | None:
         """The device of a certificate; None where nobody, or nobody any more, may speak with it."""
         with self._lock:

@@ -58,6 +58,17 @@ def test_a_device_enrols_and_is_heard(here):
     assert device.seen_at > 0
 
 
+def test_what_a_device_says_of_itself_is_short(here):
+    client = here.client(here.join("a"))
+    long = "f" * 50_000
+    client.heartbeat(_heartbeat(serves=long, shadows=long, refused=long, holds=[long] * 100))
+    here.peers.flush()
+    with here.engine.connect() as connection:
+        kept = fleet.find(connection, "p", "a").heartbeat
+    assert [len(kept[key]) for key in ("serves", "shadows", "refused")] == [64, 64, 64]
+    assert [len(one) for one in kept["holds"]] == [64] * 64
+
+
 def test_an_assignment_reaches_its_device_alone(here):
     a, b = here.client(here.join("a")), here.client(here.join("b"))
     with here.engine.begin() as connection:
