@@ -30,11 +30,13 @@ class Approval:
         answer: What they said.
         by: Who; an answer without a name counts for nothing.
         at: When they said it; an answer from before the question counts for nothing.
+        reason: Why, for the audit log.
     """
 
     answer: Answer = Answer.NONE
     by: str = ""
     at: float = 0.0
+    reason: str = ""
 
 
 class Command(StrEnum):

@@ -128,7 +128,7 @@ def _config(
         return _say(arguments, found, "\n".join(f"{key}: {value}" for key, value in found.items()))
 
     group = below.add_parser("config", help="check configuration files").add_subparsers(required=True)
-    made = group.add_parser("check", help="server.toml with every file that it names, or edge.toml")
+    made = group.add_parser("check", help="server.toml with every file that it names")
     made.add_argument("file", type=Path)
     made.add_argument("--json", action="store_true")
     made.set_defaults(run=run)
@@ -224,7 +224,7 @@ def _rollout(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     def answer(word: str) -> Run:
         def run(arguments: argparse.Namespace) -> int:
-            _desk(arguments).answer(word, arguments.by)
+            _desk(arguments).answer(word, arguments.by, arguments.reason)
             return _say(arguments, {"answer": word}, f"{word} by {arguments.by}; it counts at the next turn")
 
         return run

@@ -220,7 +220,10 @@ class Desk:
             except DataError as error:
                 damaged[stream] = f"{stream}: {error.what}"
         wrong = list(damaged.values())
-        wrong += [f"the file {digest} is damaged" for digest in open_stores(self._config).packages.verify()]
+        stores = open_stores(self._config)
+        for store in (stores.packages, stores.campaigns):
+            wrong += [f"the file {digest} is damaged" for digest in store.verify()]
+        checked["states"] = f"{len(stores.campaigns.digests())} files"
         if versions.stream(self.population) in damaged:
             return {"checked": checked, "wrong": wrong}  # nobody can say which packages there should be
         packages, said = self._packages()
@@ -271,9 +274,9 @@ class Desk:
         with self.log.engine.begin() as connection:
             fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
 
-    def answer(self, word: str, by: str) -> None:
+    def answer(self, word: str, by: str, reason: str = "") -> None:
         """Answer what a rollout asks."""
-        orders.give(self.log, self.population, Approval(Answer(word), by), time.time())
+        orders.give(self.log, self.population, Approval(Answer(word), by, reason=reason), time.time())
 
     def order(self, command: str, by: str, reason: str) -> None:
         """Order something of the rollout."""

@@ -63,6 +63,7 @@ def test_what_is_sound_is_verified(furnished):
         "population/pumps/versions": "1 records",
         "packages": "1 packages",
         "signed list": "0 packages",
+        "states": "0 files",
     }
     assert said.json["wrong"] == []
 
@@ -302,3 +303,16 @@ def test_the_log_tells_what_happened_and_no_notes(furnished):
     assert furnished.on("log").out.startswith("1970-01-02 00:00:00 ")
     assert furnished.on("log", "--after", "1", "--json").json == []
     assert furnished.on("log", "--after", "1").out.strip() == ""
+
+
+def test_a_damaged_state_of_the_loop_is_named(furnished):
+    digest = _desk(furnished).models.stores.campaigns.put(b"in which order devices are exposed")
+    (furnished.folder / "state" / "campaigns" / digest).write_bytes(b"damaged")
+    assert _wrong(furnished) == [f"the file {digest} is damaged"]
+
+
+def test_why_somebody_agreed_goes_into_the_audit_log(furnished):
+    assert furnished.on("rollout", "approve", "--by", "anna", "--reason", "a quiet weekend").status == 0
+    desk = _desk(furnished)
+    (entry,) = desk.log.read(orders.stream(desk.population))
+    assert (entry.record["body"]["by"], entry.record["body"]["reason"]) == ("anna", "a quiet weekend")
