@@ -15,6 +15,7 @@ import os
 import socket
 import time
 import uuid
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from fedretrain.artifacts.store import ContentStore
     from fedretrain.server.config import ServerConfig
     from fedretrain.server.event_log import EventLog, Fence
     from fedretrain.server.fleet import Device
@@ -159,8 +161,7 @@ class Coordinator:
         found: set[str] = set()
         for digest, target in self._keys.trust.installable().items():
             if target.population == population:
-                found.add(digest)
-                found |= {blob.digest for blob in references(read_manifest(self._stores.packages, digest))}
+                found |= _files_of(self._stores.packages, digest)
         return found
 
     async def _pause(self, seconds: float) -> bool:
@@ -179,3 +180,18 @@ class Coordinator:
         if self._fence is not None:
             self._log.release(self._fence)
         self._writer.close()
+
+
+def _files_of(packages: ContentStore, digest: str) -> frozenset[str]:
+    """The manifest of a package and the files that it names; of a damaged manifest nothing: other packages are not affected."""
+    try:
+        return _read_files_of(packages, digest)
+    except DataError as error:
+        _log.error("a package that is offered is damaged: %s", error)
+        return frozenset()
+
+
+@lru_cache(maxsize=1024)
+def _read_files_of(packages: ContentStore, digest: str) -> frozenset[str]:
+    """The digest says what they are, so they are read once."""
+    return frozenset({digest, *(blob.digest for blob in references(read_manifest(packages, digest)))})

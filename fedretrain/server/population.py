@@ -21,6 +21,7 @@ from fedretrain.coordinator.looking import Looking
 from fedretrain.coordinator.signals import Facts
 from fedretrain.coordinator.watching import Clockwork, Watching
 from fedretrain.core.clock import DAY_S
+from fedretrain.core.errors import DataError
 from fedretrain.core.frozen import freeze, thaw
 from fedretrain.retraining.signals import Signals
 from fedretrain.rollout.assignment import confirm, exposure
@@ -107,9 +108,13 @@ class Population:
                 (0, 0) if look is None else look[:2],
             )
         self.validation: tuple[int, Verdict, float] | None = None
+        self.trouble: DataError | None = None
 
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
         """Decide on what has arrived; what happened.
+
+        Where a package is damaged, what is seen with it is not seen; people's orders, and what is known, count all the same.
+        The damage is left in `trouble`.
 
         Args:
             now: Instant, seconds since the epoch.
@@ -117,6 +122,7 @@ class Population:
         Raises:
             FencedError: If somebody else runs this population now.
         """
+        self.trouble = None
         self.models.refresh()
         with self._log.engine.connect() as connection:
             self.devices = fleet.everybody(connection, self.name)
@@ -124,10 +130,15 @@ class Population:
             self._begin_if_possible(now)
         if self.memory.state is None or not self.devices:
             return ()
+        # A clock that was set back: the loop's time stands until it is reached again, and orders count meanwhile.
+        now = max(now, self.memory.state.updated_at)
         champion = self.memory.begun.champion
         size = len(self.devices)
         self.memory = replace(self.memory, assignments=grown(self.memory.assignments, size, champion))
-        self._listen(now)
+        try:
+            self._listen(now)
+        except DataError as error:
+            self.trouble = error
         self._confirm(now)
         return self._decide(now)
 
@@ -324,7 +335,10 @@ class Population:
             return known[1]
         if rollout.phase is not Phase.PENDING:
             return Verdict.PASS if known is None else known[1]
-        verdict = self.models.validate(candidate, rollout.plan.champion)
+        try:
+            verdict = self.models.validate(candidate, rollout.plan.champion)
+        except DataError as error:
+            self.trouble, verdict = error, Verdict.INCONCLUSIVE
         self.validation = (candidate, verdict, now)
         return verdict
 

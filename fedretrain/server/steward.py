@@ -1,7 +1,7 @@
 """What the leader looks after: each population's loop, and the world that follows from it.
 
 Rules of this file:
-    * Order of a turn: decide, then tell devices, then offer packages, then see to campaigns.
+    * Order of a turn: decide, offer packages, see to campaigns, tell devices; the last whether campaigns can be run or not.
     * Assignments are signed here and nowhere else; a device that has to hear nothing new gets nothing new.
 """
 
@@ -140,10 +140,14 @@ class Steward:
         for event in population.tick(now):
             _log.info("%s: %s", name, describe(event.to_record()))
         self._publish(population, now)
-        self._see_to_campaign(name, population)
-        self._assign(name, population, now)
+        try:
+            self._see_to_campaign(name, population)
+        finally:  # a campaign that cannot be run keeps no device from hearing of safe mode, or of what is withdrawn
+            self._assign(name, population, now)
         if name in self._registries:
             self._registries[name].offer(view_of(population.models, population.memory))
+        if population.trouble is not None:
+            raise population.trouble
 
     def _publish(self, population: Population, now: float) -> None:
         state = population.memory.state

@@ -19,6 +19,7 @@ from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.evidence import Answer, Approval
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
 from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import renewed, wanted
 from fedretrain.server.campaign import campaign_stream
@@ -77,6 +78,7 @@ class World:
 
     def __init__(self, folder, num_devices=24):
         rng = np.random.default_rng(5)
+        self.folder = folder
         self.engine = open_database(f"sqlite:///{folder}/server.db")
         self.log = EventLog(self.engine)
         self.stores = Stores(ContentStore(folder / "packages"), ContentStore(folder / "campaigns"))
@@ -230,6 +232,17 @@ def test_monitors_go_on_where_another_process_stopped(world):
     new = world.population._watching.kept
     assert (new.settled_at, new.recorded_at) == (None, old.recorded_at)
     assert np.array_equal(new.baseline.features_GFC, old.baseline.features_GFC)
+
+
+def test_neither_a_damaged_package_nor_a_clock_that_was_set_back_keeps_an_order_from_counting(world):
+    world.until(lambda: world.state is not None)
+    for file in (world.folder / "packages").iterdir():
+        file.write_bytes(b"damaged")
+    world.restart()
+    orders.give(world.log, "p", SafetyOrder(SafetyCommand.ENTER, "anna"), world.now)
+    world.population.tick(world.now - 1000.0)  # and the clock was set back
+    assert world.state.safety.safe_mode
+    assert world.population.trouble is not None
 
 
 @pytest.mark.slow

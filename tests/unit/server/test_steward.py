@@ -17,7 +17,7 @@ class _Silent:
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault, self.turns = fault, 0
-        self.memory = SimpleNamespace(state=None)
+        self.memory, self.trouble = SimpleNamespace(state=None), None
 
     def tick(self, now: float) -> tuple[()]:
         self.turns += 1
@@ -84,3 +84,15 @@ def test_a_lost_lease_ends_the_turn(steward):
     with pytest.raises(FencedError):
         steward.turn(0.0)
     assert _turns(steward) == {"a": 1, "b": 0}
+
+
+def test_a_campaign_that_cannot_be_run_keeps_no_device_from_its_assignment(steward, monkeypatch):
+    told = []
+
+    def campaign(self, name, population):
+        raise ConfigError("no training file")
+
+    monkeypatch.setattr(Steward, "_see_to_campaign", campaign)
+    monkeypatch.setattr(Steward, "_assign", lambda self, name, population, now: told.append(name))
+    steward.turn(0.0)
+    assert told == ["a", "b"]
