@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 LEASE = "coordinator"
 LEASE_S = 15.0
+_MOST_PROLONGED = 360
+"""A turn that takes longer than so many thirds of a lease hangs: somebody else may decide."""
 _FLUSH_S = 1.0
 _FOR_A_WHILE = (SQLAlchemyError, OSError)
 _log = logging.getLogger(__name__)
@@ -121,10 +123,23 @@ class Coordinator:
         """Decide while this process holds the lease."""
         turn_s = min(one.watching.tick_s for one in self._config.populations.values())
         while not await self._pause(min(turn_s, LEASE_S / 3)):
+            turn = asyncio.create_task(asyncio.to_thread(self._turn))
             try:
-                await asyncio.to_thread(self._turn)
+                for _ in range(_MOST_PROLONGED):
+                    if (await asyncio.wait({turn}, timeout=LEASE_S / 3))[0]:
+                        break
+                    await asyncio.to_thread(self._prolong)
             except _FOR_A_WHILE as error:
                 _log.error("%s", error)
+            try:
+                await turn
+            except _FOR_A_WHILE as error:
+                _log.error("%s", error)
+
+    def _prolong(self) -> None:
+        """Hold the lease through a long turn: counting a backlog, or validating a large candidate."""
+        if self._fence is not None:
+            self._log.acquire(LEASE, self._holder, now=self._clock(), ttl_s=LEASE_S)
 
     def _turn(self) -> None:
         now = self._clock()

@@ -1,10 +1,20 @@
-"""Which files of packages leave the store."""
+"""Which files of packages leave the store, and who holds the lease how long."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from types import SimpleNamespace
+
+from sqlalchemy import select
+
 from fedretrain.artifacts.package import read_manifest, references, write_package
 from fedretrain.artifacts.store import ContentStore
-from fedretrain.server.coordinator import _files_of
+from fedretrain.server import coordinator as module
+from fedretrain.server.config import Population, ServerConfig, Watching
+from fedretrain.server.coordinator import LEASE, Coordinator, _files_of
+from fedretrain.server.event_log import EventLog
+from fedretrain.server.tables import leases
 from tests.package_cases import ABOUT, contents, weights
 
 
@@ -21,3 +31,30 @@ def test_a_damaged_manifest_keeps_no_other_package_from_devices(tmp_path):
     assert _files_of(store, broken) == set()
     (tmp_path / "packages" / broken).write_bytes(whole)
     assert broken in _files_of(store, broken)
+
+
+def test_a_long_turn_does_not_lose_the_lease(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_S", 0.3)
+    config = ServerConfig(str(tmp_path), {"p": Population("-", watching=Watching(tick_s=0.01))})
+    now = [1000.0]
+    log, stores = EventLog(engine), SimpleNamespace()
+    made = Coordinator(config, log, SimpleNamespace(), stores, lambda: now[0])
+
+    def expires_at():
+        with engine.connect() as connection:
+            return connection.scalar(select(leases.c.expires_at))
+
+    def turn():
+        made._fence = log.acquire(LEASE, made._holder, now=now[0], ttl_s=0.3)
+        before, now[0] = expires_at(), now[0] + 0.2
+        until = time.monotonic() + 30.0
+        while expires_at() == before and time.monotonic() < until:
+            time.sleep(0.05)
+        seen.append((expires_at() > before, log.acquire(LEASE, "another", now=before + 0.1, ttl_s=1.0)))
+        made._stop.set()
+
+    seen: list[tuple[bool, object]] = []
+    monkeypatch.setattr(made, "_turn", turn)
+    asyncio.run(made._lead())
+    made._writer.close()
+    assert seen[0] == (True, None)
