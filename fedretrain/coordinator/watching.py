@@ -50,6 +50,7 @@ class Clockwork:
         inputs_s: How long the record of inputs is; no shorter than `settle_s` in effect.
         offset_s: Added to an instant before slots are counted.
         grace_s: A slot is looked at so long after its end: reports take a while.
+        trial_s: A rollout's longest stage: its evidence grows from its beginning on, so that long nothing of it is forgotten.
     """
 
     slot_s: float
@@ -58,10 +59,11 @@ class Clockwork:
     inputs_s: float = 0.0
     offset_s: float = 0.0
     grace_s: float = 0.0
+    trial_s: float = 0.0
 
     def __post_init__(self) -> None:
         positive("watching.slot_s", self.slot_s)
-        for key in ("settle_s", "record_s", "inputs_s", "offset_s", "grace_s"):
+        for key in ("settle_s", "record_s", "inputs_s", "offset_s", "grace_s", "trial_s"):
             not_negative(f"watching.{key}", getattr(self, key))
 
     def end_slot(self, now: float) -> int:
@@ -76,7 +78,8 @@ class Clockwork:
     def keep_slots(self, policy: MonitoringPolicy) -> int:
         """Slots that a store must keep."""
         longest = max(window.length_s for window in policy.windows)
-        return max(slots_of(_KEEP * longest, self.slot_s), self.input_slots)
+        trial = math.ceil(self.trial_s / self.slot_s) + 1  # and the one that is under way
+        return max(slots_of(_KEEP * longest, self.slot_s), self.input_slots, trial)
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,8 @@ from fedretrain.server.ranked import Ranked
 from fedretrain.server.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from fedretrain.artifacts.store import ContentStore
@@ -54,8 +56,7 @@ if TYPE_CHECKING:
     from fedretrain.server.models import Models
     from fedretrain.server.orders import Orders
 
-PRUNED_AT_ONCE = 5000
-"""Records that no window needs are deleted so many at a tick, or twice as many as came."""
+PRUNED_AT_ONCE = 5000  # records at a tick, or twice as many as came
 GRACE_SLOTS = 0.5
 """A slot is looked at half a slot after its end: that long its reports may take."""
 
@@ -92,6 +93,7 @@ class Population:
             watching.record_s,
             watching.inputs_s,
             grace_s=GRACE_SLOTS * watching.slot_s,
+            trial_s=max(policy.rollout.shadow.max_s, *(step.max_s for step in policy.rollout.steps), 0.0),
         )
         self.memory = recall(policy, log.read(stream(name)), self._load_ranks)
         self.devices: list[Device] = []
@@ -294,10 +296,7 @@ class Population:
     def _new_ranks(self) -> dict[str, Any]:
         """A new rollout: its devices queue in an order of its own."""
         state, seed = self.memory.begun, secrets.randbits(62)
-        strata = {key: i for i, key in enumerate(sorted({_stratum(one) for one in self.devices}))}
-        stratum_D = np.array([strata[_stratum(one)] for one in self.devices], dtype=np.int64)
-        rank_D = ranks(np.arange(len(self.devices)), stratum_D, secrets.randbits(62))
-        blob = self._states.put(freeze(Ranked(rank_D)))
+        blob = self._states.put(freeze(Ranked(queue(self.devices, secrets.randbits(62)))))
         self._looking.begin(seed)
         self.validation = None
         return {"kind": RANKS, "rollout": state.num_rollouts + 1, "blob": blob, "seed": seed}
@@ -378,6 +377,22 @@ class Population:
             campaign_epsilon=budget.campaign,
             can_personalize=self.models.can_personalize(self.memory.begun.champion),
         )
+
+
+def queue(devices: Sequence[Device], salt: int) -> NDArray[np.float64]:
+    """``[D]`` in which order a fleet is exposed: a share of those that may speak; the others stand behind all of them.
+
+    Args:
+        devices: Everybody who ever enrolled, by number.
+        salt: Of the rollout.
+    """
+    active = [one for one in devices if one.standing is Standing.ACTIVE]
+    strata = {key: i for i, key in enumerate(sorted({_stratum(one) for one in active}))}
+    rank_D = np.full(len(devices), JOINED)
+    if active:
+        number_K = np.array([one.number for one in active])
+        rank_D[number_K] = ranks(number_K, [strata[_stratum(one)] for one in active], salt)
+    return rank_D
 
 
 def _stratum(device: Device) -> tuple[str, str]:

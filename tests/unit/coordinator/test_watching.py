@@ -256,3 +256,8 @@ def test_a_champion_that_counts_on_other_bins_begins_a_new_record():
 def test_impossible_times_are_refused(bad):
     with pytest.raises(Exception, match="watching"):
         Clockwork(**bad)
+
+
+def test_what_a_long_stage_of_a_rollout_needs_is_kept():
+    assert Clockwork(1.0).keep_slots(POLICY) == 20
+    assert Clockwork(1.0, trial_s=90.0).keep_slots(POLICY) == 91
