@@ -87,20 +87,30 @@ class Field:
             rollout.plan.candidate,
         )
 
-    def coverage(self, start_at: float, now: float) -> Coverage:
-        """Hours of the day and device types that have reported since an instant."""
+    def coverage(self, candidate: int, start_at: float, now: float) -> Coverage:
+        """Hours of the day and device types that have scored the candidate in shadow since an instant.
+
+        Args:
+            candidate: Its version.
+            start_at: When shadow began.
+            now: Instant.
+        """
         types = sorted({device.traits.device_type for device in self.devices})
         number = {name: i for i, name in enumerate(types)}
-        type_D = np.array([number[device.traits.device_type] for device in self.devices])
+        type_D = np.array([number[device.traits.device_type] for device in self.devices], dtype=np.int64)
         hours: set[int] = set()
         seen: set[int] = set()
-        span, store = self.span(start_at, now), self.telemetry.served.store
+        span, store = self.span(start_at, now), self.telemetry.shadowed.store
         for slot in range(max(span.first, store.oldest_slot), span.end):
-            reported_D = store.window(slot + 1, 1).reported_D[: len(self.devices)] & self.counted_D
-            if reported_D.any():
+            scored = store.window(slot + 1, 1).served.get(candidate)
+            if scored is None:
+                continue
+            scored_D = (scored.predictions_D[: len(self.devices)] > 0) & self.counted_D
+            if scored_D.any():
                 hours.add(int(slot * self.clockwork.slot_s % DAY_S // HOUR_S))
-                seen |= set(np.unique(type_D[reported_D]).tolist())
-        return Coverage(frozenset(hours), frozenset(seen), frozenset(number.values()))
+                seen |= set(type_D[scored_D].tolist())
+        wanted = set(type_D[self.counted_D].tolist())
+        return Coverage(frozenset(hours), frozenset(seen), frozenset(wanted))
 
     def _padded(self, mask_D: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask over the store's devices, which are more than the fleet's."""

@@ -348,11 +348,11 @@ class Population:
         return field.measure(names, rollout, self.memory.assignments, start_at, now)
 
     def _coverage(self, rollout: RolloutState, now: float) -> Coverage:
-        """Hours of the day and device types that have reported since the stage began."""
+        """Hours of the day and device types that have scored the candidate since the stage began."""
         if self._telemetry is None:
             return Coverage()
         field = Field(self._telemetry, self._clockwork, self.devices, self._counted())
-        return field.coverage(rollout.entered_at, now)
+        return field.coverage(rollout.plan.candidate, rollout.entered_at, now)
 
     # ---- who counts
 
