@@ -18,6 +18,7 @@ from fedretrain.aggregation.server_optimizer import SGD, Adam, Yogi
 from fedretrain.coordinator.charging import CentralDp
 from fedretrain.coordinator.round import RoundRules
 from fedretrain.coordinator.sampling import FixedSize, MinSeparation, Poisson
+from fedretrain.core.checks import fraction, not_negative, positive, require
 from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.privacy.adaptive import AdaptiveClip
 from fedretrain.privacy.budget import Budget
@@ -145,6 +146,12 @@ class PrivacyRule:
     adaptive_lr: float = 0.2
 
     def __post_init__(self) -> None:
+        positive("privacy.noise_multiplier", self.noise_multiplier)
+        positive("privacy.clip_norm", self.clip_norm)
+        not_negative("privacy.epsilon", self.epsilon)
+        require(0.0 < self.delta < 1.0, f"{self.delta} is not in (0, 1)", key="privacy.delta")
+        fraction("privacy.adaptive_quantile", self.adaptive_quantile)
+        positive("privacy.adaptive_lr", self.adaptive_lr)
         if self.unit is Unit.PERSON:
             raise PrivacyError(
                 "a campaign does not know which devices are one person's",
@@ -193,6 +200,12 @@ class CampaignRules:
     deadline_s: float = 600.0
     clip_norm: float = 0.0
     privacy: PrivacyRule | None = None
+
+    def __post_init__(self) -> None:
+        least = 1 if self.privacy is None else 0  # with DP nobody's answer may make a release of noise
+        require(self.quorum >= least, f"{self.quorum} updates make no release", key="rules.quorum")
+        positive("rules.deadline_s", self.deadline_s)
+        not_negative("rules.clip_norm", self.clip_norm)
 
     @property
     def first_clip_norm(self) -> float | None:
