@@ -58,6 +58,8 @@ def read_features(path: Path) -> Pipeline:
         raise ConfigError(
             f"it cannot be read: {error.strerror}", where=str(path), fix="name the file"
         ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("these features are no text", where=str(path), fix="write JSON") from error
     except DataError as error:
         raise ConfigError(error.what, where=str(path), fix=error.fix) from error
     if pipeline.schema is None:
