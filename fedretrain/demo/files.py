@@ -61,8 +61,8 @@ POLICY: dict[str, Any] = {
     "rollout": {
         "shadow": {"min_s": 30, "max_s": 300, "every_hour": False},
         "steps": [
-            {"exposure_fraction": 0.25, "min_s": 30, "max_s": 300},
-            {"exposure_fraction": 0.5, "min_s": 30, "max_s": 300},
+            {"exposure_fraction": 0.25, "min_s": 30, "max_s": 180},
+            {"exposure_fraction": 0.5, "min_s": 30, "max_s": 180},
         ],
         "metrics": [
             {
