@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
 from fedretrain.artifacts.enrolment import EnrolmentError, TokenRefusal, hash_token
@@ -58,6 +59,11 @@ class Desk:
         wanted = request_certificate(load_key(path), "elsewhere", name)
         return pb.EnrolRequest(protocol=PROTOCOL, token=token, certificate_request=wanted, traits=traits)
 
+    def public_key(self, key):
+        """PEM of the public half of a key that a request was made with."""
+        public = load_key(self.folder / f"{key}.key").public_key()
+        return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
     def devices(self):
         with self.engine.connect() as connection:
             return fleet.everybody(connection, "p")
@@ -87,7 +93,8 @@ def test_a_token_makes_the_device_that_it_is_for(desk):
     assert (identity.population, identity.device) == ("p", "pump-2")  # not what the request says
     found = desk.devices()[0]
     assert found.fingerprint == fingerprint(reply.certificate)
-    assert found.traits == Traits("pump", "north", "anna", trains=True, methods=("fedper", "finetune"))
+    own = desk.public_key(second[:5])  # it trains for itself, as it names nobody else
+    assert found.traits == Traits("pump", "north", "anna", True, ("fedper", "finetune"), own)
     assert [one.device for one in desk.peers.known] == ["pump-2", "pump-1"]
 
 
@@ -134,6 +141,18 @@ def test_a_request_that_cannot_be_leaves_the_token_unused(desk, traits):
     assert desk.used(token) == ""
     assert (desk.devices(), desk.peers.known) == ([], [])
     assert desk.enrolling.enrol(desk.request(token)).device == "pump-1"
+
+
+def test_another_agents_node_may_train_for_a_device_if_its_key_is_one(desk):
+    first, second = desk.token("pump-1", "pump-2")
+    desk.enrolling.enrol(desk.request(first, key="host"))
+    host = desk.public_key("host")
+    desk.enrolling.enrol(desk.request(second, traits=pb.DeviceTraits(node_key=host.encode())))
+    assert [one.traits.node_key for one in desk.devices()] == [host, host]
+    (third,) = desk.token("pump-3")
+    with pytest.raises(DataError):
+        desk.enrolling.enrol(desk.request(third, traits=pb.DeviceTraits(node_key=b"rubbish")))
+    assert desk.used(third) == ""
 
 
 def test_a_request_without_a_certificate_request_leaves_the_token_unused(desk):
