@@ -74,7 +74,8 @@ class Steward:
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
         self._renewed_at = 0.0
-        self._admitted: tuple[int, tuple[str, ...]] = (0, ())
+        self._nodes: dict[str, frozenset[str]] = {}
+        self._admitted: tuple[int, frozenset[str]] = (0, frozenset())
         self._due: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         self.trust_version = 0
@@ -241,6 +242,7 @@ class Steward:
             if process is not None:
                 process.stop()
                 del self._campaigns[name]
+                self._nodes.pop(name, None)
                 self._rest()
             return
         wanted_name = population.models.start_campaign(
@@ -250,9 +252,9 @@ class Steward:
             if process is not None:
                 process.stop()
             self._campaigns[name] = process = self._new_process(wanted_name, name)
-        nodes = self._write_nodes(population)
+        self._nodes[name] = self._write_nodes(name, population)
         process.ensure(time.monotonic())
-        self._admit(nodes)
+        self._admit()
 
     def _rest(self) -> None:
         """No campaign: no SuperLink."""
@@ -268,7 +270,7 @@ class Steward:
             database=self._config.database_url,
             store=folder / "campaigns",
             folder=folder / "logs",
-            nodes=None if self._config.flower.development else folder / "flower" / "nodes.json",
+            nodes=None if self._config.flower.development else self._nodes_file(population),
             witness=_witness(folder, population),
         )
         return CampaignProcess(campaign, self._log, self._superlink, files, clock=self._clock)
@@ -282,29 +284,33 @@ class Steward:
             host, int(port), self._keys.server_certificate, self._keys.server_key, self._keys.authority_file
         )
 
-    def _write_nodes(self, population: Population) -> tuple[str, ...]:
+    def _nodes_file(self, population: str) -> Path:
+        """Numbers are a population's own: two that train at once have a file each."""
+        return Path(self._config.folder) / "flower" / f"nodes-{population}.json"
+
+    def _write_nodes(self, name: str, population: Population) -> frozenset[str]:
         """Which devices stand behind each SuperNode's key: the file that the server app reads. The keys."""
         if self._config.flower.development:
-            return ()
+            return frozenset()
         nodes: dict[str, list[int]] = {}
         for device in population.devices:
             if device.standing is Standing.ACTIVE and device.traits.node_key:
                 nodes.setdefault(device.traits.node_key, []).append(device.number)
-        path = Path(self._config.folder) / "flower" / "nodes.json"
+        path = self._nodes_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(nodes, sort_keys=True).encode()
         if not path.exists() or path.read_bytes() != content:
             write_whole(path, content)
-        return tuple(sorted(nodes))
+        return frozenset(nodes)
 
-    def _admit(self, nodes: tuple[str, ...]) -> None:
-        """Let these SuperNodes in, whenever they change or the SuperLink was started anew."""
+    def _admit(self) -> None:
+        """Let the SuperNodes of all that train in, whenever they change or the SuperLink was started anew."""
         if self._superlink is None or self._config.flower.development:
             return
-        pid = self._superlink.child.pid
+        pid, nodes = self._superlink.child.pid, frozenset[str]().union(*self._nodes.values())
         if pid is not None and (pid, nodes) != self._admitted:
             self._superlink.wait_until_healthy()
-            self._superlink.admit(key.encode() for key in nodes)
+            self._superlink.admit(key.encode() for key in sorted(nodes))
             self._admitted = (pid, nodes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fedretrain.core.errors import ConfigError
 from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.event_log import EventLog, FencedError
+from fedretrain.server.fleet import Standing, Traits
 from fedretrain.server.steward import Steward
 
 
@@ -96,3 +98,27 @@ def test_a_campaign_that_cannot_be_run_keeps_no_device_from_its_assignment(stewa
     monkeypatch.setattr(Steward, "_assign", lambda self, name, population, now: told.append(name))
     steward.turn(0.0)
     assert told == ["a", "b"]
+
+
+def test_two_populations_that_train_at_once_have_nodes_of_their_own_and_both_are_let_in(steward, tmp_path):
+    let_in = []
+    steward._superlink = SimpleNamespace(
+        child=SimpleNamespace(pid=7),
+        wait_until_healthy=lambda: None,
+        admit=lambda keys: let_in.append(sorted(keys)),
+        stop=lambda: None,
+    )
+
+    def device(number, key):
+        return SimpleNamespace(
+            number=number, standing=Standing.ACTIVE, traits=Traits(node_key=key), population="-"
+        )
+
+    fleets = {"a": [device(0, "one"), device(1, "one")], "b": [device(0, "two")]}
+    for name, devices in fleets.items():
+        steward._nodes[name] = steward._write_nodes(name, SimpleNamespace(devices=devices))
+        steward._admit()
+    steward._admit()
+    written = {name: json.loads((tmp_path / "flower" / f"nodes-{name}.json").read_text()) for name in fleets}
+    assert written == {"a": {"one": [0, 1]}, "b": {"two": [0]}}
+    assert let_in == [[b"one"], [b"one", b"two"]]
