@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -106,7 +105,7 @@ def loopback(
         files,
         lambda: time.time() + here.offset_s,
         heartbeat_s=1.0,
-        slot_s=defaultdict(lambda: slot_s),
+        slot_s={"p": slot_s, "plant": slot_s},
     )
     # Devices are told an address that is known once the server listens.
     enrolling = Enrolling(engine, authority, peers, Told(root, "127.0.0.1:1"), time.time)
