@@ -26,7 +26,7 @@ run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.ht
 	$(BIN)/python -m sim
 
 test: $(STAMP)  ## every test but those of faults
-	$(BIN)/python -m pytest -m 'not faults'
+	$(BIN)/python -m pytest -m 'not faults' -n 2 --dist loadfile
 
 test-faults: $(STAMP)  ## what is killed, cut, filled and flooded
 	$(BIN)/python -m pytest -m faults
