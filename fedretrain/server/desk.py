@@ -21,7 +21,7 @@ from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
-from fedretrain.server import fleet, memory, orders, versions
+from fedretrain.server import alerts, fleet, memory, orders, versions
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database
 from fedretrain.server.enrolment import make_tokens
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 _LOOKS, _LOOK_S = 4, 5.0
+_ALERTS = 5  # that status shows
 
 
 def check_config(path: Path) -> dict[str, str]:
@@ -164,6 +165,7 @@ class Desk:
             "quarantined": sorted(state.quarantined),
             "kept_devices": sorted(state.kept_devices),
             "incidents": [asdict(one) for one in state.incidents],
+            "alerts": alerts.newest(self.log, self.population, _ALERTS),
         }
         return found
 

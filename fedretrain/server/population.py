@@ -97,7 +97,7 @@ class Population:
         )
         self.memory = recall(policy, log.read(stream(name)), self._load_ranks)
         self.devices: list[Device] = []
-        self._telemetry: Telemetry | None = None
+        self.telemetry: Telemetry | None = None
         self._watching: Watching | None = None
         self._noted: Kept | None = None
         self._bins = ""
@@ -159,7 +159,7 @@ class Population:
         bins = self.models.bins(self.memory.begun.champion)
         if bins is None:
             return
-        telemetry = self._telemetry
+        telemetry = self.telemetry
         if telemetry is None or not telemetry.fits(self.devices) or self._bins != bins.digest:
             telemetry = self._start_watching(bins, now)
         telemetry.know(self.devices)
@@ -183,7 +183,7 @@ class Population:
         watching = Watching(self.policy.monitoring, telemetry.served, self._clockwork, self._noted)
         if self._noted is None:
             watching.promoted(champion, now, self.memory.begun.monitor)
-        self._telemetry, self._watching, self._bins = telemetry, watching, bins.digest
+        self.telemetry, self._watching, self._bins = telemetry, watching, bins.digest
         return telemetry
 
     def _confirm(self, now: float) -> None:
@@ -238,7 +238,7 @@ class Population:
 
     def _signals(self, told: Orders) -> Signals | None:
         """What retraining may look at: what monitors see, or where a person asks and they see nothing, what it would cost."""
-        watching, telemetry = self._watching, self._telemetry
+        watching, telemetry = self._watching, self.telemetry
         if watching is None or telemetry is None:
             return None
         if watching.judges:
@@ -313,7 +313,7 @@ class Population:
         if rollout is None or not rollout.is_open:
             return RolloutEvidence(exposure=seen, approval=told.approval, operator=told.operator)
         verdict = self._validated(rollout, now)
-        if self._telemetry is not None:
+        if self.telemetry is not None:
             self._looking.take(rollout, now, lambda start_at: self._measure(rollout, start_at, now))
         return RolloutEvidence(
             gate=self._looking.gate,
@@ -342,16 +342,16 @@ class Population:
         return verdict
 
     def _measure(self, rollout: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
-        assert self._telemetry is not None
+        assert self.telemetry is not None
         names = [rule.metric for rule in self.policy.rollout.metrics]
-        field = Field(self._telemetry, self._clockwork, self.devices, self._counted())
+        field = Field(self.telemetry, self._clockwork, self.devices, self._counted())
         return field.measure(names, rollout, self.memory.assignments, start_at, now)
 
     def _coverage(self, rollout: RolloutState, now: float) -> Coverage:
         """Hours of the day and device types that have scored the candidate since the stage began."""
-        if self._telemetry is None:
+        if self.telemetry is None:
             return Coverage()
-        field = Field(self._telemetry, self._clockwork, self.devices, self._counted())
+        field = Field(self.telemetry, self._clockwork, self.devices, self._counted())
         return field.coverage(rollout.plan.candidate, rollout.entered_at, now)
 
     # ---- who counts
@@ -366,10 +366,10 @@ class Population:
         return np.array(sound) & (self.memory.assignments.rank_D[: len(sound)] < JOINED)
 
     def _facts(self) -> Facts:
-        assert self._telemetry is not None
+        assert self.telemetry is not None
         budget = self.models.budget(len(self.devices))
         return Facts(
-            num_labels=self._telemetry.num_labels,
+            num_labels=self.telemetry.num_labels,
             num_devices=max(1, len(self._active())),
             num_pool_rows=self.models.num_pool_rows,
             labels_leave_devices=False,

@@ -19,7 +19,7 @@ from fedretrain.artifacts.assignment import verify as verify_assignment
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import FedretrainError
-from fedretrain.server import fleet
+from fedretrain.server import alerts, fleet
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.event_log import FencedError, check_fence
@@ -140,6 +140,10 @@ class Steward:
     def _one(self, name: str, population: Population, now: float) -> None:
         for event in population.tick(now):
             _log.info("%s: %s", name, describe(event.to_record()))
+        if population.telemetry is not None:
+            told = (self._log, name, population.telemetry, population.devices, population.fence, now)
+            for alert in alerts.keep(*told):
+                _log.warning("%s: %s: %s %s", name, alert["device"], alert["alert"], alert["detail"])
         self._publish(population, now)
         try:
             self._see_to_campaign(name, population)

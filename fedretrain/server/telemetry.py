@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import delete, func, select
@@ -26,7 +26,7 @@ from fedretrain.wire.control import SHADOW, Alert, MalformedError, ReportShape, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Row
 
     from fedretrain.coordinator.watching import Clockwork
     from fedretrain.monitoring.bins import Bins
@@ -88,7 +88,7 @@ class Telemetry:
         self.served, self.shadowed = Intake(store(), wait, tolerance), Intake(store(), wait, tolerance)
         self._numbers = {device.device: device.number for device in devices}
         self.malformed: Counter[str] = Counter()
-        self.alerts: deque[Alert] = deque(maxlen=_MAX_ALERTS)
+        self.alerts: deque[tuple[int, Alert]] = deque(maxlen=_MAX_ALERTS)  # with their records' numbers
         self.num_labels = 0
         self._read = 0
 
@@ -129,12 +129,7 @@ class Telemetry:
                 rows = connection.execute(query).all()
             if rows:
                 self._read = rows[-1].number
-                parts = [
-                    part
-                    for row in rows
-                    if (part := self._decoded(row.device, row.payload, row.received_at, numbers.get))
-                    is not None
-                ]
+                parts = [part for row in rows if (part := self._decoded(row, numbers.get)) is not None]
                 self._count(parts, tuple(versions), now)
                 total += len(rows)
             if len(rows) < _BATCH:
@@ -171,19 +166,19 @@ class Telemetry:
         return len(over)
 
     def _decoded(
-        self, device: str, payload: bytes, at: float, version_of: Callable[[str], int | None]
+        self, row: Row[Any], version_of: Callable[[str], int | None]
     ) -> Reports | LabelReports | None:
-        number = self._numbers.get(device)
+        number = self._numbers.get(row.device)
         if number is None:
             self.malformed["device: not in the fleet"] += 1
             return None
         try:
-            said = decode(payload, number, at, self._shape, version_of)
+            said = decode(row.payload, number, row.received_at, self._shape, version_of)
         except MalformedError as error:
             self.malformed[str(error).partition(":")[0]] += 1
             return None
         if isinstance(said, Alert):
-            self.alerts.append(said)
+            self.alerts.append((row.number, said))
             return None
         return said
 

@@ -19,7 +19,7 @@ class _Silent:
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault, self.turns = fault, 0
-        self.memory, self.trouble = SimpleNamespace(state=None), None
+        self.memory, self.trouble, self.telemetry = SimpleNamespace(state=None), None, None
 
     def tick(self, now: float) -> tuple[()]:
         self.turns += 1
