@@ -28,7 +28,13 @@ for name in sys.argv[1:]:
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 # Where a library's name on the index is not the name that is imported.
-INSTALLED_AS = {"yaml": "pyyaml", "hydra": "hydra-core", "google": "protobuf", "grpc": "grpcio"}
+INSTALLED_AS = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "hydra": "hydra-core",
+    "google": "protobuf",
+    "grpc": "grpcio",
+}
 
 
 @pytest.mark.parametrize("package", NUMPY_ONLY)
@@ -60,7 +66,7 @@ def test_the_simulators_help_needs_no_heavy_library(base, tmp_path):
 DEVICE_FOLDERS = sorted(
     f"fedretrain/{folder.name}"
     for folder in (ROOT / "fedretrain").iterdir()
-    if folder.is_dir() and folder.name not in ("server", "__pycache__")
+    if folder.is_dir() and folder.name not in ("server", "demo", "__pycache__")
 )
 """All that a device may be asked to run."""
 
