@@ -16,7 +16,7 @@ import pytest
 from fedretrain.core.clock import Instant
 from fedretrain.edge.records import Batch
 from fedretrain.wire.sequence import Gap, Key, Priority
-from tests.edge_cases import Device, Server, drain
+from tests.edge_cases import Device, Server, drain, notice_of
 from tests.edge_child import payload_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,9 @@ INFINITE = 10**9
 def read_batch(said) -> Batch:
     records = tuple(
         SimpleNamespace(
-            key=Key(*name, Priority(priority), sequence), payload=payload.encode(), instant=Instant(0, 0)
+            key=Key(*name, Priority(priority), sequence),
+            payload=payload.encode("latin-1"),
+            instant=Instant(0, 0),
         )
         for *name, priority, sequence, payload in said["records"]
     )
@@ -157,7 +159,7 @@ def test_a_page_overwritten_in_the_middle_is_set_aside_and_the_agent_goes_on(tmp
     life.path.write_bytes(content)
     before = len(life.server.counted)
     life.live(answers=20)
-    notices = [json.loads(payload) for _, payload in life.server.counted if b"event" in payload]
+    notices = [notice_of(payload) for _, payload in life.server.counted if b"event" in payload]
     (aside,) = tmp_path.glob("agent.db.damaged-*")
     assert aside.read_bytes() == content
     assert [(notice["event"], notice["file"]) for notice in notices] == [("database_set_aside", aside.name)]
