@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 PROTO_OUT ?= .
 
-.PHONY: help run test test-faults check proto format bench clean
+.PHONY: help run test test-faults test-story check proto format bench clean
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -26,7 +26,10 @@ run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.ht
 	$(BIN)/python -m sim
 
 test: $(STAMP)  ## every test but those of faults
-	$(BIN)/python -m pytest -m 'not faults' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not faults and not story' -n 2 --dist loadfile
+
+test-story: $(STAMP)  ## the whole demo, from its command to its last line
+	$(BIN)/python -m pytest -m story
 
 test-faults: $(STAMP)  ## what is killed, cut, filled and flooded
 	$(BIN)/python -m pytest -m faults

@@ -22,7 +22,7 @@ STORY = (
 )
 
 
-@pytest.mark.faults
+@pytest.mark.story
 @pytest.mark.timeout(1800)
 def test_the_demo_tells_its_whole_story(tmp_path):
     words = [sys.executable, "-m", "fedretrain", "demo", "--folder", str(tmp_path / "demo")]
