@@ -10,23 +10,20 @@ Rules of this file:
 from __future__ import annotations
 
 import ipaddress
-import re
-import tomllib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedretrain.core.build import build
 from fedretrain.core.checks import not_negative, positive, require
 from fedretrain.core.clock import DAY_S
-from fedretrain.core.errors import ConfigError
 from fedretrain.core.ids import is_name
+from fedretrain.core.toml_file import check_address, read_toml, under
 from fedretrain.edge.health_limits import HealthLimits
 from fedretrain.training.keep import BlendConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 MIB = 2**20
 
 
@@ -105,7 +102,7 @@ class ApiConfig:
 
     def __post_init__(self) -> None:
         if self.http:
-            _address("api.http", self.http)
+            check_address("api.http", self.http)
             ok = is_loopback(self.http.rsplit(":", 1)[0])
             fix = "write 127.0.0.1:PORT; put a proxy of your own before it for others"
             require(ok, f"{self.http!r} is not on the loopback interface", key="api.http", fix=fix)
@@ -190,7 +187,7 @@ class EdgeConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", tuple(self.devices))
         require(bool(self.folder), "no folder", key="folder", fix="name one")
-        _address("enrol", self.enrol)
+        check_address("enrol", self.enrol)
         require(bool(self.authority), "no authority", key="authority", fix="name the fleet's ca.pem")
         names = [device.name for device in self.devices]
         require(bool(names), "no device", key="devices", fix="add [[devices]]")
@@ -205,11 +202,11 @@ def read_edge(path: Path) -> EdgeConfig:
     Raises:
         ConfigError: If it cannot be read, or says what cannot be.
     """
-    config = build(EdgeConfig, _toml(path), where=str(path))
+    config = build(EdgeConfig, read_toml(path), where=str(path))
     base = path.resolve().parent
-    devices = tuple(replace(one, token_file=_under(base, one.token_file)) for one in config.devices)
-    api = replace(config.api, socket=_under(base, config.api.socket))
-    folder, authority = _under(base, config.folder), _under(base, config.authority)
+    devices = tuple(replace(one, token_file=under(base, one.token_file)) for one in config.devices)
+    api = replace(config.api, socket=under(base, config.api.socket))
+    folder, authority = under(base, config.folder), under(base, config.authority)
     return replace(config, folder=folder, authority=authority, devices=devices, api=api)
 
 
@@ -219,22 +216,3 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", where=str(path), fix="name the file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"it cannot be read: {error}", where=str(path), fix="write TOML") from error
-
-
-def _under(base: Path, path: str) -> str:
-    return str(base / path) if path else ""
-
-
-def _address(key: str, value: str) -> None:
-    found = _ADDRESS.fullmatch(value)
-    ok = found is not None and int(value.rsplit(":", 1)[1]) < 2**16
-    require(ok, f"{value!r} is no address", key=key, fix="write host:port")

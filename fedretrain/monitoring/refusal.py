@@ -191,10 +191,10 @@ def _negative(*counts: NDArray[np.int32]) -> NDArray[np.bool_]:
     return bad_K
 
 
-def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """``[K]`` malformed rows and ``[K]`` rows with a negative count."""
+def _shapes_fit(rows: Reports, known: Known) -> bool:
+    """Whether every column has the width that is expected, and no KPI is a stranger."""
     num_features, num_cells, num_outputs = known.shape
-    shapes_fit = (
+    return (
         rows.features_KFC.shape[1:] == (num_features, num_cells)
         and rows.violations_KF.shape[1:] == (num_features,)
         and rows.outputs_KM.shape[1:] == (num_outputs,)
@@ -211,7 +211,11 @@ def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], N
             )
         )
     )
-    if not shapes_fit:
+
+
+def _telemetry_faults(rows: Reports, known: Known) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """``[K]`` malformed rows and ``[K]`` rows with a negative count."""
+    if not _shapes_fit(rows, known):
         return np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     values_KF = rows.features_KFC.sum(axis=2)
     bad_K = (values_KF != values_KF[:, :1]).any(

@@ -119,7 +119,7 @@ def _config(
     below: argparse._SubParsersAction[argparse.ArgumentParser], check_agent: Callable[[Path], dict[str, str]]
 ) -> None:
     def run(arguments: argparse.Namespace) -> int:
-        from fedretrain.server.config import read_toml
+        from fedretrain.core.toml_file import read_toml
         from fedretrain.server.desk import check_config
 
         values = read_toml(arguments.file)

@@ -9,17 +9,15 @@ Rules of this file:
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from fedretrain.core.build import build
 from fedretrain.core.checks import positive, require
 from fedretrain.core.errors import ConfigError
+from fedretrain.core.toml_file import check_address, read_toml, under
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Listen:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hosts", tuple(self.hosts))
         for key in ("control", "enrol"):
-            _address(f"listen.{key}", getattr(self, key))
+            check_address(f"listen.{key}", getattr(self, key))
         if self.public:
-            _address("listen.public", self.public)
+            check_address("listen.public", self.public)
         require(bool(self.hosts), "a certificate for no host", key="listen.hosts", fix="name one at least")
         positive("listen.heartbeat_s", self.heartbeat_s)
 
@@ -65,9 +63,9 @@ class Flower:
     development: bool = False
 
     def __post_init__(self) -> None:
-        _address("flower.fleet", self.fleet)
+        check_address("flower.fleet", self.fleet)
         if self.public:
-            _address("flower.public", self.public)
+            check_address("flower.public", self.public)
 
 
 @dataclass(frozen=True)
@@ -162,10 +160,10 @@ def read_server(path: Path) -> ServerConfig:
     populations = {
         name: replace(
             one,
-            policy=_under(base, one.policy),
-            training=_under(base, one.training),
-            features=_under(base, one.features),
-            pool=_under(base, one.pool),
+            policy=under(base, one.policy),
+            training=under(base, one.training),
+            features=under(base, one.features),
+            pool=under(base, one.pool),
         )
         for name, one in config.populations.items()
     }
@@ -176,28 +174,4 @@ def read_server(path: Path) -> ServerConfig:
                 raise ConfigError(
                     f"there is no {named}", where=f"{path}: populations.{name}.{key}", fix="correct the path"
                 )
-    return replace(config, folder=_under(base, config.folder), populations=populations)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", where=str(path), fix="name the file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"it cannot be read: {error}", where=str(path), fix="write TOML") from error
-
-
-def _under(base: Path, path: str) -> str:
-    return str(base / path) if path else ""
-
-
-def _address(key: str, value: str) -> None:
-    found = _ADDRESS.fullmatch(value)
-    ok = found is not None and int(value.rsplit(":", 1)[1]) < 2**16
-    require(ok, f"{value!r} is no address", key=key, fix="write host:port")
+    return replace(config, folder=under(base, config.folder), populations=populations)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fedretrain.artifacts.store import ContentStore
     from fedretrain.core.params import Params
     from fedretrain.features.schema import Schema
+    from fedretrain.monitoring.bins import Bins
     from fedretrain.server.pool import Pool
     from fedretrain.server.training_file import TrainingFile
     from fedretrain.training.plan import Trainer
@@ -94,6 +95,39 @@ def train_on_pool(trainer: Trainer, data: ClientData, num_rounds: int) -> dict[s
     )
 
 
+def _fitted(training: TrainingFile, features: Pipeline, pool: Pool, outputs: tuple[str, ...]) -> Pipeline:
+    """The features, fitted to the pool.
+
+    Raises:
+        ConfigError: If plan, features and outputs do not fit each other.
+    """
+    schema = features.schema
+    assert schema is not None
+    pipeline = features.fit(pool.x, schema, device=pool.labelled.device_N)
+    if pipeline.has_local:
+        raise ConfigError(
+            "a first champion with local numbers", where="features", fix="use a scaler that is not local"
+        )
+    plan = training.plan
+    if pipeline.output_shape(schema) != tuple(plan.input_shape) or len(outputs) != plan.num_outputs:
+        raise ConfigError(
+            f"the features give {pipeline.output_shape(schema)} and there are {len(outputs)} outputs; "
+            f"the plan wants {tuple(plan.input_shape)} and {plan.num_outputs}",
+            where="training.plan",
+            fix="set input_shape and num_outputs to what the features and labels are",
+        )
+    return pipeline
+
+
+def _bins(pipeline: Pipeline, x: NDArray[np.float32]) -> Bins:
+    """The bins of model inputs ``[N, *F]``."""
+    flat, schema = x.reshape(len(x), -1), pipeline.schema
+    assert schema is not None
+    names = pipeline.feature_names(schema)
+    names = names if len(names) == flat.shape[1] else tuple(f"input {i}" for i in range(flat.shape[1]))
+    return fit_bins(flat, names)
+
+
 def first_package(
     store: ContentStore,
     training: TrainingFile,
@@ -125,21 +159,9 @@ def first_package(
         ConfigError: If plan, features and outputs do not fit each other.
         DataError: If the weights are not this model's, or training ran away.
     """
-    schema = features.schema
+    plan, pipeline = training.plan, _fitted(training, features, pool, outputs)
+    schema = pipeline.schema
     assert schema is not None
-    pipeline = features.fit(pool.x, schema, device=pool.labelled.device_N)
-    if pipeline.has_local:
-        raise ConfigError(
-            "a first champion with local numbers", where="features", fix="use a scaler that is not local"
-        )
-    plan = training.plan
-    if pipeline.output_shape(schema) != tuple(plan.input_shape) or len(outputs) != plan.num_outputs:
-        raise ConfigError(
-            f"the features give {pipeline.output_shape(schema)} and there are {len(outputs)} outputs; "
-            f"the plan wants {tuple(plan.input_shape)} and {plan.num_outputs}",
-            where="training.plan",
-            fix="set input_shape and num_outputs to what the features and labels are",
-        )
     trainer = plan.make()
     x = pipeline.apply(pool.x)
     if weights:
@@ -155,9 +177,6 @@ def first_package(
         answers = Calibration().apply(model.predict(pipeline.apply(rows)))
         return Decision().scores(answers, objective)
 
-    flat = x.reshape(len(x), -1)
-    names = pipeline.feature_names(schema)
-    names = names if len(names) == flat.shape[1] else tuple(f"input {i}" for i in range(flat.shape[1]))
     vectors = make_vectors(scores, _clear(scores, schema), tolerance=TOLERANCE)
     about = TrainingRecord(
         strategy=Strategy.IMPORTED if weights else Strategy.CENTRAL,
@@ -167,7 +186,7 @@ def first_package(
     )
     return write_package(
         store,
-        Contents(made, graph, pipeline, vectors, freeze(fit_bins(flat, names))),
+        Contents(made, graph, pipeline, vectors, freeze(_bins(pipeline, x))),
         population=population,
         version=version,
         created_at=created_at,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
 
@@ -79,17 +79,8 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
         Gap(batch.installation, gap.boot, Priority(gap.priority), gap.first, gap.last) for gap in batch.gaps
     ]
     inbox, receipt = receive(inbox, batch.oldest_boot, keys, gaps)
-    fresh = [
-        {
-            "population": device.population,
-            "device": device.device,
-            "at": _resolved(record, batch, now),
-            "received_at": now,
-            "payload": record.payload,
-        }
-        for record, arrival in zip(batch.records, receipt.records, strict=True)
-        if arrival is Arrival.FRESH
-    ]
+    arrived = zip(batch.records, receipt.records, strict=True)
+    fresh = [_row(device, record, batch, now) for record, arrival in arrived if arrival is Arrival.FRESH]
     if fresh:
         connection.execute(insert(telemetry), fresh)
     text = json.dumps(inbox.to_dict())
@@ -105,6 +96,17 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
         refused_records=_refused(receipt.records),
         refused_gaps=_refused(receipt.gaps),
     )
+
+
+def _row(device: Device, record: pb.Record, batch: pb.TelemetryBatch, now: float) -> dict[str, Any]:
+    """A record as the table keeps it."""
+    return {
+        "population": device.population,
+        "device": device.device,
+        "at": _resolved(record, batch, now),
+        "received_at": now,
+        "payload": record.payload,
+    }
 
 
 def _resolved(record: pb.Record, batch: pb.TelemetryBatch, now: float) -> float:

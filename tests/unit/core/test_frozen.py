@@ -50,7 +50,9 @@ def test_everything_comes_back_bit_for_bit():
 
 
 def test_what_is_read_may_be_written_to():
-    thaw(Outer, freeze(_outer())).counts[0] = 5  # an array of its own, not a view of the bytes
+    read = thaw(Outer, freeze(_outer()))
+    read.counts[0] = 5  # an array of its own, not a view of the bytes
+    assert read.counts.tolist() == [5, 1, 2, 3]
 
 
 def test_bins_come_back_with_their_digest():
