@@ -3,6 +3,7 @@
 Rules of this file:
     * A committed transaction is on the disk when `commit` returns: WAL with synchronous=FULL on SQLite.
     * A transaction that writes takes SQLite's write lock at its beginning, so that what it read cannot change under it.
+    * Who only reads (`reading`) takes no lock: it sees one state of the database, and neither waits for writers nor keeps them.
     * The tables are made and changed by migrations only.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_S = 30.0
+_READS = "fedretrain_reads"
 
 
 def open_database(url: str) -> Engine:
@@ -64,6 +66,15 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def reading(engine: Engine) -> Connection:
+    """A connection to look with, as a context manager: nothing that is written in it is kept.
+
+    Args:
+        engine: Of `open_database`.
+    """
+    return engine.connect().execution_options(**{_READS: True})
+
+
 def migrate(engine: Engine) -> None:
     """Bring the tables to this release's."""
     config = AlembicConfig()
@@ -84,4 +95,5 @@ def _durable(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        connection.execute(text("BEGIN IMMEDIATE"))
+        reads = connection.get_execution_options().get(_READS, False)
+        connection.execute(text("BEGIN" if reads else "BEGIN IMMEDIATE"))

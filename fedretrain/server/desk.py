@@ -23,7 +23,7 @@ from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.server import alerts, fleet, memory, orders, versions
 from fedretrain.server.config import read_server
-from fedretrain.server.database import open_database
+from fedretrain.server.database import open_database, reading
 from fedretrain.server.enrolment import make_tokens
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.fleet import Standing
@@ -137,7 +137,7 @@ class Desk:
     def status(self) -> dict[str, Any]:
         """Where the population stands."""
         state = self.memory().state
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             devices = fleet.everybody(connection, self.population)
         heard = sum(time.time() - one.seen_at < 3 * self._config.listen.heartbeat_s for one in devices)
         found: dict[str, Any] = {"population": self.population, "devices": len(devices), "online": heard}
@@ -182,7 +182,7 @@ class Desk:
 
     def devices(self) -> list[dict[str, Any]]:
         """Every device."""
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             found = fleet.everybody(connection, self.population)
         numbers = {digest: version for version, digest in self.models.versions.digests.items()}
         return [

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.privacy.ledger import GENESIS, Head
+from fedretrain.server.database import reading
 from fedretrain.server.tables import events, leases
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class EventLog:
 
     def head(self, stream: str) -> Head:
         """The end of a stream."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return _head(connection, stream)
 
     def read(self, stream: str, *, after: int = 0) -> Iterator[Entry]:
@@ -119,11 +120,11 @@ class EventLog:
         Raises:
             DataError: If a record was edited, is missing or stands elsewhere.
         """
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             previous = GENESIS if after == 0 else _hash_of(connection, stream, after)
         number = after
         while True:
-            with self.engine.connect() as connection:
+            with reading(self.engine) as connection:
                 query = (
                     select(events)
                     .where(events.c.stream == stream, events.c.number > number)
@@ -142,7 +143,7 @@ class EventLog:
 
     def streams(self) -> tuple[str, ...]:
         """The names of all streams, sorted."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return tuple(connection.scalars(select(events.c.stream).distinct().order_by(events.c.stream)))
 
     def acquire(self, name: str, holder: str, *, now: float, ttl_s: float) -> Fence | None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.server import fleet
+from fedretrain.server.database import reading
 from fedretrain.server.fleet import Device, Standing
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Peers:
         """Look at what has changed in the table."""
         begun = self._clock()
         since = min(self._seen_at, begun)  # a clock that was set back dates what is new before what was seen
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             changed = fleet.changed_since(connection, since - _OVERLAP_S)
         with self._lock:
             for device in changed:
@@ -69,7 +70,7 @@ class Peers:
         with self._lock:
             device = self._devices.get(fingerprint)
         if device is None:
-            with self._engine.connect() as connection:
+            with reading(self._engine) as connection:
                 device = fleet.by_fingerprint(connection, fingerprint)
         return device if device is not None and device.standing is Standing.ACTIVE else None
 

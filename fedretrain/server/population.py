@@ -31,6 +31,7 @@ from fedretrain.rollout.exposure import JOINED, ranks
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import grown
+from fedretrain.server.database import reading
 from fedretrain.server.field import Field
 from fedretrain.server.fleet import Standing
 from fedretrain.server.kept import kept_of, note_of
@@ -126,7 +127,7 @@ class Population:
         """
         self.trouble = None
         self.models.refresh()
-        with self._log.engine.connect() as connection:
+        with reading(self._log.engine) as connection:
             self.devices = fleet.everybody(connection, self.name)
         if self.memory.state is None:
             self._begin_if_possible(now)
@@ -259,8 +260,7 @@ class Population:
         before = state = self.memory.begun
         for event in events:
             state = cycle.apply(self.policy, state, event)
-            if state.champion == self.memory.begun.champion:
-                before = state
+            before = state if state.champion == self.memory.begun.champion else before
         if state.champion != before.champion:
             watching.promoted(state.champion, now, before.monitor)
 

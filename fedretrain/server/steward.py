@@ -22,6 +22,7 @@ from fedretrain.core.errors import FedretrainError
 from fedretrain.server import alerts, fleet
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
+from fedretrain.server.database import reading
 from fedretrain.server.event_log import FencedError, check_fence
 from fedretrain.server.fleet import Standing
 from fedretrain.server.models import Models
@@ -157,7 +158,7 @@ class Steward:
     def _publish(self, population: Population, now: float) -> None:
         state = population.memory.state
         gone = frozenset[int]() if state is None else state.quarantined
-        with self._log.engine.connect() as connection:  # a tick without an event has not asked
+        with reading(self._log.engine) as connection:  # a tick without an event has not asked
             check_fence(connection, self._fence)
         population.models.publish(self._keys.trust, gone, now)
         timestamp = self._keys.trust.read("timestamp.json")

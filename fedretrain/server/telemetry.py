@@ -20,6 +20,7 @@ from sqlalchemy import delete, func, select
 from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.reports import LabelReports, Reports, join
 from fedretrain.monitoring.store import FleetStore
+from fedretrain.server.database import reading
 from fedretrain.server.tables import telemetry
 from fedretrain.wire.control import SHADOW, Alert, MalformedError, ReportShape, decode
 
@@ -115,7 +116,7 @@ class Telemetry:
         numbers = {digest: version for version, digest in versions.items()}
         total = 0
         while True:
-            with self._engine.connect() as connection:
+            with reading(self._engine) as connection:
                 query = (
                     select(telemetry)
                     .where(
@@ -154,7 +155,7 @@ class Telemetry:
             .where(telemetry.c.population == self._population, telemetry.c.number < newest)
             .order_by(telemetry.c.number)
         )
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             first = connection.execute(oldest.limit(1)).one_or_none()
             if first is None or first.received_at >= before:
                 return 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine, delete, inspect, update
+from sqlalchemy import create_engine, delete, func, inspect, select, update
 
 from fedretrain.core.errors import ConfigError, DataError
-from fedretrain.server.database import open_database
-from fedretrain.server.event_log import ConflictError, EventLog, FencedError
+from fedretrain.server.database import open_database, reading
+from fedretrain.server.event_log import ConflictError, EventLog, FencedError, append
 from fedretrain.server.tables import events, metadata
 
 if TYPE_CHECKING:
@@ -133,3 +133,19 @@ def test_another_database_is_refused(url: str) -> None:
 def test_a_database_that_cannot_be_opened_is_named() -> None:
     with pytest.raises(DataError, match="cannot be opened"):
         open_database("sqlite:////nowhere/at/all/log.db")
+
+
+def test_who_reads_neither_waits_for_a_writer_nor_keeps_one(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/log.db")
+    log = EventLog(engine)
+    log.append("a", [{}], at=0.0)
+    with engine.begin() as writing:
+        append(writing, "a", [{}], at=1.0)
+        assert log.head("a").counter == 1  # at once, though somebody writes
+    with reading(engine) as looking:
+        seen = select(func.count()).select_from(events)
+        assert looking.scalar(seen) == 2
+        log.append("a", [{}], at=2.0)  # at once, though somebody looks
+        assert looking.scalar(seen) == 2  # one state of the database
+    assert log.head("a").counter == 3
+    engine.dispose()
