@@ -13,9 +13,11 @@ from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, 
 from fedretrain.core.errors import DataError
 from fedretrain.edge.control import ControlClient, Credentials, enrol
 from fedretrain.server.commit import GroupCommit
+from fedretrain.server.config import Quota
 from fedretrain.server.enrolment import Enrolling, Told, make_tokens
 from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
 from fedretrain.server.peers import Peers
+from fedretrain.server.quota import Quotas
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
@@ -85,6 +87,7 @@ def loopback(
     root: bytes = b"root",
     slot_s: float = 3600.0,
     ports: tuple[int, int] = (0, 0),
+    quota: Quota | None = None,
 ) -> Iterator[Loopback]:
     """A gateway in a thread of this process; `root` is what enrolled devices are told to trust."""
     authority = FleetAuthority(folder / "authority", now=time.time())
@@ -106,6 +109,7 @@ def loopback(
         lambda: time.time() + here.offset_s,
         heartbeat_s=1.0,
         slot_s={"p": slot_s, "plant": slot_s},
+        quotas=Quotas(quota or Quota()),
     )
     # Devices are told an address that is known once the server listens.
     enrolling = Enrolling(engine, authority, peers, Told(root, "127.0.0.1:1"), time.time)

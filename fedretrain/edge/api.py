@@ -15,7 +15,6 @@ import logging
 import math
 import socket
 import threading
-import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -27,6 +26,7 @@ import numpy as np
 
 from fedretrain.core.build import plain
 from fedretrain.core.errors import DataError, FedretrainError, UserError
+from fedretrain.core.rate import RateLimit
 from fedretrain.edge.config import is_loopback
 
 if TYPE_CHECKING:
@@ -40,32 +40,6 @@ MAX_CONNECTIONS = 64
 IDLE_S = 30.0
 MAX_RECENT = 200
 _log = logging.getLogger(__name__)
-
-
-class RateLimit:
-    """So many requests a second, and a burst at once. Any thread may ask.
-
-    Args:
-        per_s: How many come back in a second.
-        burst: How many there are at most.
-        clock: Seconds.
-    """
-
-    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_s, self._burst, self._clock = per_s, burst, clock
-        self._left, self._at = float(burst), clock()
-        self._mutex = threading.Lock()
-
-    def allows(self) -> bool:
-        """Take one; False if there is none."""
-        with self._mutex:
-            now = self._clock()
-            self._left = min(float(self._burst), self._left + (now - self._at) * self._per_s)
-            self._at = now
-            if self._left < 1.0:
-                return False
-            self._left -= 1.0
-            return True
 
 
 class _RefusedError(Exception):

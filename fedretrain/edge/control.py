@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from fedretrain.core.errors import FedretrainError
-from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 CALL_S = 20.0
 FETCH_S = 600.0
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 
 class ControlError(FedretrainError):

@@ -16,6 +16,7 @@ from fedretrain.core.build import build
 from fedretrain.core.checks import positive, require
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.toml_file import check_address, read_toml, under
+from fedretrain.wire.control import MAX_MESSAGE_BYTES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -46,6 +47,31 @@ class Listen:
             check_address("listen.public", self.public)
         require(bool(self.hosts), "a certificate for no host", key="listen.hosts", fix="name one at least")
         positive("listen.heartbeat_s", self.heartbeat_s)
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What one device may ask of the gateway; more is refused by name, and may be asked for again later.
+
+    Attributes:
+        calls_per_s: Heartbeats and fetched files, for as long as it likes.
+        burst_calls: So many at once: a start that installs a package.
+        bytes_per_s: Telemetry, for as long as it likes.
+        burst_bytes: So many at once: a full outbox, after days without a network.
+    """
+
+    calls_per_s: float = 10.0
+    burst_calls: int = 400
+    bytes_per_s: float = 65_536.0
+    burst_bytes: int = 128 * 2**20
+
+    def __post_init__(self) -> None:
+        positive("quota.calls_per_s", self.calls_per_s)
+        positive("quota.bytes_per_s", self.bytes_per_s)
+        require(self.burst_calls >= 1, "no call is let through", key="quota.burst_calls")
+        enough = self.burst_bytes >= MAX_MESSAGE_BYTES
+        fix = f"give {MAX_MESSAGE_BYTES} at least: a batch may be so large"
+        require(enough, "a batch may never be sent", key="quota.burst_bytes", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -125,6 +151,7 @@ class ServerConfig:
         database: Its URL; empty: SQLite in `folder`.
         mlflow: Tracking URI of the registry that people look at; empty: SQLite in `folder`; "off": none.
         listen: Where devices reach it.
+        quota: What one device may ask of it.
         flower: Training.
         populations: By name.
     """
@@ -134,6 +161,7 @@ class ServerConfig:
     database: str = ""
     mlflow: str = ""
     listen: Listen = field(default_factory=Listen)
+    quota: Quota = field(default_factory=Quota)
     flower: Flower = field(default_factory=Flower)
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from fedretrain.server.enrolment import Enrolling, Told
 from fedretrain.server.event_log import FencedError
 from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
 from fedretrain.server.peers import POLL_S, Peers
+from fedretrain.server.quota import Quotas
 from fedretrain.server.steward import Steward
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Coordinator:
         listen = self._config.listen
         files = Files(self._blob, self._keys.trust.read, lambda: self._trust_version)
         slot_s = {name: one.watching.slot_s for name, one in self._config.populations.items()}
-        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s)
+        quotas = Quotas(self._config.quota)
+        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s, quotas)
         control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
         told = Told(self._keys.root, control)
         enrolling = Enrolling(self._log.engine, self._keys.authority, self._peers, told, self._clock)

@@ -17,7 +17,7 @@ import grpc
 from fedretrain.artifacts.identity import fingerprint
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import intake
-from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from fedretrain.server.commit import GroupCommit
     from fedretrain.server.fleet import Device
     from fedretrain.server.peers import Peers
+    from fedretrain.server.quota import Quotas
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
 OLDEST_PROTOCOL = 1
 CHUNK_BYTES = 256 * 1024
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 _MAX_HELD = 64
 _MAX_WORD = 64  # a digest: what a device says of itself is kept, and read at every turn
 
@@ -62,6 +62,7 @@ class Gateway(rpc.FleetControlServicer):
         clock: Seconds since the epoch.
         heartbeat_s: How often they shall be heard.
         slot_s: The devices of a population report one row for each slot of so many seconds.
+        quotas: How much each may ask.
     """
 
     def __init__(
@@ -72,13 +73,15 @@ class Gateway(rpc.FleetControlServicer):
         clock: Callable[[], float],
         heartbeat_s: float,
         slot_s: Mapping[str, float],
+        quotas: Quotas,
     ) -> None:
-        self._peers, self._writer, self._files = peers, writer, files
+        self._peers, self._writer, self._files, self._quotas = peers, writer, files, quotas
         self._clock, self._heartbeat_s, self._slot_s = clock, heartbeat_s, slot_s
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:  # noqa: N802
         """Keep what the device says of itself; tell it what it shall run."""
         device = await self._peer(context, request.protocol)
+        await _keep_within(context, self._quotas.call(device))
         now = self._clock()
         self._peers.heard(device, now, _said(request))
         return pb.HeartbeatReply(
@@ -106,6 +109,7 @@ class Gateway(rpc.FleetControlServicer):
     ) -> AsyncIterator[pb.ArtifactChunk]:
         """A file, from an offset on."""
         device = await self._peer(context, request.protocol)
+        await _keep_within(context, self._quotas.call(device))
         try:
             if request.WhichOneof("what") == "digest":
                 content = await asyncio.to_thread(self._files.blob, device, request.digest)
@@ -120,6 +124,7 @@ class Gateway(rpc.FleetControlServicer):
 
     async def _keep(self, batch: pb.TelemetryBatch, context: Context) -> pb.TelemetryAck:
         device = await self._peer(context, batch.protocol)
+        await _keep_within(context, self._quotas.carry(device, batch.ByteSize()))
         refused = intake.check(batch)
         if refused is not None:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, refused.why)
@@ -186,6 +191,12 @@ def _said(request: pb.HeartbeatRequest) -> dict[str, Any]:
         "free_bytes": conditions.free_bytes,
         "num_labelled": conditions.num_labelled,
     }
+
+
+async def _keep_within(context: Context, refused: str) -> None:
+    """Refuse a call beyond a quota."""
+    if refused:
+        await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, refused)
 
 
 async def _abort(context: Context, code: grpc.StatusCode, why: str) -> NoReturn:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """The version of the control plane that this release speaks."""
 
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""No message is longer, either way."""
+
 SHADOW = 1 << 30
 """Added to a version's number where it was scored in shadow, not served."""
 

@@ -9,6 +9,7 @@ from fedretrain.core.clock import Instant
 from fedretrain.edge.control import ControlError, Credentials
 from fedretrain.edge.records import Batch, Record
 from fedretrain.server import fleet
+from fedretrain.server.config import Quota
 from fedretrain.server.database import open_database
 from fedretrain.server.fleet import Standing
 from fedretrain.server.tables import telemetry
@@ -184,6 +185,28 @@ def test_a_batch_that_cannot_be_is_refused_by_name(here, batch, installation, na
         client.send(batch, NOW, installation)
     assert refused.value.is_refusal
     assert _stored(here) == 0
+
+
+def test_a_device_that_asks_too_much_is_refused_by_name_and_the_others_are_not(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+    quota = Quota(calls_per_s=1e-3, burst_calls=3, bytes_per_s=1.0)
+    with loopback(tmp_path, engine, quota=quota) as here:
+        a, b = here.client(here.join("a")), here.client(here.join("b"))
+        for _ in range(3):
+            a.heartbeat(_heartbeat())
+        with pytest.raises(ControlError, match="call more rarely") as refused:
+            a.heartbeat(_heartbeat())
+        assert not refused.value.is_refusal  # it is tried again, later
+        with pytest.raises(ControlError, match="call more rarely"):
+            a.fetch_blob("ab" * 32, 10)
+        big = _batch(*range(14), payload=b"x" * 500_000)
+        for _ in range(quota.burst_bytes // 7_000_500):
+            a.send(big, NOW, INSTALLATION)
+        with pytest.raises(ControlError, match="send the rest later"):
+            a.send(big, NOW, INSTALLATION)
+        assert b.heartbeat(_heartbeat()).protocol == PROTOCOL
+        assert b.send(_batch(0), NOW, INSTALLATION) == _batch(0)
+    engine.dispose()
 
 
 def test_an_oversize_message_does_not_reach_us(here):
