@@ -20,28 +20,26 @@ from fedretrain.coordinator.cycle import Evidence, Trained
 from fedretrain.coordinator.looking import Looking
 from fedretrain.coordinator.signals import Facts
 from fedretrain.coordinator.watching import Clockwork, Watching
-from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import DataError
 from fedretrain.core.frozen import freeze, thaw
 from fedretrain.retraining.signals import Signals
 from fedretrain.rollout.assignment import confirm, exposure
-from fedretrain.rollout.causes import EventKind, Phase
+from fedretrain.rollout.causes import EventKind
 from fedretrain.rollout.evidence import Coverage, RolloutEvidence
-from fedretrain.rollout.exposure import JOINED, ranks
+from fedretrain.rollout.exposure import JOINED
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import grown
 from fedretrain.server.database import reading
+from fedretrain.server.examining import Examiner
 from fedretrain.server.field import Field
 from fedretrain.server.fleet import Standing
 from fedretrain.server.kept import kept_of, note_of
 from fedretrain.server.memory import LOOK, ORDERS, RANKS, fold, recall, stream
-from fedretrain.server.ranked import Ranked
+from fedretrain.server.ranked import Ranked, queue
 from fedretrain.server.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from fedretrain.artifacts.store import ContentStore
@@ -110,7 +108,7 @@ class Population:
                 None if look is None else look[2],
                 (0, 0) if look is None else look[:2],
             )
-        self.validation: tuple[int, Verdict, float] | None = None
+        self._examiner = Examiner(models)
         self.trouble: DataError | None = None
 
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
@@ -298,7 +296,7 @@ class Population:
         state, seed = self.memory.begun, secrets.randbits(62)
         blob = self._states.put(freeze(Ranked(queue(self.devices, secrets.randbits(62)))))
         self._looking.begin(seed)
-        self.validation = None
+        self._examiner = Examiner(self.models)
         return {"kind": RANKS, "rollout": state.num_rollouts + 1, "blob": blob, "seed": seed}
 
     def _load_ranks(self, digest: str) -> NDArray[np.float64]:
@@ -312,7 +310,6 @@ class Population:
         seen = exposure(self.memory.assignments, now, heard_D)
         if rollout is None or not rollout.is_open:
             return RolloutEvidence(exposure=seen, approval=told.approval, operator=told.operator)
-        verdict = self._validated(rollout, now)
         if self.telemetry is not None:
             self._looking.take(rollout, now, lambda start_at: self._measure(rollout, start_at, now))
         return RolloutEvidence(
@@ -322,24 +319,15 @@ class Population:
             exposure=seen,
             approval=told.approval,
             operator=told.operator,
-            validation=verdict,
+            validation=self._validated(rollout, now),
         )
 
     def _validated(self, rollout: RolloutState, now: float) -> Verdict:
-        """The offline verdict; an undecided one is asked for again after a day."""
-        candidate = rollout.plan.candidate
-        known = self.validation
-        fresh = known is not None and known[0] == candidate
-        if known is not None and fresh and (known[1] is not Verdict.INCONCLUSIVE or now - known[2] < DAY_S):
-            return known[1]
-        if rollout.phase is not Phase.PENDING:
-            return Verdict.PASS if known is None else known[1]
         try:
-            verdict = self.models.validate(candidate, rollout.plan.champion)
+            return self._examiner.validated(rollout, now)
         except DataError as error:
-            self.trouble, verdict = error, Verdict.INCONCLUSIVE
-        self.validation = (candidate, verdict, now)
-        return verdict
+            self.trouble = error
+            return Verdict.INCONCLUSIVE
 
     def _measure(self, rollout: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
         assert self.telemetry is not None
@@ -377,23 +365,3 @@ class Population:
             campaign_epsilon=budget.campaign,
             can_personalize=self.models.can_personalize(self.memory.begun.champion),
         )
-
-
-def queue(devices: Sequence[Device], salt: int) -> NDArray[np.float64]:
-    """``[D]`` in which order a fleet is exposed: a share of those that may speak; the others stand behind all of them.
-
-    Args:
-        devices: Everybody who ever enrolled, by number.
-        salt: Of the rollout.
-    """
-    active = [one for one in devices if one.standing is Standing.ACTIVE]
-    strata = {key: i for i, key in enumerate(sorted({_stratum(one) for one in active}))}
-    rank_D = np.full(len(devices), JOINED)
-    if active:
-        number_K = np.array([one.number for one in active])
-        rank_D[number_K] = ranks(number_K, [strata[_stratum(one)] for one in active], salt)
-    return rank_D
-
-
-def _stratum(device: Device) -> tuple[str, str]:
-    return device.traits.site, device.traits.device_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedretrain.rollout.exposure import JOINED, exposed
 from fedretrain.server.fleet import Device, Standing, Traits
-from fedretrain.server.population import queue
+from fedretrain.server.ranked import queue
 
 
 def _fleet(gone):
