@@ -3,7 +3,8 @@
 Rules of this file:
     * Events are written as they happen; steps once for each step of the tally; everything else when the life is over.
     * A drift is *detected* at the first alert after its onset, *restored* when the hit devices' accuracy is back within
-      the bad margin of their own record for a whole trailing window.
+      the bad margin of their own record for a whole trailing window, while the drift lasts: a drift that ends by itself
+      mends nothing.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from fedretrain.rollout.quarantine import QuarantineEvent
     from sim.lifetime.loop import Living
     from sim.lifetime.online import Told
+    from sim.sensors.events import DriftEvent
 
 _YEAR_S = 365.25 * DAY_S
 ALERTS = ("drifted", "accuracy_fell", "confidence_decayed", "kpi_breached", "device_quarantined")
@@ -305,8 +307,9 @@ class Chronicle:
         """What became of each injected drift."""
         found = []
         for group in self._living.truth.groups:
-            onset_at = min(event.onset_at for event in group)
+            onset_at = _onset_of(group)
             alerts = [e.at - onset_at for e in self._events if e.kind in ALERTS and e.at >= onset_at]
+            until_at = self._watched_until(group)
             found.append(
                 DetectionRecord(
                     self._policy,
@@ -314,28 +317,32 @@ class Chronicle:
                     self._living.title_of(group[0].spec),
                     onset_at,
                     min(alerts, default=float("nan")),
-                    self._restored(self._living.truth.hit(group), onset_at),
+                    self._restored(self._living.truth.hit(group), onset_at, until_at),
+                    until_at - onset_at,
                 )
             )
         return found
 
-    def _restored(self, hit: np.ndarray[Any, Any], onset_at: float) -> float:
-        """Seconds from the onset until few of the hit devices are badly served, for good; NaN if never.
+    def _watched_until(self, group: Sequence[DriftEvent]) -> float:
+        """What comes after the next drift's onset is the next one's, and after the drift's own end nobody's."""
+        onsets = [_onset_of(other) for other in self._living.truth.groups]
+        next_at = min((at for at in onsets if at > _onset_of(group)), default=math.inf)
+        return min(next_at, *(event.end_at for event in group), self._living.life.duration_s)
 
-        What comes after the next drift's onset is the next one's.
-        """
+    def _restored(self, hit: np.ndarray[Any, Any], onset_at: float, until_at: float) -> float:
+        """Seconds from the onset until few of the hit devices are badly served, for good; 0 if few ever were, NaN if never."""
         tally = self._living.tally
-        onsets = [min(event.onset_at for event in group) for group in self._living.truth.groups]
-        next_at = min((at for at in onsets if at > onset_at), default=math.inf)
-        first = int(onset_at // tally.step_s)
-        steps = tally.rows_DS.shape[1]
-        end = steps if math.isinf(next_at) else min(steps, int(next_at // tally.step_s))
+        first, end = int(onset_at // tally.step_s), int(until_at // tally.step_s)
         bad = np.array([float(tally.badly_served(s)[hit].mean()) for s in range(first, end)])
         harmed = bad > _HARMED
         if not harmed.any():
             return 0.0
         last = int(np.flatnonzero(harmed)[-1])
         return float("nan") if last == len(bad) - 1 else (first + last + 1) * tally.step_s - onset_at
+
+
+def _onset_of(group: Sequence[DriftEvent]) -> float:
+    return min(event.onset_at for event in group)
 
 
 _HARMED = 0.1

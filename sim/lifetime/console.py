@@ -7,13 +7,17 @@ import re
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from sim.lifetime.report.detection import found, shown_delay
 from sim.lifetime.report.devices import part_scores
 from sim.lifetime.report.headline import headlines, privacy_scopes
-from sim.report.words import Words, count, significant, size
+from sim.report.words import DASH, Words, count, significant, size
 from sim.results import Metric
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sim.lifetime.records import LifetimeRun
+    from sim.lifetime.report.detection import Found
     from sim.lifetime.report.headline import Headline
     from sim.outputs import RunFolder
     from sim.results import Estimate
@@ -33,6 +37,18 @@ _HEADER = (
     "labels",
     "epsilon",
 )
+_MENDED = (
+    "drift",
+    "policy",
+    "onsets",
+    "noticed, half",
+    "harmful",
+    "restored",
+    "not restored",
+    "onset to restored, half",
+    "9 in 10",
+)
+"""Not restored: not before the drift ended by itself or the next one began; later than all that were."""
 
 
 def announce(run: LifetimeRun, folder: RunFolder, out: TextIO | None = None) -> None:
@@ -45,16 +61,31 @@ def announce(run: LifetimeRun, folder: RunFolder, out: TextIO | None = None) -> 
     """
     to = out or sys.stdout
     heads = headlines(run)
+    private = any(head.epsilon for head in heads)
     rows = [_HEADER, *(_row(head) for head in heads)]
-    kept = [i for i in range(len(_HEADER)) if i < len(_HEADER) - 1 or any(h.epsilon for h in heads)]
-    widths = {i: max(len(row[i]) for row in rows) for i in kept}
-    to.write("\n")
-    for row in rows:
-        to.write("  ".join(row[i].ljust(widths[i]) for i in kept).rstrip() + "\n")
-    to.write("\n")
+    to.write(f"\n{_aligned([row if private else row[:-1] for row in rows])}\n")
     for line in _notes(run):
         to.write(f"{line}\n")
+    if mended := [_mended(item) for item in found(run)]:
+        to.write(f"\n{_aligned([_MENDED, *mended])}\n")
     to.write(f"report   {folder.path / 'report.html'}\nsummary  {folder.path / 'summary.json'}\n")
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells, columns below each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
+        for row in rows
+    )
+
+
+def _mended(item: Found) -> tuple[str, ...]:
+    """How one kind of drift was noticed and mended under one policy."""
+    times = (item.half.shown, item.late.shown) if item.harmed else (DASH, DASH)
+    seen = f"{round(item.noticed * item.num)} in {shown_delay(item.median_s)}"
+    counts = (str(item.num), seen, str(item.harmed), str(item.restored), str(item.censored))
+    return (item.kind, item.policy, *counts, *times)
 
 
 def _row(head: Headline) -> tuple[str, ...]:
@@ -125,8 +156,8 @@ def _warned(run: LifetimeRun, policy: str) -> list[str]:
 
 
 def _together(texts: list[str]) -> str:
-    found = [match for text in texts if (match := _FIGURE.search(text))]
-    figures = sorted((float(match[0][:-1]), match[0]) for match in found)
+    matches = [match for text in texts if (match := _FIGURE.search(text))]
+    figures = sorted((float(match[0][:-1]), match[0]) for match in matches)
     if not figures or figures[0] == figures[-1]:
         return texts[0]
     return _FIGURE.sub(f"{figures[0][1]} to {figures[-1][1]}", texts[0], count=1)
@@ -134,11 +165,11 @@ def _together(texts: list[str]) -> str:
 
 def _noticed(run: LifetimeRun, policy: str) -> str:
     lives = [life for life in run.lives if life.summary.policy == policy]
-    found = [d for life in lives for d in life.detections]
-    seen = sum(math.isfinite(d.detected_after_s) for d in found)
+    drifts = [d for life in lives for d in life.detections]
+    seen = sum(math.isfinite(d.detected_after_s) for d in drifts)
     alarms = sum(life.summary.false_alarms for life in lives)
     years = sum(life.summary.feature_years for life in lives)
     rate = (
         f"{alarms} false alarms in {significant(years)} feature-years" if years else "no time without drift"
     )
-    return f"{policy}: noticed {seen} of {len(found)} injected drifts, {rate}"
+    return f"{policy}: noticed {seen} of {len(drifts)} injected drifts, {rate}"

@@ -139,7 +139,10 @@ class DetectionRecord:
         kind: As in the truth.
         onset_at: When it began.
         detected_after_s: From the onset to the first alert; NaN if there was none.
-        restored_after_s: From the onset until the hit devices' accuracy was back within the bad margin; NaN if never.
+        restored_after_s: From the onset until the hit devices' accuracy was back within the bad margin, for good; 0 if it was
+            never outside of it, NaN if it was not back by `watched_s`.
+        watched_s: From the onset to the next drift's onset, the drift's own end or the life's, whichever is first: what is
+            not restored by then is censored there.
     """
 
     policy: str
@@ -148,6 +151,7 @@ class DetectionRecord:
     onset_at: float
     detected_after_s: float
     restored_after_s: float
+    watched_s: float
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 Rules of this file:
     * A drift that was never noticed counts as infinitely late: quantiles are over all drifts, not over the lucky ones.
+    * So does one whose harm was not mended for as long as it was watched: it is censored, and counted, not dropped. A quantile
+      that falls on such a one is only known to be later than a bound (`Restored`).
     * Alerts are not attributed: the first alert after an onset counts, whatever raised it, and the page says so.
     * False alarms are counted only in the time without any injected drift.
 """
@@ -27,6 +29,25 @@ NEVER = "not at all"
 
 
 @dataclass(frozen=True)
+class Restored:
+    """A quantile of the times from an onset until accuracy was back.
+
+    Attributes:
+        value_s: With the censored ones later than all others; infinite if it is one of them, NaN without any drift.
+        least_s: It is no less than this, whatever the censored ones came to: each at least as long as it was watched.
+    """
+
+    value_s: float
+    least_s: float
+
+    @property
+    def shown(self) -> str:
+        """``3.2 days``, or ``over 21 days`` where it is one that was not restored."""
+        known = math.isfinite(self.value_s)
+        return span_days(self.value_s) if known else f"over{words.NBSP}{span_days(self.least_s)}"
+
+
+@dataclass(frozen=True)
 class Found:
     """One kind of drift under one policy, over all seeds.
 
@@ -39,9 +60,9 @@ class Found:
         median_s: Delay within which half were noticed; infinite if fewer ever were.
         late_s: Delay within which nine in ten were.
         harmed: Drifts that harmed their devices noticeably.
-        restored: Share of these after which accuracy came back; NaN without any.
-        restored_s: Time within which it did for half of them.
-        restored_late_s: For nine in ten.
+        restored: How many of these accuracy came back from; the others are censored.
+        half: Time from the onset within which it did for half of them.
+        late: For nine in ten.
     """
 
     kind: str
@@ -52,9 +73,14 @@ class Found:
     median_s: float
     late_s: float
     harmed: int
-    restored: float
-    restored_s: float
-    restored_late_s: float
+    restored: int
+    half: Restored
+    late: Restored
+
+    @property
+    def censored(self) -> int:
+        """Drifts whose harm was not mended for as long as they were watched."""
+        return self.harmed - self.restored
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,7 @@ def found(run: LifetimeRun) -> list[Found]:
 
 def _found(kind: str, policy: str, own: Sequence[DetectionRecord], harm: float) -> Found:
     noticed = [d.detected_after_s for d in own]
-    restored = [d.restored_after_s for d in own if d.restored_after_s != 0]
+    harmed = [d for d in own if d.restored_after_s != 0]
     return Found(
         kind=kind,
         policy=policy,
@@ -114,11 +140,17 @@ def _found(kind: str, policy: str, own: Sequence[DetectionRecord], harm: float) 
         noticed=float(np.isfinite(noticed).mean()),
         median_s=within(noticed, 0.5),
         late_s=within(noticed, 0.9),
-        harmed=len(restored),
-        restored=float(np.isfinite(restored).mean()) if restored else math.nan,
-        restored_s=within(restored, 0.5),
-        restored_late_s=within(restored, 0.9),
+        harmed=len(harmed),
+        restored=sum(math.isfinite(d.restored_after_s) for d in harmed),
+        half=_restored(harmed, 0.5),
+        late=_restored(harmed, 0.9),
     )
+
+
+def _restored(harmed: Sequence[DetectionRecord], share: float) -> Restored:
+    times = [d.restored_after_s for d in harmed]
+    least = [d.restored_after_s if math.isfinite(d.restored_after_s) else d.watched_s for d in harmed]
+    return Restored(within(times, share), within(least, share))
 
 
 def within(delays: Sequence[float], share: float) -> float:

@@ -150,7 +150,7 @@ def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
     with_harm = any(math.isfinite(item.harm) for item in found(run))
     names = ["Drift", "Policy", "Drifts", *(["Harm"] if with_harm else [])]
     names += ["Noticed", "half within", "9 in 10 within"]
-    names += ["Did harm", "Restored", "half within", "9 in 10 within"]
+    names += ["Did harm", "Restored", "not restored", "half within", "9 in 10 within"]
     head = "".join(
         f'<th scope="col"{" class=left" if i == 1 else ""}>{name}</th>' for i, name in enumerate(names)
     )
@@ -169,8 +169,10 @@ def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
 
 def _detected(item: Found) -> str:
     cells = [_share(item.noticed), shown_delay(item.median_s), shown_delay(item.late_s), str(item.harmed)]
-    mended = [_share(item.restored), shown_delay(item.restored_s), shown_delay(item.restored_late_s)]
-    cells += mended if item.harmed else [words.DASH] * len(mended)
+    if item.harmed:
+        cells += [str(item.restored), str(item.censored), item.half.shown, item.late.shown]
+    else:
+        cells += [words.DASH] * 4
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
 

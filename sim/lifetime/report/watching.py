@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.lifetime.report import maps, plots
-from sim.lifetime.report.detection import shown_delay
+from sim.lifetime.report.detection import Restored, shown_delay
 from sim.lifetime.report.series import bare, heat, largest
 from sim.lifetime.report.timeline import ROWS, timeline
 from sim.lifetime.report.told import percent, points, table_rows
@@ -160,7 +160,8 @@ def delays(told: Told) -> Figure | None:
     return Figure(
         name="delays",
         title="From the onset of a drift to the first alert, and to good service (truth)",
-        says=f"A dot is one drift of one seed, a cross one that never was.{without}",
+        says="A dot is one drift of one seed, a cross one that never was, or not before it ended by itself or the next one "
+        f"began.{without}",
         plot=lambda: plots.delays(kinds, [p for p in panels if p[1]], len(lanes), unit),
         legend=tuple((head.colour, "box", head.policy) for head in told.heads),
         header=("Drift", "Policy", "Seed", "Onset", "Noticed after", "Restored after"),
@@ -170,13 +171,10 @@ def delays(told: Told) -> Figure | None:
                 d.policy,
                 str(d.seed),
                 f"{told.when(d.onset_at)} {unit}",
-                *_delays(d.detected_after_s, d.restored_after_s),
+                shown_delay(d.detected_after_s),
+                "no harm" if d.restored_after_s == 0 else Restored(d.restored_after_s, d.watched_s).shown,
             )
             for d in found
         ),
         wide=True,
     )
-
-
-def _delays(noticed: float, restored: float) -> tuple[str, str]:
-    return shown_delay(noticed), "no harm" if restored == 0 else shown_delay(restored)

@@ -113,6 +113,7 @@ def _life(policy, seed, num_days, num_features, num_segments, onset, *, private)
             at + seed * DAY,
             math.nan if kind == "missing" and seed == 1 else (2.0 + seed) * DAY,
             math.nan if gain == 0 else 0.0 if kind == "missing" else (9.0 + seed) * DAY,
+            (18.0 + seed) * DAY,
         )
         for kind, at in onset.items()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_detection_is_told_only_where_drift_was_injected():
     text = "\n".join(said(make_lifetime()))
     assert "hybrid: noticed 8 of 9 injected drifts, 1 false alarms in 0.900 feature-years" in text
     assert "injected" not in "\n".join(said(make_lifetime(truth=False)))
+
+
+def test_times_from_onset_to_restored_are_told_for_each_kind_with_those_that_were_not():
+    lines = said(make_lifetime())
+    (head,) = (i for i, line in enumerate(lines) if line.startswith("drift "))
+    rows = [re.split(" {2,}", line) for line in lines[head + 1 : head + 10]]
+    assert [row[:2] for row in rows[:2]] == [["gain linear", "never"], ["gain linear", "scheduled"]]
+    assert rows[0][2:] == ["3", "3 in 3 days", "3", "0", "3", "over 19 days", "over 20 days"]
+    assert rows[2][2:] == ["3", "3 in 3 days", "3", "3", "0", "10 days", "11 days"]
+    assert rows[-1] == ["missing", "hybrid", "3", "2 in 4 days", "0", "0", "0", "\u2014", "\u2014"]
+    assert not any(line.startswith("drift ") for line in said(make_lifetime(truth=False)))
 
 
 def test_what_rollouts_were_warned_of_is_said_once_for_each_policy():

@@ -15,7 +15,7 @@ from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.quarantine import QuarantineEvent, QuarantineEventKind, Subject
 from fedretrain.rollout.safety import SafetyEvent, SafetyEventKind
 from sim.lifetime import examine
-from tests.lifetime_cases import DAY, HOUR, POLICY, born, policy, small, small_life
+from tests.lifetime_cases import DAY, HOUR, POLICY, born, offset_at, policy, small, small_life
 
 SOON = {"mode": "scheduled", "interval_s": 2 * DAY}
 NEVER = {"mode": "never"}
@@ -304,3 +304,13 @@ def test_what_each_step_can_detect_is_computed_from_the_fleet_before_the_rollout
     living_on = small_life(small(30, 4), named)
     (warned,) = [e.text for e in living_on.events if e.kind == "warned"]
     assert warned.startswith("canary cannot detect a regression below ")
+
+
+@pytest.mark.parametrize(("until", "watched"), [(5.0, 5.0), (0.0, 12.0)])
+def test_a_drift_that_ends_by_itself_was_not_mended(until, watched):
+    life = small_life(small(8, 20, offset_at(8.0, until=until)), policy(retraining=NEVER))
+    (found,) = life.detections
+    assert np.isnan(found.restored_after_s)
+    assert found.watched_s == watched * DAY
+    by_day = {round(step.at / DAY): step.accuracy for step in life.steps}
+    assert (by_day[20] > by_day[11] + 0.1) == bool(until), "its end is seen, and is nobody's doing"

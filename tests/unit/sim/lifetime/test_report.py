@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sim.lifetime.records import LifeEvent, TruthRecord
+from sim.lifetime.records import DetectionRecord, LifeEvent, TruthRecord
 from sim.lifetime.report.axes import spread
-from sim.lifetime.report.detection import Alarms, alarms, found, within
+from sim.lifetime.report.detection import Alarms, Restored, alarms, found, within
 from sim.lifetime.report.headline import featured, headlines
 from sim.lifetime.report.log import instant, kept
 from sim.lifetime.report.page import render_lifetime
@@ -27,6 +27,7 @@ from sim.lifetime.report.reading import reading
 from sim.lifetime.report.series import MAX_FEATURES, heat, largest, onsets, over_time, runs_of, trailing
 from sim.lifetime.report.timeline import Stretch, timeline
 from sim.report import words
+from sim.report.words import NBSP
 from tests.unit.sim.lifetime.life_factory import DAY, make_lifetime
 
 
@@ -309,11 +310,28 @@ def test_detection_counts_harm_and_restoration_apart(run):
     missing = next(x for x in found(run) if x.kind == "missing" and x.policy == "hybrid")
     assert (missing.num, missing.harmed) == (3, 0)
     assert missing.noticed == pytest.approx(2 / 3)
-    assert math.isnan(missing.restored)
+    assert (missing.restored, missing.censored) == (0, 0)
     never = next(x for x in found(run) if x.kind == "gain linear" and x.policy == "never")
-    assert (never.harmed, never.restored, never.restored_s) == (3, 0.0, math.inf)
+    assert (never.harmed, never.restored, never.censored) == (3, 0, 3)
+    assert (never.half, never.late) == (Restored(math.inf, 19 * DAY), Restored(math.inf, 20 * DAY))
     hybrid = next(x for x in found(run) if x.kind == "gain linear" and x.policy == "hybrid")
-    assert (hybrid.restored_s, hybrid.restored_late_s) == (10 * DAY, 11 * DAY)
+    assert (hybrid.half, hybrid.late) == (Restored(10 * DAY, 10 * DAY), Restored(11 * DAY, 11 * DAY))
+
+
+def test_what_was_not_restored_is_counted_as_later_than_all_that_was(run):
+    """Four harmful drifts: after 4 and 6 days, not within 10, not within 30; and one that did no harm."""
+    times = [(4.0, 20.0), (math.nan, 10.0), (6.0, 20.0), (math.nan, 30.0), (0.0, 20.0)]
+    drifts = tuple(
+        DetectionRecord("hybrid", 0, "gain linear", 0.0, DAY, after * DAY, watched * DAY)
+        for after, watched in times
+    )
+    lives = (replace(run.lives[-1], detections=drifts),)
+    (item,) = found(replace(run, lives=lives))
+    assert (item.num, item.harmed, item.restored, item.censored) == (5, 4, 2, 2)
+    assert (item.half.value_s, item.half.shown) == (6 * DAY, f"6{NBSP}days")
+    assert (item.late.value_s, item.late.shown) == (math.inf, f"over{NBSP}30{NBSP}days")
+    one = replace(run, lives=(replace(lives[0], detections=drifts[:2]),))
+    assert found(one)[0].late.least_s == 10 * DAY, "as long as it was watched"
 
 
 def test_false_alarms_are_a_rate_with_a_poisson_interval(run):
