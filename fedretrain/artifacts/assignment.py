@@ -116,6 +116,7 @@ class Assignment:
         withdrawn: Digests that the device may no longer serve, sorted.
         safe_mode: Whether the device serves the rules baseline whatever `serve` says.
         invite: The campaign that it may train in; None is none.
+        refresh: Number of the refresh of its personal state that it shall have done, once; 0 is none.
 
     Raises:
         DataError: If a field is not what it should be, or a withdrawn digest shall be run.
@@ -131,6 +132,7 @@ class Assignment:
     withdrawn: tuple[str, ...] = ()
     safe_mode: bool = False
     invite: CampaignInvite | None = None
+    refresh: int = 0
 
     def __post_init__(self) -> None:
         _need(is_name(self.population), "population", self.population)
@@ -144,6 +146,7 @@ class Assignment:
         _need(_is_withdrawn(self.withdrawn), "withdrawn", self.withdrawn)
         _need(isinstance(self.safe_mode, bool), "safe_mode", self.safe_mode)
         _need(self.invite is None or isinstance(self.invite, CampaignInvite), "invite", self.invite)
+        _need(_is_count(self.refresh), "refresh", self.refresh)
         _need(
             not {self.serve, self.shadow} & set(self.withdrawn), "withdrawn", "a digest to run is among them:"
         )

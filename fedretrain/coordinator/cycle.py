@@ -29,7 +29,7 @@ from fedretrain.coordinator.cycle_events import (
 from fedretrain.coordinator.cycle_evidence import Evidence, Order, Propose, Retrain, ServeAgain, Withdraw
 from fedretrain.coordinator.cycle_fold import apply, begin, replay
 from fedretrain.coordinator.cycle_release import Log, end_retrain, run
-from fedretrain.coordinator.cycle_state import Candidate, CycleState, OpenIncident, served
+from fedretrain.coordinator.cycle_state import Candidate, CycleState, OpenIncident, refresh_due, served
 from fedretrain.coordinator.signals import readings_of
 from fedretrain.monitoring import recipes
 from fedretrain.retraining import trigger
@@ -81,6 +81,7 @@ __all__ = [
     "begin",
     "from_record",
     "incident_of",
+    "refresh_due",
     "replay",
     "served",
     "tick",

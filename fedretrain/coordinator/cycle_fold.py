@@ -30,7 +30,7 @@ from fedretrain.monitoring.alerts import Alert
 from fedretrain.monitoring.kpi import DecayState
 from fedretrain.monitoring.state import MonitorState
 from fedretrain.retraining import trigger
-from fedretrain.retraining.config import Where
+from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision, Outcome, TriggerState
 from fedretrain.rollout import machine
 from fedretrain.rollout.causes import EventKind, IncidentKind
@@ -144,7 +144,8 @@ def _decided(body: Decision, state: CycleState, at: float) -> CycleState:
         raise _illegal("a retrain is running")
     after = replace(state, trigger=trigger.apply(state.trigger, body, at))
     if body.where is Where.DEVICE:
-        return after
+        refreshes = body.strategy is Strategy.PERSONAL_ONLY
+        return replace(after, refresh=after.trigger.num_retrains) if refreshes else after
     candidate = Candidate(state.next_version, after.trigger.num_retrains)
     return replace(after, training=candidate, next_version=state.next_version + 1)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fedretrain.coordinator.policy import OnDecay
 from fedretrain.monitoring.state import MonitorState, Streak
 from fedretrain.rollout.quarantine import QuarantineState
-from fedretrain.rollout.safety import SafetyState
+from fedretrain.rollout.safety import SafetyState, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class CycleState:
         safety: Safe mode and the kill switches.
         quarantine: Versions, and devices kept out for another reason than the monitor's.
         incidents: Troubles that are not over.
+        refresh: Number of the last retrain that is a refresh of personal state on the devices; 0 before the first.
         updated_at: Instant of the last event.
         num_events: How many events made this state.
     """
@@ -96,6 +97,7 @@ class CycleState:
     safety: SafetyState = field(default_factory=SafetyState)
     quarantine: QuarantineState = field(default_factory=QuarantineState)
     incidents: tuple[OpenIncident, ...] = ()
+    refresh: int = 0
     updated_at: float = -math.inf
     num_events: int = 0
 
@@ -141,6 +143,11 @@ def served(policy: Policy, state: CycleState) -> int:
     if not state.in_fallback or policy.on_decay is OnDecay.CHAMPION:
         return state.champion
     return state.last_good if policy.on_decay is OnDecay.LAST_GOOD else RULES_BASELINE
+
+
+def refresh_due(state: CycleState) -> int:
+    """The refresh that every device shall have done, each once: a level, like `served`; 0 while training is stopped."""
+    return state.refresh if state.safety.allows(Switch.TRAINING) else 0
 
 
 def fresh_monitor(champion: int, before: MonitorState) -> MonitorState:

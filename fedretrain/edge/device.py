@@ -30,6 +30,7 @@ from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.outbox import OutboxDamagedError
 from fedretrain.edge.past import Past
 from fedretrain.edge.preparing import Preparing
+from fedretrain.edge.renewing import Renewing
 from fedretrain.edge.serving import Served
 from fedretrain.edge.slots import Slots
 from fedretrain.edge.status import DeviceStatus
@@ -99,6 +100,7 @@ class DeviceRuntime:
         self._telling = Telling(self.joined.number, self.baselines)
         past = Past(self.folder)
         self._preparing = Preparing(self.personal_folder, past, self.remembered, config.refit)
+        self._renewing = Renewing(self, self._preparing, self._lock)
         self.answering = Answering(self._open_store(), device, past, self._first_prediction)
         self._checked_s = self._flushed_s = monotonic()
         self._served_by: tuple[object, ...] = ()
@@ -172,7 +174,8 @@ class DeviceRuntime:
             self.flush()
             model = self.answering.serving.model
             if model is not None:
-                self._renew(model, refit=False)
+                self._renewing.renew(model, refit=False)
+        self._renewing.refresh()
 
     def flush(self) -> None:
         """Write what waits, and put what is over into the outbox."""
@@ -246,7 +249,7 @@ class DeviceRuntime:
         if not self.baselines.keep(package):
             self.alert("no_baseline", package.digest, "the version has no bins to count on")
         self._preparing.note_lineage(self.store, package)
-        self._tell_refit(package.digest, why)
+        self._renewing.tell(package.digest, why)
         return served
 
     def _shadowed(self, package: Package, before: Served | None) -> Served | None:
@@ -261,20 +264,6 @@ class DeviceRuntime:
         self.baselines.keep(package, serves=False)
         return shadow
 
-    def _renew(self, model: Served, *, refit: bool) -> None:
-        """Serve with what the device has learnt meanwhile."""
-        with self._lock, contextlib.suppress(UserError):
-            found = self._preparing.renewed(self.store, model, refit=refit)
-            if found is None or self.answering.serving.model is not model:
-                return
-            self.answering.flush()
-            self.answering.serve(replace(self.answering.serving, model=found[0]), self.answering.watch)
-            self._tell_refit(model.digest, found[1])
-
-    def _tell_refit(self, version: str, why: str) -> None:
-        if why:
-            self.alert("personal_refit", version, why)
-
     def _look(self) -> None:
         """Judge the served version; leave it if it is not well."""
         watch, model, now_s = self.answering.watch, self.answering.serving.model, self._monotonic()
@@ -285,7 +274,7 @@ class DeviceRuntime:
             outcome = Served.of(model.package).predictor.check(model.package.sanity)
             bad = outcome.num_wrong + outcome.num_off + outcome.num_nonfinite
             watch.sanity(0 if outcome.ok else max(bad, 1))
-            self._renew(model, refit=True)
+            self._renewing.renew(model, refit=True)
         before = watch.record
         breach = self.answering.judge(now_s)
         if watch.record != before:

@@ -51,6 +51,8 @@ class Memory:
         slot_s: Length of a telemetry slot; 0 while nobody has said.
         assignment_key: The key that signs assignments (hexadecimal), by the newest root known.
         record: What the served version looks like when it is well.
+        refresh: The refresh of the personal state that the device shall have done; 0 is none.
+        refreshed: The last one that it has done.
     """
 
     counter: int = 0
@@ -67,6 +69,8 @@ class Memory:
     slot_s: float = 0.0
     assignment_key: str = ""
     record: HealthRecord = field(default_factory=HealthRecord)
+    refresh: int = 0
+    refreshed: int = 0
 
     def told(self, assignment: Assignment) -> Memory:
         """After an assignment that was verified: what was refused under an earlier one is history."""
@@ -81,6 +85,7 @@ class Memory:
             safe_mode=assignment.safe_mode,
             withdrawn=assignment.withdrawn,
             invite=assignment.invite,
+            refresh=assignment.refresh,
             refused="",
             refused_reason="",
         )

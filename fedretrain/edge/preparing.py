@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from fedretrain.core.errors import DataError
 from fedretrain.core.types import MethodKind
 from fedretrain.edge import personal
-from fedretrain.edge.refit import personal_for
+from fedretrain.edge.refit import Outcome, personal_for
 from fedretrain.edge.serving import Served
-from fedretrain.training.keep import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +53,8 @@ class Preparing:
         bases = self._remembered.value.bases
         if package.pipeline.has_local and (not bases or bases[-1] != package.digest):
             self._renew_past(package)
-        return self._with_personal(store, package, keep=True)
+        served, found = self._with_personal(store, package)
+        return served, found.news
 
     def shadow(self, store: Store, package: Package) -> Served:
         """A version to score beside the served one.
@@ -75,14 +75,25 @@ class Preparing:
         package = model.package
         if package.pipeline.has_local and self._past.is_worth_using:
             self._renew_past(package)
-            return self._with_personal(store, package, keep=True)
+            served, found = self._with_personal(store, package)
+            return served, found.news
         if not refit or package.manifest.personalization.method is MethodKind.FEDAVG:
             return None
         with contextlib.suppress(DataError):
             held = personal.load(self.folder, store.stream)
             if held is not None and held.base == package.digest:
                 return None
-        return self._with_personal(store, package, keep=True)
+        served, found = self._with_personal(store, package)
+        return served, found.news
+
+    def refreshed(self, store: Store, model: Served) -> tuple[Served, Outcome]:
+        """The served version with its personal layers fitted again, and what became of that.
+
+        Raises:
+            OSError: If the disk would not have the result; nothing has changed.
+            UserError: If it cannot be made ready.
+        """
+        return self._with_personal(store, model.package, again=True)
 
     def note_lineage(self, store: Store, package: Package) -> None:
         """Remember which campaign made a version, where its manifest names one that this device took part in."""
@@ -96,17 +107,20 @@ class Preparing:
         assert schema is not None  # a package's pipeline is fitted
         self._past.use(schema.row_shape)
 
-    def _with_personal(self, store: Store, package: Package, *, keep: bool) -> tuple[Served, str]:
+    def _with_personal(
+        self, store: Store, package: Package, *, keep: bool = True, again: bool = False
+    ) -> tuple[Served, Outcome]:
         past = self._past.used if package.pipeline.has_local else None
         plain = Served.of(package, past=past)
         if package.manifest.personalization.method is MethodKind.FEDAVG:
-            return plain, ""
+            return plain, Outcome({})
         bases = self._remembered.value.serving(package.digest).bases
         with store.database.mutex:
             now = store.clock.look().guess_at
             _, data = store.served.labelled(now, plain.preprocessing)
-        found = personal_for(package, self.folder, store.stream, bases, data, self._config, now, keep=keep)
-        why = "" if found.verdict is Verdict.TOO_FEW else found.why
+        found = personal_for(
+            package, self.folder, store.stream, bases, data, self._config, now, keep=keep, again=again
+        )
         if not found.params:
-            return plain, why
-        return Served.of(package, found.params, past), why
+            return plain, found
+        return Served.of(package, found.params, past), found

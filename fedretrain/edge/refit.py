@@ -6,6 +6,7 @@ Rules of this file:
     * Whether that holds for a model is checked: the device's own head on the features read so must give the model's own
       outputs. A model for which it does not is left with the global head, by name.
     * What was fitted beside an earlier version is a start; one too many versions ago, or of none that is known, is not.
+    * What was fitted beside this version stays; where a refresh is ordered it is fitted again, and stays if that does not pay.
     * Methods whose state is a whole model need `fedretrain[train]`: without it the global model serves.
 """
 
@@ -60,6 +61,11 @@ class Outcome:
     verdict: Verdict | None = None
     why: str = ""
 
+    @property
+    def news(self) -> str:
+        """What people are told: nothing where there was too little to fit on."""
+        return "" if self.verdict is Verdict.TOO_FEW else self.why
+
 
 def personal_for(
     package: Package,
@@ -71,6 +77,7 @@ def personal_for(
     now: float,
     *,
     keep: bool = True,
+    again: bool = False,
 ) -> Outcome:
     """The personal state for a version, re-fitted if it belongs to another one.
 
@@ -83,36 +90,45 @@ def personal_for(
         config: How.
         now: Seconds since the epoch.
         keep: Whether the result is written; for a candidate that is only scored it is not.
+        again: Whether what was fitted beside this version is fitted again.
 
     Returns:
-        What to go on with; what was kept is on the disk.
+        What to go on with; what was kept is on the disk, as far as that has room.
+
+    Raises:
+        OSError: With `again`, if the disk would not have it: nothing has changed, and it is to be done later.
     """
     how = package.manifest.personalization
     if how.method is MethodKind.FEDAVG:
         return Outcome({})
-    try:
-        held = personal.load(folder, stream)
-    except DataError as error:
-        held, damaged = None, f"{error.what}; "
-    else:
-        damaged = ""
+    held, damaged = _held(folder, stream)
     standing = None if held is None else state_of(held.base, bases, config.most_behind)
-    if held is not None and standing is Standing.CURRENT:
-        return _checked(package, held.params)
-    start = held.params if held is not None and standing is Standing.BEHIND else {}
+    stays = _checked(package, held.params) if held and standing is Standing.CURRENT else Outcome({})
+    if standing is Standing.CURRENT and not again:
+        return stays
+    start = held.params if held and standing is Standing.BEHIND else stays.params
     try:
         names = _head_names(package)
         head, found = _refitted(package, names, start, data, config)
     except UserError as error:  # it is no linear head, or the package's patterns fit nothing
-        return Outcome({}, None, damaged + error.what)
+        return replace(stays, why=damaged + error.what)
     why = f"{damaged}re-fit {found.verdict.value}: held-out accuracy {found.before:.3f} -> {found.after:.3f}"
-    if head is None:
-        return Outcome({}, found.verdict, why)
+    if head is None or (stays.params and found.verdict is not Verdict.KEPT):
+        return Outcome(stays.params, found.verdict, why)
     params = {names[0]: head.weight, names[1]: head.bias}
     if keep:
-        with contextlib.suppress(OSError):  # a full disk: it is fitted again after the next start
+        # A full disk: beside a new version it is fitted again after the next start.
+        with contextlib.nullcontext() if again else contextlib.suppress(OSError):
             personal.save(folder, stream, Personal(params, package.digest, now))
     return Outcome(params, found.verdict, why)
+
+
+def _held(folder: Path, stream: Stream) -> tuple[Personal | None, str]:
+    """What is on the disk, and what is wrong with it."""
+    try:
+        return personal.load(folder, stream), ""
+    except DataError as error:
+        return None, f"{error.what}; "
 
 
 def _checked(package: Package, params: Params) -> Outcome:

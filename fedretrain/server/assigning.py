@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment, CampaignInvite, sign
-from fedretrain.coordinator.cycle import served
+from fedretrain.coordinator.cycle import refresh_due, served
 from fedretrain.rollout.assignment import shadowing, unassigned
 from fedretrain.rollout.exposure import JOINED
 
@@ -41,6 +41,7 @@ class Wanted:
         safe_mode: Whether the fleet is in safe mode.
         withdrawn: Packages that may not be served, sorted.
         invite: The campaign that it may train in.
+        refresh: The refresh of its personal state that it shall have done.
     """
 
     serve: str
@@ -48,6 +49,7 @@ class Wanted:
     safe_mode: bool = False
     withdrawn: tuple[str, ...] = ()
     invite: CampaignInvite | None = None
+    refresh: int = 0
 
 
 def grown(assignments: Assignments, num_devices: int, champion: int) -> Assignments:
@@ -91,7 +93,7 @@ def wanted(
     # The latest first: there is a limit, and what was withdrawn long ago is not installable anyway.
     gone = sorted(state.quarantined, reverse=True)
     withdrawn = tuple(sorted([digests[version] for version in gone if version in digests][:MAX_WITHDRAWN]))
-    everybody = served(policy, state)
+    everybody, refresh = served(policy, state), refresh_due(state)
     rollout = state.rollout if state.rollout_open else None
     shadow = "" if rollout is None or safe else digests.get(rollout.plan.candidate, "")
     scores_D = shadowing(assignments) if shadow else np.zeros(len(assignments.rank_D), np.bool_)
@@ -101,7 +103,7 @@ def wanted(
         serve = digests.get(runs, "")
         serve = "" if serve in withdrawn else serve
         scores = shadow if scores_D[number] and shadow not in withdrawn else ""
-        found.append(Wanted(serve, scores, safe, withdrawn, invites.get(number)))
+        found.append(Wanted(serve, scores, safe, withdrawn, invites.get(number), refresh))
     return found
 
 
@@ -141,6 +143,7 @@ def renewed(
                     withdrawn=wish.withdrawn,
                     safe_mode=wish.safe_mode,
                     invite=wish.invite,
+                    refresh=wish.refresh,
                 ),
             )
         )
@@ -161,4 +164,5 @@ def _says(assignment: Assignment) -> Wanted:
         assignment.safe_mode,
         assignment.withdrawn,
         assignment.invite,
+        assignment.refresh,
     )

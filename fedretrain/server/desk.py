@@ -21,7 +21,7 @@ from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
-from fedretrain.server import alerts, fleet, memory, orders, versions
+from fedretrain.server import alerts, fleet, memory, orders, refreshes, versions
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
 from fedretrain.server.enrolment import make_tokens
@@ -136,7 +136,8 @@ class Desk:
 
     def status(self) -> dict[str, Any]:
         """Where the population stands."""
-        state = self.memory().state
+        known = self.memory()
+        state = known.state
         with reading(self.log.engine) as connection:
             devices = fleet.everybody(connection, self.population)
         heard = sum(time.time() - one.seen_at < 3 * self._config.listen.heartbeat_s for one in devices)
@@ -165,6 +166,7 @@ class Desk:
             "quarantined": sorted(state.quarantined),
             "kept_devices": sorted(state.kept_devices),
             "incidents": [asdict(one) for one in state.incidents],
+            "refresh": refreshes.last(known.refreshes),
             "alerts": alerts.newest(self.log, self.population, _ALERTS),
         }
         return found

@@ -20,6 +20,7 @@ from fedretrain.retraining.config import Where
 from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.assignment import Assignments, assign, unassigned
 from fedretrain.rollout.events import RolloutEvent
+from fedretrain.server.refreshes import REFRESHED, Refreshes, folded, ordered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,6 +95,7 @@ class Memory:
         look: ``(step, attempt, look)`` that was taken last; None before the first of a rollout.
         baseline: Where the champion's record is.
         decision: The last decision to train in a campaign.
+        refreshes: The last refreshes of personal state, and what devices said of them.
     """
 
     state: CycleState | None = None
@@ -104,6 +106,7 @@ class Memory:
     look: tuple[int, int, int] | None = None
     baseline: BaselineNote = field(default_factory=BaselineNote)
     decision: Decision | None = None
+    refreshes: Refreshes = field(default_factory=dict)
 
     @property
     def begun(self) -> CycleState:
@@ -142,6 +145,8 @@ def fold(
         return replace(memory, look=(record["step"], record["attempt"], record["look"]))
     if kind == BASELINE:
         return replace(memory, baseline=BaselineNote.of(record))
+    if kind == REFRESHED:
+        return replace(memory, refreshes=folded(memory.refreshes, record))
     return _apply(policy, memory, cycle.from_record(record))
 
 
@@ -154,6 +159,9 @@ def _apply(policy: Policy, memory: Memory, event: CycleEvent) -> Memory:
     body = event.body
     if isinstance(body, Decision) and body.action is Action.RETRAIN and body.where is not Where.DEVICE:
         memory = replace(memory, decision=body)
+    if memory.begun.refresh != before.refresh:
+        refreshes = ordered(memory.refreshes, memory.begun.refresh, event.at)
+        memory = replace(memory, refreshes=refreshes)
     if isinstance(body, RolloutEvent) and body.order is not None:
         memory = replace(memory, assignments=assign(memory.assignments, body.order, event.at))
     if memory.begun.champion != before.champion:

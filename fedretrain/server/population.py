@@ -28,7 +28,7 @@ from fedretrain.rollout.causes import EventKind
 from fedretrain.rollout.evidence import Coverage, RolloutEvidence
 from fedretrain.rollout.exposure import JOINED
 from fedretrain.rollout.verdict import Verdict
-from fedretrain.server import fleet, orders
+from fedretrain.server import fleet, orders, refreshes
 from fedretrain.server.assigning import grown
 from fedretrain.server.database import reading
 from fedretrain.server.examining import Examiner
@@ -232,6 +232,8 @@ class Population:
             self._crown(watching, events, now)
         records = [event.to_record() for event in events]
         self._write([*records, *self._notes(told, now)], now)
+        if self.telemetry is not None:
+            self.telemetry.refreshed.clear()
         self._noted = None if watching is None else watching.kept
         return events
 
@@ -264,7 +266,8 @@ class Population:
 
     def _notes(self, told: Orders, now: float) -> list[dict[str, Any]]:
         """What the shell writes down beside the events."""
-        notes: list[dict[str, Any]] = []
+        said = () if self.telemetry is None else self.telemetry.refreshed
+        notes = refreshes.notes(self.memory.refreshes, said, now)
         if told.through != self.memory.orders:
             notes.append({"kind": ORDERS, "at": now, "through": told.through})
         if self._watching is not None and self._watching.kept is not self._noted:

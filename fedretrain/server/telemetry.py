@@ -21,8 +21,9 @@ from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.reports import LabelReports, Reports, join
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.server.database import reading
+from fedretrain.server.refreshes import KEPT
 from fedretrain.server.tables import telemetry
-from fedretrain.wire.control import SHADOW, Alert, MalformedError, ReportShape, decode
+from fedretrain.wire.control import SHADOW, Alert, MalformedError, Refreshed, ReportShape, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,7 @@ class Telemetry:
         self._numbers = {device.device: device.number for device in devices}
         self.malformed: Counter[str] = Counter()
         self.alerts: deque[tuple[int, Alert]] = deque(maxlen=_MAX_ALERTS)  # with their records' numbers
+        self.refreshed: deque[Refreshed] = deque(maxlen=KEPT * self.capacity)
         self.num_labels = 0
         self._read = 0
 
@@ -180,6 +182,9 @@ class Telemetry:
             return None
         if isinstance(said, Alert):
             self.alerts.append((row.number, said))
+            return None
+        if isinstance(said, Refreshed):
+            self.refreshed.append(said)
             return None
         return said
 

@@ -27,6 +27,7 @@ class Verdict(StrEnum):
     FELL = "fell"  # its held-out score was lower than before
     TOO_FEW = "too_few"  # too few labelled samples to hold any out
     NONFINITE = "nonfinite"  # the re-fit ran away
+    NOT_POSSIBLE = "not_possible"  # the device has no means to re-fit a personal state of this kind
 
 
 @dataclass(frozen=True)

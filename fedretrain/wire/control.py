@@ -28,6 +28,7 @@ from fedretrain.monitoring.reports import (
     LabelReports,
     Reports,
 )
+from fedretrain.training.keep import Verdict
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
@@ -87,6 +88,23 @@ class Alert:
     kind: str
     package: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What became of a refresh that a device was ordered.
+
+    Attributes:
+        device: Its number.
+        refresh: Which, as the assignment numbers it.
+        package: Digest of what it was re-fitted beside.
+        verdict: Whether it was kept, or why not.
+    """
+
+    device: int
+    refresh: int
+    package: str
+    verdict: Verdict
 
 
 def shadow_version(version: int) -> int:
@@ -150,9 +168,15 @@ def encode_alert(kind: str, package: str = "", detail: str = "") -> bytes:
     ).SerializeToString()
 
 
+def encode_refreshed(refresh: int, package: str, verdict: Verdict) -> bytes:
+    """What became of a refresh that the device was ordered; see `Refreshed`."""
+    told = pb.Refreshed(refresh=refresh, package=package, verdict=verdict.value)
+    return pb.Payload(refreshed=told).SerializeToString()
+
+
 def decode(
     payload: bytes, device: int, sent_at: float, shape: ReportShape, version_of: Callable[[str], int | None]
-) -> Reports | LabelReports | Alert:
+) -> Reports | LabelReports | Alert | Refreshed:
     """What a record says.
 
     Args:
@@ -172,11 +196,19 @@ def decode(
         if not 0 < len(alert.kind) <= MAX_KIND or len(alert.detail) > MAX_DETAIL:
             raise MalformedError("alert: without a kind, or too long")
         return Alert(device, alert.kind, alert.package, alert.detail)
+    if what == "refreshed":
+        return _refreshed(message.refreshed, device)
     if what is None:
         raise MalformedError("payload: says nothing")
     if what == "report":
         return _reports(message.report, _head(message.report, device, sent_at, version_of), shape)
     return _label_reports(message.labels, _head(message.labels, device, sent_at, version_of), shape)
+
+
+def _refreshed(message: pb.Refreshed, device: int) -> Refreshed:
+    if message.verdict not in set(Verdict):
+        raise MalformedError("refreshed: a verdict that nobody knows")
+    return Refreshed(device, message.refresh, message.package, Verdict(message.verdict))
 
 
 def _reports(message: pb.DeviceReport, head: dict[str, NDArray[Any]], shape: ReportShape) -> Reports:

@@ -111,7 +111,7 @@ class Living:
         self.chronicle = Chronicle(policy.name, seed, self)
         self.state: CycleState | None = None
         self._span_end = 0
-        self._to_refresh = np.zeros(fleet.num_devices, dtype=np.bool_)
+        self._refreshed_D = np.zeros(fleet.num_devices, dtype=np.int64)
         self.saboteur.attach(self)
 
     def _buffered(self, arm: Arm) -> LifeFleet:
@@ -247,10 +247,12 @@ class Living:
 
     def _refresh(self, now: float, online: NDArray[np.bool_]) -> None:
         """Devices that are to refresh their personal state do so once they are online."""
-        devices = np.flatnonzero(self._to_refresh & online)
+        assert self.state is not None
+        due = cycle.refresh_due(self.state)
+        devices = np.flatnonzero((self._refreshed_D < due) & online)
         if len(devices):
             self.serving.refit(devices, at=now)
-            self._to_refresh[devices] = False
+            self._refreshed_D[devices] = due
             self._again(devices, now)
 
     def _train(self, now: float) -> cycle.Trained | None:
@@ -307,8 +309,7 @@ class Living:
                 self.learner.start(self.state.champion)
             return
         if decision.where is Where.DEVICE:
-            self._to_refresh[:] = True
-            return
+            return  # devices do it themselves: `_refresh`
         assert self.state.training is not None
         champion = self.state.champion
         anew = decision.from_scratch or champion == RULES_BASELINE

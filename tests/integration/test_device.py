@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedretrain.artifacts.manifest import Personalization
 from fedretrain.core.errors import DataError
 from fedretrain.core.types import MethodKind
+from fedretrain.edge import personal
 from fedretrain.edge.control import ControlError
+from fedretrain.edge.renewing import AGAIN_S
 from fedretrain.edge.serving import Served
 from fedretrain.edge.vitals import SAMPLE_S
 from tests.agent_cases import Clock, fleet_of, rows
@@ -297,6 +299,108 @@ def test_labels_that_come_after_an_install_are_fitted_within_a_day(fleet, tmp_pa
         clock.go(86_401)
         device.tick()
         assert device.answering.serving.model is again  # it has what it needs
+
+
+def labelled_device(device, fleet, head, seed=4, serve=""):
+    """Predict, and say what a linear rule makes of it."""
+    if serve:
+        fleet.assign("a", serve)
+        device.sync()
+    samples = rows(200, seed)
+    for answer, row in zip(device.predict(samples), samples, strict=True):
+        device.label(answer.id, int((head @ row).argmax()))
+
+
+def refreshed(fleet):
+    return [(one.refresh, one.package, one.verdict) for one in fleet.records("refreshed")]
+
+
+def test_a_refresh_is_done_once_and_its_outcome_reported(fleet, tmp_path):
+    how = Personalization(MethodKind.FEDPER, ("head.*",))
+    (first,), clock = fleet.make(hidden=50, personalization=how), Clock()
+    mine = np.random.default_rng(3).normal(size=(3, 60))
+    with fleet.device(tmp_path, clock) as device:
+        labelled_device(device, fleet, mine, serve=first)
+        before = device.answering.serving.model
+        fleet.assign("a", first, refresh=2)
+        device.sync()
+        assert device.answering.serving.model is before  # a heartbeat waits for no re-fit
+        device.tick()
+        renewed = device.answering.serving.model
+        assert renewed is not before
+        fresh = rows(200, 5)
+        truth = (fresh @ mine.T).argmax(axis=1)
+        without = np.mean(before.predictor(fresh).label == truth)
+        assert np.mean([one.label for one in device.predict(fresh)] == truth) > without + 0.05
+        device.sync()
+        assert refreshed(fleet) == [(2, first, "kept")]
+        fleet.assign("a", first, refresh=2)  # renewed: the same order
+        device.sync()
+        device.tick()
+        assert device.answering.serving.model is renewed
+    with fleet.device(tmp_path, clock, token="") as device:
+        device.tick()
+        fleet.assign("a", first, refresh=3)
+        device.sync()
+        device.tick()
+        device.sync()
+    assert [number for number, _, _ in refreshed(fleet)] == [2, 3]
+
+
+def test_a_refresh_survives_a_restart_without_a_network_and_waits_for_a_model(fleet, tmp_path):
+    how = Personalization(MethodKind.FEDPER, ("head.*",))
+    (first,), clock = fleet.make(hidden=50, personalization=how), Clock()
+    with fleet.device(tmp_path, clock) as device:
+        labelled_device(device, fleet, np.random.default_rng(3).normal(size=(3, 60)), serve=first)
+        fleet.assign("a", first, safe_mode=True, refresh=1)
+        device.sync()
+        device.tick()
+        assert device.remembered.value.refreshed == 0  # the rules answer
+        fleet.assign("a", first, refresh=1)
+        device.sync()
+    with fleet.device(tmp_path, clock, token="") as device:
+        reachable, device._syncing._client = device._syncing._client, Unreachable()
+        device.tick()
+        assert device.remembered.value.refreshed == 1
+    with fleet.device(tmp_path, clock, token="") as device:
+        device._syncing._client = reachable
+        device.sync()
+        assert refreshed(fleet) == [(1, first, "kept")]
+
+
+def test_a_device_without_labels_or_means_says_so(fleet, tmp_path):
+    few, (never,) = (
+        fleet.make(hidden=50, personalization=Personalization(MethodKind.FEDPER, ("head.*",))),
+        (fleet.make(hidden=50, personalization=Personalization(MethodKind.APFL, ("head.*",)))),
+    )
+    with fleet.device(tmp_path) as device:
+        for number, version in enumerate((*few, never), 1):
+            fleet.assign("a", version, refresh=number)
+            device.sync()
+            device.tick()
+        device.sync()
+    assert refreshed(fleet) == [(1, few[0], "too_few"), (2, never, "not_possible")]
+
+
+def test_a_disk_that_is_full_puts_a_refresh_off(fleet, tmp_path, monkeypatch):
+    how = Personalization(MethodKind.FEDPER, ("head.*",))
+    (first,), clock = fleet.make(hidden=50, personalization=how), Clock()
+    with fleet.device(tmp_path, clock) as device:
+        labelled_device(device, fleet, np.random.default_rng(3).normal(size=(3, 60)), serve=first)
+        fleet.assign("a", first, refresh=1)
+        device.sync()
+        before = device.answering.serving.model
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(personal, "save", full)
+            device.tick()
+        assert (device.answering.serving.model, device.remembered.value.refreshed) == (before, 0)
+        clock.go(AGAIN_S + 1, fleet)
+        device.tick()
+        assert device.remembered.value.refreshed == 1
 
 
 class Unreachable:

@@ -183,14 +183,16 @@ class TelemetryAck(_message.Message):
     def __init__(self, batch: _Optional[int] = ..., num_fresh: _Optional[int] = ..., num_repeated: _Optional[int] = ..., refused_records: _Optional[_Iterable[int]] = ..., refused_gaps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Payload(_message.Message):
-    __slots__ = ("report", "labels", "alert")
+    __slots__ = ("report", "labels", "alert", "refreshed")
     REPORT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ALERT_FIELD_NUMBER: _ClassVar[int]
+    REFRESHED_FIELD_NUMBER: _ClassVar[int]
     report: DeviceReport
     labels: LabelReport
     alert: Alert
-    def __init__(self, report: _Optional[_Union[DeviceReport, _Mapping]] = ..., labels: _Optional[_Union[LabelReport, _Mapping]] = ..., alert: _Optional[_Union[Alert, _Mapping]] = ...) -> None: ...
+    refreshed: Refreshed
+    def __init__(self, report: _Optional[_Union[DeviceReport, _Mapping]] = ..., labels: _Optional[_Union[LabelReport, _Mapping]] = ..., alert: _Optional[_Union[Alert, _Mapping]] = ..., refreshed: _Optional[_Union[Refreshed, _Mapping]] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
     __slots__ = ("package", "shadow", "slot", "row", "bins", "features", "violations", "outputs", "confidence", "entropy", "latency", "kpis", "distance", "gap", "bases")
@@ -270,6 +272,16 @@ class Alert(_message.Message):
     package: str
     detail: str
     def __init__(self, kind: _Optional[str] = ..., package: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class Refreshed(_message.Message):
+    __slots__ = ("refresh", "package", "verdict")
+    REFRESH_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    refresh: int
+    package: str
+    verdict: str
+    def __init__(self, refresh: _Optional[int] = ..., package: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...
 
 class ArtifactRequest(_message.Message):
     __slots__ = ("protocol", "digest", "trust_file", "offset")

@@ -34,6 +34,7 @@ from fedretrain.rollout.quarantine import (
 from fedretrain.rollout.reconcile import Admission
 from fedretrain.rollout.safety import (
     Reading,
+    Switch,
 )
 from fedretrain.rollout.verdict import Verdict
 from tests.cycle_cases import (
@@ -45,6 +46,8 @@ from tests.cycle_cases import (
     kinds,
     outcomes,
     policy_with,
+    start,
+    stop,
     view_of,
 )
 from tests.rollout_cases import FAIL
@@ -219,6 +222,26 @@ def test_a_refresh_on_the_devices_is_done_at_once() -> None:
     bodies = drive.tick(signals=DRIFT)
     assert kinds(bodies) == ["Decision", "Outcome"]
     assert drive.state.training is None
+    assert cycle.refresh_due(drive.state) == bodies[0].number == 1
+
+
+def test_a_refresh_is_due_until_the_next_one_and_not_while_training_is_stopped() -> None:
+    refresh = (StrategyRule("here", Strategy.PERSONAL_ONLY),)
+    drive = Drive(policy_with(retraining=replace(POLICY.retraining, rules=refresh)))
+    assert cycle.refresh_due(drive.state) == 0
+    drive.tick(signals=DRIFT)
+    drive.tick(orders=(stop(Switch.TRAINING),))
+    assert cycle.refresh_due(drive.state) == 0
+    drive.tick(orders=(start(Switch.TRAINING),))
+    assert cycle.refresh_due(drive.state) == 1
+    assert cycle.replay(drive.policy, drive.log).refresh == 1
+
+
+def test_devices_that_learn_online_are_not_told_to_refresh() -> None:
+    online = (StrategyRule("here", Strategy.ONLINE),)
+    drive = Drive(policy_with(retraining=replace(POLICY.retraining, rules=online)))
+    assert kinds(drive.tick(signals=DRIFT)) == ["Decision", "Outcome"]
+    assert cycle.refresh_due(drive.state) == 0
 
 
 def test_a_campaign_that_makes_nothing_ends_its_retrain_and_a_late_word_counts_for_nothing() -> None:

@@ -74,3 +74,12 @@ def test_a_full_disk_changes_nothing_unless_it_only_is_a_note(tmp_path, monkeypa
     assert file.value == Memory()
     file.note(lambda memory: memory.refusing("v", "why"))
     assert file.value.refused == "v"
+
+
+def test_a_refresh_that_was_done_is_remembered_whatever_is_told_later(tmp_path):
+    file = MemoryFile(tmp_path)
+    file.change(lambda memory: memory.told(assignment(1, refresh=2)))
+    file.change(lambda memory: replace(memory, refreshed=2))
+    file.change(lambda memory: memory.told(assignment(2, refresh=0)))
+    found = MemoryFile(tmp_path).value
+    assert (found.refresh, found.refreshed) == (0, 2)

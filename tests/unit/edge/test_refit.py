@@ -136,3 +136,49 @@ def test_a_damaged_file_is_refitted_and_named(tmp_path):
     found = ask(made, tmp_path, labelled(made, RNG.normal(size=(3, HIDDEN))))
     assert found.verdict is Verdict.KEPT
     assert "damaged" in found.why
+
+
+def again(package, folder, data):
+    bases = (package.digest,)
+    return personal_for(package, folder, STREAM, bases, data, RefitConfig(), 20.0, again=True)
+
+
+def test_what_was_fitted_beside_this_version_is_fitted_again_where_that_is_ordered(tmp_path):
+    made = package(tmp_path / "store")
+    first = labelled(made, RNG.normal(size=(3, HIDDEN)))
+    before = ask(made, tmp_path, first)
+    drifted = labelled(made, RNG.normal(size=(3, HIDDEN)))
+    found = again(made, tmp_path, drifted)
+    assert found.verdict is Verdict.KEPT
+    assert not np.array_equal(found.params["head.weight"], before.params["head.weight"])
+    held = personal.load(tmp_path, STREAM)
+    assert held.fitted_at == 20.0
+    assert all(np.array_equal(held.params[name], found.params[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize(("spoilt", "verdict"), [(200, Verdict.FELL), (296, Verdict.TOO_FEW)])
+def test_a_refresh_that_does_not_pay_leaves_everything_as_it_was(tmp_path, spoilt, verdict):
+    made = package(tmp_path / "store")
+    own = RNG.normal(size=(3, HIDDEN)).astype(np.float32)
+    before = {"head.weight": own, "head.bias": np.zeros(3, np.float32)}
+    personal.save(tmp_path, STREAM, Personal(before, made.digest, 1.0))
+    data = labelled(made, own)
+    data.y[:spoilt] = RNG.integers(0, 3, spoilt)
+    if verdict is Verdict.TOO_FEW:
+        data = ClientData(data.x[:4], data.y[:4])
+    found = again(made, tmp_path, data)
+    assert found.verdict is verdict
+    assert np.array_equal(found.params["head.weight"], own)
+    assert personal.load(tmp_path, STREAM).fitted_at == 1.0
+
+
+def test_a_full_disk_puts_a_refresh_off(tmp_path, monkeypatch):
+    made = package(tmp_path / "store")
+    data = labelled(made, RNG.normal(size=(3, HIDDEN)))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(personal, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        again(made, tmp_path, data)

@@ -13,7 +13,7 @@ from fedretrain.coordinator.cycle import Begun, CycleEvent, Withdraw
 from fedretrain.coordinator.policy import Policy
 from fedretrain.rollout.assignment import assign, unassigned
 from fedretrain.rollout.events import Order
-from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.server.assigning import Wanted, grown, renewed, wanted
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.versions import Version, Versions
@@ -113,3 +113,18 @@ def test_of_more_withdrawn_versions_than_can_be_named_the_latest_are():
     (one, *_) = wanted(POLICY, state, _everybody(count + 1), known, {})
     assert len(one.withdrawn) == MAX_WITHDRAWN
     assert one.withdrawn == tuple(sorted(f"{n:064x}" for n in range(6, count + 1)))
+
+
+def test_a_refresh_is_told_to_everybody_and_no_more_while_training_is_stopped():
+    state = replace(_state(), refresh=3)
+    assert {one.refresh for one in wanted(POLICY, state, _everybody(2), VERSIONS, {})} == {3}
+    order = SafetyOrder(SafetyCommand.STOP, "anna", Switch.TRAINING)
+    stopped = replace(_state(order), refresh=3)
+    assert {one.refresh for one in wanted(POLICY, stopped, _everybody(2), VERSIONS, {})} == {0}
+
+
+def test_an_assignment_that_orders_a_refresh_is_a_new_one_and_is_not_given_twice():
+    told = {0: renewed([_device(0)], {}, [Wanted(A)], now=0.0, valid_s=100.0)[0][1]}
+    ((_, ordered),) = renewed([_device(0)], told, [Wanted(A, refresh=1)], now=1.0, valid_s=100.0)
+    assert (ordered.refresh, ordered.counter) == (1, 2)
+    assert renewed([_device(0)], {0: ordered}, [Wanted(A, refresh=1)], now=2.0, valid_s=100.0) == []

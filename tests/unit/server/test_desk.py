@@ -12,12 +12,17 @@ from sqlalchemy import select, update
 from fedretrain.artifacts.enrolment import hash_token
 from fedretrain.artifacts.trust.words import TargetInfo
 from fedretrain.artifacts.weights import encode_params
+from fedretrain.coordinator.cycle import CycleEvent
 from fedretrain.coordinator.cycle_evidence import Propose, Retrain, Withdraw
+from fedretrain.retraining.config import Strategy, Where
+from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server import memory, orders, versions
+from fedretrain.server import memory, orders, refreshes, versions
 from fedretrain.server.desk import Desk
 from fedretrain.server.tables import events, tokens
+from fedretrain.training.keep import Verdict
+from fedretrain.wire.control import Refreshed
 from tests.server_cases import Office, lines, write_office
 
 
@@ -255,6 +260,30 @@ def test_status_without_a_model_and_with_one(office):
     assert "state" not in found
     assert found == office.on("rollout", "status", "--json").json
     assert "champion         1" in office.on("status").out
+
+
+def test_a_refresh_is_in_the_status_and_in_the_log(furnished):
+    furnished.begin(at=86_400.0)
+    decision = Decision(
+        Action.RETRAIN, "it drifts", strategy=Strategy.PERSONAL_ONLY, where=Where.DEVICE, number=1
+    )
+    records = [CycleEvent(86_401.0, decision).to_record()]
+    log = furnished.log()
+    log.append(memory.stream("pumps"), records, at=86_401.0)
+    said = [Refreshed(0, 1, "", Verdict.KEPT), Refreshed(1, 1, "", Verdict.FELL)]
+    known = refreshes.ordered({}, 1, 86_401.0)
+    log.append(memory.stream("pumps"), refreshes.notes(known, said, 86_402.0), at=86_402.0)
+    log.engine.dispose()
+    found = furnished.on("status", "--json").json["refresh"]
+    assert found == {
+        "number": 1,
+        "ordered_at": 86_401.0,
+        "kept": 1,
+        "refused": 1,
+        "too_few_labels": 0,
+        "not_possible": 0,
+    }
+    assert "refresh 1: 1 kept, 1 refused" in furnished.on("log").out
 
 
 def test_devices_are_listed_revoked_and_retired(furnished):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedretrain.coordinator.cycle import Withdraw
 from fedretrain.core.errors import DataError
+from fedretrain.retraining.config import Strategy, StrategyRule
 from fedretrain.retraining.decision import Decision
 from fedretrain.rollout.assignment import assign, unassigned
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.events import Order, RolloutEvent
-from fedretrain.server import memory
+from fedretrain.server import memory, refreshes
 from fedretrain.server.event_log import Entry
 from fedretrain.server.memory import BaselineNote, Memory, Ranks, fold, recall
+from fedretrain.server.steward import describe
+from fedretrain.training.keep import Verdict
+from fedretrain.wire.control import Refreshed
 from tests.cycle_cases import DRIFT, POLICY, Drive
 
 RANKS = {"d1": np.linspace(0.005, 0.995, 100), "d2": np.linspace(0.995, 0.005, 100)}
@@ -151,3 +156,15 @@ def test_the_decision_to_train_is_remembered():
     (decided,) = (event.body for event in drive.log if isinstance(event.body, Decision))
     assert _fold(_records(drive)).decision == decided
     assert drive.state.training is not None
+
+
+def test_a_refresh_is_remembered_with_what_devices_said_of_it():
+    rule = (StrategyRule("here", Strategy.PERSONAL_ONLY),)
+    drive = Drive(replace(POLICY, retraining=replace(POLICY.retraining, rules=rule)))
+    drive.tick(signals=DRIFT)
+    found = _fold(_records(drive))
+    assert (found.state.refresh, found.decision) == (1, None)
+    (note,) = refreshes.notes(found.refreshes, [Refreshed(4, 1, "", Verdict.KEPT)], drive.now)
+    after = _fold([note], found)
+    assert (dict(after.refreshes[1].said), after.state) == ({4: Verdict.KEPT}, found.state)
+    assert describe(note) == "refreshed refresh 1: 1 kept"

@@ -12,7 +12,16 @@ from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.tables import telemetry as table
 from fedretrain.server.telemetry import Telemetry
-from fedretrain.wire.control import Alert, ReportShape, encode_alert, encode_labels, encode_report
+from fedretrain.training.keep import Verdict
+from fedretrain.wire.control import (
+    Alert,
+    Refreshed,
+    ReportShape,
+    encode_alert,
+    encode_labels,
+    encode_refreshed,
+    encode_report,
+)
 from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, labels_for, personal_of, telemetry
 
 BINS, DEVICES, PACKAGE, CANDIDATE = bins_of(), 3, "ab" * 32, "cd" * 32
@@ -223,3 +232,10 @@ def test_devices_with_and_without_a_personal_model_count_beside_each_other(engin
     personal = counted.served.store.personal(1, 1)
     assert personal.gap_D2[:DEVICES].tolist() == [[0.25, 1.0], [0.25, 1.0], [0.0, 0.0]]
     assert personal.bases_D2[:DEVICES].tolist() == [[1, 0], [1, 1], [0, 0]]
+
+
+def test_what_became_of_refreshes_waits_for_the_loop(engine):
+    counted = _telemetry(engine)
+    _send(engine, encode_refreshed(3, PACKAGE, Verdict.KEPT), device="d1")
+    assert counted.catch_up(VERSIONS, NOW) == 1
+    assert list(counted.refreshed) == [Refreshed(1, 3, PACKAGE, Verdict.KEPT)]

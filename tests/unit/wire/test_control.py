@@ -15,13 +15,16 @@ from fedretrain.monitoring.reports import (
     LabelReports,
     Reports,
 )
+from fedretrain.training.keep import Verdict
 from fedretrain.wire.control import (
     Alert,
     MalformedError,
+    Refreshed,
     ReportShape,
     decode,
     encode_alert,
     encode_labels,
+    encode_refreshed,
     encode_report,
     shadow_version,
 )
@@ -187,3 +190,15 @@ def test_a_flipped_byte_is_read_or_refused(data):
     assert isinstance(rows, Reports)
     assert (rows.features_KFC.shape, rows.outputs_KM.shape) == ((1, 3, 5), (1, 4))
     assert (rows.features_KFC >= 0).all()
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_what_became_of_a_refresh_goes_there_and_back(verdict):
+    found = decode(encode_refreshed(4, PACKAGE, verdict), 7, 0.0, SHAPE, {}.get)
+    assert found == Refreshed(7, 4, PACKAGE, verdict)
+
+
+def test_a_verdict_that_nobody_knows_is_refused_by_name():
+    told = pb.Payload(refreshed=pb.Refreshed(refresh=1, verdict="splendid")).SerializeToString()
+    with pytest.raises(MalformedError, match="refreshed"):
+        decode(told, 7, 0.0, SHAPE, {}.get)
