@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.rollout.causes import Change
 from fedretrain.rollout.compose import create
-from fedretrain.rollout.config import HOUR_S, RolloutPolicy, Step
+from fedretrain.rollout.config import HOUR_S, ApprovalRules, RolloutPolicy, Step
 from fedretrain.rollout.evidence import Answer, Approval, Coverage, Exposure, Operator, RolloutEvidence
 from fedretrain.rollout.fold import begin
 from fedretrain.rollout.metrics import MetricRule
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 DAY_S = 24 * HOUR_S
 STEPS = (Step(0.02, HOUR_S, DAY_S), Step(0.1, HOUR_S, DAY_S), Step(0.5, HOUR_S, DAY_S))
-POLICY = RolloutPolicy(steps=STEPS, metrics=(MetricRule("hits"),), kpis=("hits",))
+NOBODY = ApprovalRules(waived=(Change.INCREMENTAL, Change.FULL, Change.IMPORTED))
+"""Rollouts of these policies ask nobody: what is tested is elsewhere."""
+POLICY = RolloutPolicy(steps=STEPS, metrics=(MetricRule("hits"),), kpis=("hits",), approvals=NOBODY)
 COVERED = Coverage(frozenset(range(24)), frozenset({0, 1}), frozenset({0, 1}))
 
 

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from fedretrain.artifacts.store import ContentStore
 from fedretrain.cli import main
-from fedretrain.coordinator.cycle import Begun, CycleEvent
+from fedretrain.coordinator.cycle import Begun, CycleEvent, Propose
+from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.clock import HOUR_S
+from fedretrain.core.frozen import freeze
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
+from fedretrain.rollout.causes import Phase
 from fedretrain.server import fleet, memory
 from fedretrain.server.database import open_database
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.fleet import Traits
 from fedretrain.server.pool import write_pool
+from fedretrain.server.ranked import Ranked
+from tests.cycle_cases import Drive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +112,29 @@ class Office:
         log = self.log()
         log.append(memory.stream("pumps"), [CycleEvent(at, Begun(champion)).to_record()], at=at)
         log.engine.dispose()
+
+    def ask(self, by: str, **approvals: Any) -> None:
+        """The loop until the rollout of version 2, which somebody proposed, asks for its promotion.
+
+        Args:
+            by: Who proposed it.
+            approvals: The policy's.
+        """
+        rollout = {"metrics": [{"metric": "hits"}], "approvals": approvals}
+        self.write_policy(rollout=rollout)
+        drive = Drive(read_policy(yaml.safe_load((self.folder / "policy.yaml").read_text())))
+        drive.tick(orders=(Propose(2, by),))
+        drive.to(Phase.APPROVAL)
+        log, (begun, *later) = self.log(), drive.log
+        ranks = ContentStore(self.folder / "state" / "campaigns").put(freeze(Ranked(np.zeros(0))))
+        note = {"kind": memory.RANKS, "rollout": 1, "blob": ranks, "seed": 1}
+        records = [begun.to_record(), note, *(event.to_record() for event in later)]
+        log.append(memory.stream("pumps"), records, at=drive.now)
+        log.engine.dispose()
+
+    def write_policy(self, **parts: Any) -> None:
+        """Another policy file."""
+        (self.folder / "policy.yaml").write_text(yaml.safe_dump({"format": 1, "name": "small", **parts}))
 
     def enrol(self, name: str, seen_at: float = 0.0, heartbeat: dict[str, Any] | None = None) -> None:
         """A device joins, and may have been heard."""

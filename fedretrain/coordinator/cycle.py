@@ -20,6 +20,7 @@ from fedretrain.coordinator.cycle_events import (
     Body,
     CycleEvent,
     Proposed,
+    Refused,
     ServedAgain,
     Trained,
     Withdrawn,
@@ -30,13 +31,14 @@ from fedretrain.coordinator.cycle_evidence import Evidence, Order, Propose, Retr
 from fedretrain.coordinator.cycle_fold import apply, begin, replay
 from fedretrain.coordinator.cycle_release import Log, end_retrain, run
 from fedretrain.coordinator.cycle_state import Candidate, CycleState, OpenIncident, refresh_due, served
+from fedretrain.coordinator.permission import refusal
 from fedretrain.coordinator.signals import readings_of
 from fedretrain.monitoring import recipes
 from fedretrain.retraining import trigger
 from fedretrain.retraining.config import Where
 from fedretrain.retraining.decision import Action, Ending, Outcome
 from fedretrain.rollout.causes import Phase
-from fedretrain.rollout.evidence import Command, Operator
+from fedretrain.rollout.evidence import Approval, Command, Operator
 from fedretrain.rollout.quarantine import (
     Fault,
     QuarantineEvent,
@@ -56,6 +58,7 @@ from fedretrain.rollout.safety import (
 from fedretrain.rollout.stops import RULES_BASELINE
 
 if TYPE_CHECKING:
+    from fedretrain.coordinator.permission import Said
     from fedretrain.coordinator.policy import Policy
     from fedretrain.retraining.signals import Signals
 
@@ -71,6 +74,7 @@ __all__ = [
     "Order",
     "Propose",
     "Proposed",
+    "Refused",
     "Retrain",
     "ServeAgain",
     "ServedAgain",
@@ -97,7 +101,8 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
         evidence: What is known.
         now: The instant, not before the last one.
     """
-    log = Log(policy, state, now, evidence.num_devices)
+    log = Log(policy, state, now, evidence.num_devices, evidence.decides_otherwise)
+    evidence = _permitted(log, evidence)
     _watch(log, evidence)
     _guard(log, evidence)
     withdrawn = _keep_out(log, evidence)
@@ -113,6 +118,22 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
         asked = [order for order in evidence.orders if isinstance(order, Retrain) and order.by]
         _retrain(log, replace(evidence.signals, asked_by=asked[-1].by if asked else ""))
     return tuple(log.events)
+
+
+def _permitted(log: Log, evidence: Evidence) -> Evidence:
+    """The evidence without orders that their givers may not give; each of those is written down."""
+    asked, seen = evidence.roles, evidence.rollout
+
+    def may(said: Said) -> bool:
+        reason = refusal(asked, log.state, said, log.now) if said.by else ""
+        if reason:
+            log.add(Refused(type(said).__name__.lower(), said.by, reason))
+        return not reason
+
+    orders = tuple(order for order in evidence.orders if may(order))
+    approval = seen.approval if may(seen.approval) else Approval()
+    operator = seen.operator if may(seen.operator) else Operator()
+    return replace(evidence, orders=orders, rollout=replace(seen, approval=approval, operator=operator))
 
 
 def _watch(log: Log, evidence: Evidence) -> None:

@@ -125,6 +125,21 @@ class ServedAgain:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A person's order that was not followed: whoever gave it may not, or not alone.
+
+    Attributes:
+        order: What it was, in a word.
+        by: Who.
+        reason: Why not; for people.
+    """
+
+    order: str
+    by: str
+    reason: str
+
+
 Body: TypeAlias = (
     Begun
     | MonitorEvent
@@ -135,6 +150,7 @@ Body: TypeAlias = (
     | Admitted
     | Withdrawn
     | ServedAgain
+    | Refused
     | RolloutEvent
     | SafetyEvent
     | QuarantineEvent
@@ -184,6 +200,7 @@ KINDS: Mapping[str, type] = {
     "admitted": Admitted,
     "withdrawn": Withdrawn,
     "served_again": ServedAgain,
+    "refused": Refused,
     "rollout": RolloutEvent,
     "safety": SafetyEvent,
     "quarantine": QuarantineEvent,

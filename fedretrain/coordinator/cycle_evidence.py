@@ -2,8 +2,8 @@
 
 Rules of this file:
     * Views, readings and a rollout's evidence are levels: they say what holds now, and saying it twice changes nothing.
-    * An order is given once. One that changes nothing, that nobody's name stands behind, or that may not be has no effect and no
-      event: whoever ordered looks at the state, and orders again.
+    * An order is given once. One that changes nothing, or that nobody's name stands behind, has no effect and no event: whoever
+      ordered looks at the state, and orders again. One whose giver may not give it is refused, which is an event.
     * Approvals, and a person's commands to a rollout, are in the rollout's own evidence.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from fedretrain.coordinator.roles import Roles
 from fedretrain.rollout.evidence import RolloutEvidence
 from fedretrain.rollout.quarantine import Release
 from fedretrain.rollout.safety import SafetyOrder
@@ -101,6 +102,8 @@ class Evidence:
         readings: What safety limits are read from beside the views; in safe mode those of what serves then.
         orders: What people order.
         faults: Faults and clean measurements of devices and versions in one window, from elsewhere than monitors.
+        decides_otherwise: Waiting versions whose decision thresholds are not the champion's.
+        roles: Who may order and approve what.
         num_devices: Devices of the fleet, those kept out included; None where nobody has counted them, and nobody can say whether a
             rollout's steps have devices enough.
     """
@@ -113,4 +116,6 @@ class Evidence:
     readings: tuple[Reading, ...] = ()
     orders: tuple[Order, ...] = ()
     faults: QuarantineEvidence | None = None
+    decides_otherwise: frozenset[int] = frozenset()
+    roles: Roles = field(default_factory=Roles)
     num_devices: int | None = None

@@ -19,6 +19,7 @@ from fedretrain.coordinator.cycle_events import (
     Begun,
     CycleEvent,
     Proposed,
+    Refused,
     ServedAgain,
     Trained,
     Withdrawn,
@@ -33,7 +34,7 @@ from fedretrain.retraining import trigger
 from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision, Outcome, TriggerState
 from fedretrain.rollout import machine
-from fedretrain.rollout.causes import EventKind, IncidentKind
+from fedretrain.rollout.causes import Change, EventKind, IncidentKind
 from fedretrain.rollout.effects import EffectKind, effects
 from fedretrain.rollout.events import RolloutEvent
 from fedretrain.rollout.quarantine import QuarantineEvent, QuarantineEventKind, Subject, apply_quarantine
@@ -146,7 +147,8 @@ def _decided(body: Decision, state: CycleState, at: float) -> CycleState:
     if body.where is Where.DEVICE:
         refreshes = body.strategy is Strategy.PERSONAL_ONLY
         return replace(after, refresh=after.trigger.num_retrains) if refreshes else after
-    candidate = Candidate(state.next_version, after.trigger.num_retrains)
+    change = Change.FULL if body.from_scratch else Change.INCREMENTAL
+    candidate = Candidate(state.next_version, after.trigger.num_retrains, change=change)
     return replace(after, training=candidate, next_version=state.next_version + 1)
 
 
@@ -171,7 +173,7 @@ def _proposed(body: Proposed, state: CycleState, _at: float) -> CycleState:
     }
     if not body.by or body.version <= RULES_BASELINE or body.version in taken:
         raise _illegal(f"version {body.version} by {body.by or 'nobody'}")
-    candidate = Candidate(body.version, detectable=body.detectable)
+    candidate = Candidate(body.version, detectable=body.detectable, change=Change.IMPORTED, by=body.by)
     following = max(state.next_version, body.version + 1)
     return replace(state, waiting=(*state.waiting, candidate), next_version=following)
 
@@ -203,6 +205,11 @@ def _served_again(body: ServedAgain, state: CycleState, _at: float) -> CycleStat
     if not body.by or body.version != state.champion or not state.in_fallback:
         raise _illegal(f"no fallback of version {body.version} that {body.by or 'nobody'} could end")
     return replace(state, monitor=replace(state.monitor, decay=DecayState()))
+
+
+@_after.register(Refused)
+def _refused(_body: Refused, state: CycleState, _at: float) -> CycleState:
+    return state  # for the audit log alone
 
 
 @_after.register(SafetyEvent)

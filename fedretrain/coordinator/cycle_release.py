@@ -46,10 +46,19 @@ class Log:
         state: Where the loop stands.
         now: The instant.
         num_devices: Devices of the fleet; None where nobody has counted them.
+        decides_otherwise: Waiting versions whose decision thresholds are not the champion's.
     """
 
-    def __init__(self, policy: Policy, state: CycleState, now: float, num_devices: int | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        state: CycleState,
+        now: float,
+        num_devices: int | None = None,
+        decides_otherwise: frozenset[int] = frozenset(),
+    ) -> None:
         self.policy, self.state, self.now, self.num_devices = policy, state, now, num_devices
+        self.decides_otherwise = decides_otherwise
         self.events: list[CycleEvent] = []
 
     def add(self, *bodies: Body) -> None:
@@ -181,6 +190,9 @@ def _creation(log: Log, candidate: Candidate) -> RolloutEvent:
         num_devices=None if num is None else num - kept,
         quarantined=log.state.quarantined,
         policy_digest=log.policy.digest,
+        change=candidate.change,
+        proposed_by=candidate.by,
+        decides_otherwise=candidate.version in log.decides_otherwise,
     )
 
 

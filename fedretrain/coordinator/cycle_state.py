@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fedretrain.coordinator.policy import OnDecay
 from fedretrain.monitoring.state import MonitorState, Streak
+from fedretrain.rollout.causes import Change
 from fedretrain.rollout.quarantine import QuarantineState
 from fedretrain.rollout.safety import SafetyState, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
@@ -36,12 +37,16 @@ class Candidate:
         retrain: Number of the retrain; 0 where a person brought it.
         detectable: The smallest relative regression that each step could detect; empty if not known.
         answer: What it was told last; None before it asked.
+        change: How it came about.
+        by: Who brought it; empty for a retrain's.
     """
 
     version: int
     retrain: int = 0
     detectable: tuple[float, ...] = ()
     answer: Admission | None = None
+    change: Change = Change.INCREMENTAL
+    by: str = ""
 
 
 @dataclass(frozen=True)

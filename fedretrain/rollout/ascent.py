@@ -22,7 +22,7 @@ from fedretrain.rollout.verdict import Reason, Role, Verdict
 if TYPE_CHECKING:
     from fedretrain.rollout.config import RolloutPolicy
     from fedretrain.rollout.events import RolloutEvent
-    from fedretrain.rollout.evidence import RolloutEvidence
+    from fedretrain.rollout.evidence import Approval, RolloutEvidence
     from fedretrain.rollout.state import RolloutState
 
 _STEPPING = (Phase.SHADOW, Phase.CANARY, Phase.RAMP)
@@ -134,10 +134,11 @@ def go_on(
 
 def _up(policy: RolloutPolicy, state: RolloutState, now: float) -> RolloutEvent | None:
     """The next step, or the question that comes before it."""
-    kind, fraction = _next_step(state)
+    kind, fraction = next_step(state)
     wanted = approval_point(kind) in state.plan.approvals
     if wanted and state.phase is not Phase.APPROVAL:
-        return write(state, EventKind.APPROVAL_ASKED, now, f"{state.plan.people} must agree to {kind}")
+        why = f": {state.plan.four_eyes}" if state.plan.four_eyes else ""
+        return write(state, EventKind.APPROVAL_ASKED, now, f"{state.plan.people} must agree to {kind}{why}")
     if wanted and len(state.consents_at(now)) < state.plan.people:
         return None
     by = ", ".join(consent.by for consent in state.consents_at(now)) if wanted else ""
@@ -145,7 +146,7 @@ def _up(policy: RolloutPolicy, state: RolloutState, now: float) -> RolloutEvent 
     return write(state, kind, now, f"exposure {fraction:.1%}", by=by, order=order)
 
 
-def _next_step(state: RolloutState) -> tuple[EventKind, float]:
+def next_step(state: RolloutState) -> tuple[EventKind, float]:
     """What comes after the present step, and its exposure."""
     if state.step == state.last_step:
         return EventKind.PROMOTED, 1.0
@@ -160,9 +161,16 @@ def _approved(
     said = evidence.approval
     until = said.at + policy.approvals.valid_s
     known = any(consent.by == said.by for consent in state.consents_at(now))
-    if answer_to(state, said, now) is not Answer.GRANTED or known or until <= now:
+    own = bool(state.plan.four_eyes) and said.by == state.plan.proposed_by
+    if answer_to(state, said, now) is not Answer.GRANTED or known or own or until <= now:
         return None
-    return write(state, EventKind.APPROVED, now, f"approved by {said.by}", by=said.by, until=until)
+    reason = _with_reason(f"approved by {said.by}", said)
+    return write(state, EventKind.APPROVED, now, reason, by=said.by, until=until)
+
+
+def _with_reason(what: str, said: Approval) -> str:
+    """What happened, and why the person says so."""
+    return f"{what}: {said.reason}" if said.reason else what
 
 
 def hold_or_ask(
@@ -175,7 +183,8 @@ def hold_or_ask(
         said = evidence.approval
         if answer_to(state, said, now) is not Answer.GRANTED:
             return None
-        return write(state, EventKind.EXTENDED, now, f"one more attempt, by {said.by}", by=said.by)
+        reason = _with_reason(f"one more attempt, by {said.by}", said)
+        return write(state, EventKind.EXTENDED, now, reason, by=said.by)
     lacking = past_limit(policy, state, evidence, now)
     if lacking is not None and may_ask(policy, state):
         return write(state, EventKind.ASKED, now, f"{lacking} at its limit", cause=lacking)

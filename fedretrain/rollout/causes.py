@@ -39,6 +39,15 @@ class ApprovalPoint(StrEnum):
     CHAMPION = "champion"
 
 
+class Change(StrEnum):
+    """How a candidate came about: the classes for which a policy may waive approvals."""
+
+    INCREMENTAL = "incremental"  # retrained from the champion's weights
+    FULL = "full"  # retrained from fresh weights
+    IMPORTED = "imported"  # a person brought it
+    RESUBMITTED = "resubmitted"  # it failed before, and a person tries it again
+
+
 class RollbackKind(StrEnum):
     """How a candidate is taken back."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.build import plain
 from fedretrain.core.errors import ConfigError
-from fedretrain.rollout.causes import Cause, EventKind, Phase, RollbackKind
+from fedretrain.rollout.causes import Cause, Change, EventKind, Phase, RollbackKind
 from fedretrain.rollout.config import OnUnderpowered
 from fedretrain.rollout.events import Order, Plan, RolloutEvent, gate_name, jsonable
 from fedretrain.rollout.exposure import num_exposed
@@ -42,6 +42,9 @@ def create(
     num_devices: int | None = None,
     quarantined: Collection[int] = (),
     policy_digest: str = "",
+    change: Change = Change.INCREMENTAL,
+    proposed_by: str = "",
+    decides_otherwise: bool = False,
 ) -> RolloutEvent:
     """The first event of a rollout.
 
@@ -56,6 +59,9 @@ def create(
         num_devices: Devices of the fleet that it may expose; None where nobody has counted them.
         quarantined: Versions that may not be released.
         policy_digest: Of the policy file; for audit.
+        change: How the candidate came about.
+        proposed_by: Who brought it; empty for a retrain's.
+        decides_otherwise: Whether its decision thresholds differ from the champion's.
 
     Raises:
         ConfigError: If the candidate is no candidate, or a step cannot see what it must, or has too few devices to be judged, and the
@@ -71,19 +77,22 @@ def create(
     for what, wrong in require.items():
         if wrong:
             raise ConfigError(what, where=f"rollout {rollout}")
-    kept = policy.holdback
+    kept, agree = policy.holdback, policy.approvals.needed(change, decides_otherwise=decides_otherwise)
     plan = Plan(
         candidate,
         champion,
         tuple(step.exposure_fraction for step in policy.steps),
-        policy.approvals.before,
-        policy.approvals.people,
+        agree.before,
+        agree.people,
         kept.fraction,
         champion if kept.version is None else kept.version,
         kept.duration_s if kept.fraction else 0.0,
         policy_digest,
         policy.shadow.fraction,
         _warnings(policy, rollout, detectable, num_devices),
+        change,
+        proposed_by,
+        agree.four_eyes,
     )
     evidence = jsonable(
         {"detectable": list(detectable), "limit": policy.kpi_regression_limit, "num_devices": num_devices}

@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from fedretrain.core.checks import as_tuples, fraction, not_negative, positive, require
-from fedretrain.rollout.causes import ALWAYS_IMMEDIATE, ApprovalPoint, Cause, RollbackKind
+from fedretrain.rollout.causes import ALWAYS_IMMEDIATE, ApprovalPoint, Cause, Change, RollbackKind
 from fedretrain.rollout.metrics import MetricRule  # noqa: TC001 - read by `build` at run time
 from fedretrain.rollout.verdict import Role
 
@@ -121,26 +121,77 @@ class ShadowRules:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """The approvals that one rollout needs.
+
+    Attributes:
+        before: What needs an approval before it begins.
+        people: How many different people.
+        four_eyes: Why it is two of them, neither of whom proposed it; empty where one is enough.
+    """
+
+    before: tuple[ApprovalPoint, ...]
+    people: int = 1
+    four_eyes: str = ""
+
+
+@dataclass(frozen=True)
 class ApprovalRules:
     """Where a person has to agree.
 
     Attributes:
         before: What needs an approval before it begins.
         people: How many different people: 2 is four eyes.
+        waived: Classes of change of low risk, which need nobody; four eyes are never waived.
+        safety_critical: Whether harm of these models is harm to people or plant: each change needs four eyes.
         valid_s: An approval is good for this long.
         wait_s: A question nobody answers for this long is a no.
     """
 
-    before: tuple[ApprovalPoint, ...] = ()
+    before: tuple[ApprovalPoint, ...] = (ApprovalPoint.CHAMPION,)
     people: int = 1
+    waived: tuple[Change, ...] = ()
+    safety_critical: bool = False
     valid_s: float = DAY_S
     wait_s: float = 3 * DAY_S
 
     def __post_init__(self) -> None:
-        as_tuples(self, ["before"])
+        as_tuples(self, ["before", "waived"])
+        require(
+            bool(self.before),
+            "nobody would ever agree to a promotion",
+            key="approvals.before",
+            fix="name canary, ramp or champion, and under `waived` the classes of change that need nobody",
+        )
+        require(
+            Change.RESUBMITTED not in self.waived,
+            "a version that failed before is no change of low risk",
+            key="approvals.waived",
+            fix="name incremental, full or imported",
+        )
         require(self.people in (1, 2), f"{self.people} people", key="approvals.people", fix="give 1 or 2")
         positive("approvals.valid_s", self.valid_s)
         positive("approvals.wait_s", self.wait_s)
+
+    def needed(self, change: Change, *, decides_otherwise: bool) -> Needed:
+        """What a rollout needs.
+
+        Args:
+            change: How its candidate came about.
+            decides_otherwise: Whether the candidate's calibration, thresholds or class weights differ from the champion's.
+        """
+        why = "the model is safety-critical" if self.safety_critical else ""
+        why = why or ("its decision thresholds are others" if decides_otherwise else "")
+        if why:
+            before = (
+                self.before
+                if ApprovalPoint.CHAMPION in self.before
+                else (*self.before, ApprovalPoint.CHAMPION)
+            )
+            return Needed(before, 2, why)
+        if change in self.waived:
+            return Needed(())
+        return Needed(self.before, self.people, "the policy asks for two" if self.people > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.build import build, plain
-from fedretrain.rollout.causes import ApprovalPoint, Cause, EventKind  # noqa: TC001 - read by `build` at run time
+from fedretrain.rollout.causes import ApprovalPoint, Cause, Change, EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,9 @@ class Plan:
         policy: Digest of the policy file; for audit.
         shadow_fraction: Share of the devices that score it in shadow.
         warnings: What a person should know before it starts.
+        change: How the candidate came about.
+        proposed_by: Who brought it; empty for a retrain's.
+        four_eyes: Why two people must agree, neither of whom proposed it; empty where one is enough.
     """
 
     candidate: int
@@ -49,6 +52,9 @@ class Plan:
     policy: str = ""
     shadow_fraction: float = 1.0
     warnings: tuple[str, ...] = ()
+    change: Change = Change.INCREMENTAL
+    proposed_by: str = ""
+    four_eyes: str = ""
 
     @property
     def gates(self) -> tuple[str, ...]:

@@ -181,8 +181,8 @@ def _answered_no(
     policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float
 ) -> Stop | None:
     if answer_to(state, evidence.approval, now) is Answer.REFUSED:
-        by = evidence.approval.by
-        return Stop(Cause.APPROVAL_REFUSED, f"refused by {by}", by=by)
+        by, why = evidence.approval.by, evidence.approval.reason
+        return Stop(Cause.APPROVAL_REFUSED, f"refused by {by}{f': {why}' if why else ''}", by=by)
     if state.phase is Phase.APPROVAL and now - state.entered_at >= policy.approvals.wait_s:
         return Stop(Cause.APPROVAL_EXPIRED, f"nobody agreed in {policy.approvals.wait_s:.0f} s")
     return None

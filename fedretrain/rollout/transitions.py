@@ -110,9 +110,11 @@ def by_a_person(_: RolloutState, event: RolloutEvent) -> str:
 
 
 def consent_counts(state: RolloutState, event: RolloutEvent) -> str:
-    """The approval is good now and its giver has not given one already."""
+    """The approval is good now, and its giver has not given one already, nor proposed what needs four eyes."""
     if event.until <= event.at:
         return "the approval has expired"
+    if state.plan.four_eyes and event.by == state.plan.proposed_by:
+        return f"{event.by} proposed it, and {state.plan.four_eyes}: two others must agree"
     doubled = any(consent.by == event.by for consent in state.consents_at(event.at))
     return f"{event.by} has approved already" if doubled else ""
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fedretrain.coordinator.roles import Role, Roles
 from fedretrain.core.build import build
 from fedretrain.core.checks import positive, require
 from fedretrain.core.errors import ConfigError
@@ -154,10 +155,12 @@ class ServerConfig:
         quota: What one device may ask of it.
         flower: Training.
         populations: By name.
+        roles: Who may order and approve what, by the role's name; none: whoever gives a name may do everything.
     """
 
     folder: str
     populations: dict[str, Population]
+    roles: dict[str, Role] = field(default_factory=dict)
     database: str = ""
     mlflow: str = ""
     listen: Listen = field(default_factory=Listen)
@@ -170,6 +173,19 @@ class ServerConfig:
         for name in self.populations:
             ok = _NAME.fullmatch(name) is not None
             require(ok, f"{name!r} is no name", key="populations", fix="letters, digits, '.', '_' and '-'")
+        for name, role in self.roles.items():
+            unknown = sorted(set(role.populations) - set(self.populations))
+            known = ", ".join(sorted(self.populations))
+            require(
+                not unknown,
+                f"there is no population {', '.join(unknown)}",
+                key=f"roles.{name}.populations",
+                fix=f"name some of {known}",
+            )
+
+    def roles_of(self, population: str) -> Roles:
+        """Who may order and approve what of a population's models."""
+        return Roles(self.roles).of(population)
 
     @property
     def database_url(self) -> str:

@@ -2,7 +2,7 @@
 
 Rules of this file:
     * It reads the same log that the coordinator folds, and writes orders; it never writes the loop's own events.
-    * `verify` recomputes: chains of the log, digests of packages, and that the signed list, the versions and the store agree.
+    * An order that would be refused is not written: whoever gives it is told why.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.artifacts.package import read_package
 from fedretrain.coordinator.cycle import Propose, Retrain, Withdraw, served
+from fedretrain.coordinator.permission import refusal, unasked
 from fedretrain.coordinator.policy import read_policy
-from fedretrain.core.errors import ConfigError, DataError, UserError
+from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
-from fedretrain.server import alerts, fleet, memory, orders, refreshes, versions
+from fedretrain.server import alerts, fleet, memory, orders, refreshes
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
 from fedretrain.server.enrolment import make_tokens
@@ -31,9 +31,8 @@ from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.models import Models
 from fedretrain.server.pool import read_pool
 from fedretrain.server.ranked import Ranked
-from fedretrain.server.registry import Registry, default_uri
-from fedretrain.server.showing import view_of
 from fedretrain.server.training_file import read_training, read_yaml
+from fedretrain.server.verifying import verify
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from fedretrain.server.memory import Memory
 
 
-_LOOKS, _LOOK_S = 4, 5.0
 _ALERTS = 5  # that status shows
 
 
@@ -154,6 +152,9 @@ class Desk:
                 "phase": str(rollout.phase),
                 "step": rollout.step,
                 "asks": rollout.phase.name == "APPROVAL",
+                "people": rollout.plan.people,
+                "four_eyes": rollout.plan.four_eyes,
+                "agreed": [consent.by for consent in rollout.consents_at(time.time())],
             }
         if state.training is not None:
             record = self.models.campaign(state.training.version)
@@ -216,56 +217,9 @@ class Desk:
 
     def verify(self) -> dict[str, Any]:
         """Recompute every digest; what was checked, and what is wrong: all of it, not only the first."""
-        checked: dict[str, Any] = {}
-        damaged: dict[str, str] = {}
-        for stream in self.log.streams():
-            try:
-                checked[stream] = f"{sum(1 for _ in self.log.read(stream))} records"
-            except DataError as error:
-                damaged[stream] = f"{stream}: {error.what}"
-        wrong = list(damaged.values())
-        stores = open_stores(self._config)
-        for store in (stores.packages, stores.campaigns):
-            wrong += [f"the file {digest} is damaged" for digest in store.verify()]
-        checked["states"] = f"{len(stores.campaigns.digests())} files"
-        if versions.stream(self.population) in damaged:
-            return {"checked": checked, "wrong": wrong}  # nobody can say which packages there should be
-        packages, said = self._packages()
-        offered = {d for d, t in self._keys.trust.installable().items() if t.population == self.population}
-        wrong += said
-        wrong += [
-            f"the signed list offers {digest}, which no version is" for digest in sorted(offered - packages)
-        ]
-        checked["packages"] = f"{len(packages)} packages"
-        checked["signed list"] = f"{len(offered)} packages"
-        if self._config.mlflow != "off" and memory.stream(self.population) not in damaged:
-            wrong += [f"MLflow: {one}" for one in self._shown_otherwise()]
-            checked["MLflow"] = f"{len(self.models.versions.by_number)} versions"
-        return {"checked": checked, "wrong": wrong}
-
-    def _packages(self) -> tuple[set[str], list[str]]:
-        """The packages of every version, and what is wrong with them."""
-        wrong = []
-        for number, one in self.models.versions.by_number.items():
-            try:
-                package = read_package(self.models.stores.packages, one.package)
-            except UserError as error:
-                wrong.append(f"version {number}: {error.what}")
-                continue
-            if package.manifest.weights.digest != one.weights or package.manifest.version != number:
-                wrong.append(f"version {number}: its package says otherwise than the log")
-        return {one.package for one in self.models.versions.by_number.values()}, wrong
-
-    def _shown_otherwise(self) -> list[str]:
-        """What MLflow says otherwise than the log; a running coordinator has a moment to show what is new."""
-        registry = Registry(self._config.mlflow or default_uri(Path(self._config.folder)), self.population)
-        wrong: list[str] = []
-        for _ in range(_LOOKS):
-            wrong = registry.compare(view_of(self.models, self.memory()))
-            if not wrong:
-                break
-            time.sleep(_LOOK_S)
-        return wrong
+        return verify(
+            self._config, self.population, self._keys.trust, self.log, lambda: self.models, self.memory
+        )
 
     # ---- ordering
 
@@ -279,23 +233,28 @@ class Desk:
             fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
 
     def answer(self, word: str, by: str, reason: str = "") -> None:
-        """Answer what a rollout asks."""
-        orders.give(self.log, self.population, Approval(Answer(word), by, reason=reason), time.time())
+        """Answer what a rollout asks.
+
+        Raises:
+            ConfigError: If nothing is asked, or this person may not answer it.
+        """
+        nothing = unasked(self.memory().state)
+        if nothing:
+            raise ConfigError(nothing, where="rollout", fix="see `fedretrain rollout status`")
+        self._give(Approval(Answer(word), by, reason=reason))
 
     def order(self, command: str, by: str, reason: str) -> None:
         """Order something of the rollout."""
-        orders.give(self.log, self.population, Operator(Command(command), by, reason), time.time())
+        self._give(Operator(Command(command), by, reason))
 
     def safety(self, command: str, switch: str | None, by: str, reason: str) -> None:
         """Safe mode and kill switches."""
         which = None if switch is None else Switch(switch)
-        orders.give(
-            self.log, self.population, SafetyOrder(SafetyCommand(command), by, which, reason), time.time()
-        )
+        self._give(SafetyOrder(SafetyCommand(command), by, which, reason))
 
     def retrain(self, by: str, reason: str) -> None:
         """Want a retrain now."""
-        orders.give(self.log, self.population, Retrain(by, reason), time.time())
+        self._give(Retrain(by, reason))
 
     def withdraw(self, version: int, by: str, reason: str) -> None:
         """Quarantine a version.
@@ -308,7 +267,7 @@ class Desk:
                 "version 0 is the rules baseline", where=self.population, fix="name a model's version"
             )
         self.models.versions.package_of(version)
-        orders.give(self.log, self.population, Withdraw(version, by, reason), time.time())
+        self._give(Withdraw(version, by, reason))
 
     def import_first(self, outputs: tuple[str, ...], weights: bytes, num_rounds: int) -> dict[str, Any]:
         """Make the first champion.
@@ -357,7 +316,7 @@ class Desk:
         from fedretrain.artifacts.weights import decode_params
         from fedretrain.server.releasing import release_version
 
-        orders.check_name(by)
+        self._check(Propose(0, by, reason))
         state = self.memory().state
         if state is None:
             raise DataError("there is no champion yet", where=self.population, fix="fedretrain models import")
@@ -372,5 +331,19 @@ class Desk:
             training=TrainingRecord(strategy=Strategy.IMPORTED, recipe=reason[:200]),
         )
         models.add(version, digest, f"proposed by {by}")
-        orders.give(self.log, self.population, Propose(version, by, reason), time.time())
+        self._give(Propose(version, by, reason))
         return version
+
+    def _give(self, said: orders.Said) -> None:
+        """Write an order down, if whoever gives it may."""
+        self._check(said)
+        orders.give(self.log, self.population, said, time.time())
+
+    def _check(self, said: orders.Said) -> None:
+        """Raise a `ConfigError` where an order would be refused."""
+        orders.check_name(said.by)
+        # Only an answer depends on where the loop stands: safe mode is ordered also where the log is damaged.
+        state = self.memory().state if isinstance(said, Approval) else None
+        refused = refusal(self._config.roles_of(self.population), state, said, time.time())
+        if refused:
+            raise ConfigError(refused, where="--by", fix="roles are in server.toml, proposers in the log")

@@ -46,12 +46,12 @@ from fedretrain.validation.report import Verdict as Validated
 from fedretrain.wire.control import ReportShape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fedretrain.artifacts.package import Package
     from fedretrain.artifacts.store import ContentStore
     from fedretrain.artifacts.trust.repository import TrustRepository
-    from fedretrain.coordinator.cycle import CycleState
+    from fedretrain.coordinator.cycle import Candidate, CycleState
     from fedretrain.coordinator.policy import Policy
     from fedretrain.core.params import Params
     from fedretrain.retraining.decision import Decision
@@ -157,6 +157,20 @@ class Models:
         """Whether devices keep a personal state for a version."""
         method = self.package(version).manifest.personalization.method
         return method is not MethodKind.FEDAVG
+
+    def deciding_otherwise(self, champion: int, waiting: Iterable[Candidate]) -> frozenset[int]:
+        """The waiting versions whose calibration, thresholds or class weights are not the champion's.
+
+        What cannot be compared (the rules baseline, a damaged package) counts as another decision: four eyes look at it.
+        """
+        return frozenset(one.version for one in waiting if not self._decides_as(champion, one.version))
+
+    def _decides_as(self, champion: int, version: int) -> bool:
+        try:
+            ours, theirs = self.package(version).manifest, self.package(champion).manifest
+        except DataError:
+            return False
+        return (ours.calibration, ours.decision) == (theirs.calibration, theirs.decision)
 
     # ---- validation
 

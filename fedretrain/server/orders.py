@@ -3,7 +3,8 @@
 Rules of this file:
     * An order is an event like any other: durable, hash-chained, with who gave it and when. Nothing is done that is not in it.
     * The reconciler takes an order once: how far it has read is part of the same transaction as what follows from it.
-    * A tick takes one order to a rollout; the next one waits for the next tick, so that none is lost behind another.
+    * A tick takes one order and one yes to a rollout; the next one waits for the next tick, so that none is lost behind another. A no
+      waits for nobody.
     * An order's kind in the log never changes, whatever becomes of its class.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.coordinator.cycle_evidence import Order, Propose, Retrain, ServeAgain, Withdraw
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError, DataError
-from fedretrain.rollout.evidence import Approval, Operator
+from fedretrain.rollout.evidence import Answer, Approval, Operator
 from fedretrain.rollout.quarantine import Release
 from fedretrain.rollout.safety import SafetyOrder
 
@@ -67,7 +68,7 @@ class Orders:
 
     Attributes:
         cycle: For the loop.
-        approval: The latest answer to a rollout's question.
+        approval: The first answer to a rollout's question, or a no that came after it: another yes waits for the next time.
         operator: The first order to a rollout; what was said after another one is gathered next time.
         through: Number of the last order read.
     """
@@ -92,7 +93,13 @@ def gather(entries: Iterable[Entry], through: int) -> Orders:
     for entry in entries:
         said = read(entry.record)
         if isinstance(said, Approval):
-            found = replace(found, approval=replace(said, at=entry.at))
+            if found.approval.answer is Answer.GRANTED and said.answer is Answer.GRANTED:
+                break
+            found = (
+                found
+                if found.approval.answer is Answer.REFUSED
+                else replace(found, approval=replace(said, at=entry.at))
+            )
         elif isinstance(said, Operator):
             if found.operator.by:
                 break

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fedretrain.artifacts.store import ContentStore
     from fedretrain.coordinator.cycle import CycleEvent
     from fedretrain.coordinator.policy import Policy
+    from fedretrain.coordinator.roles import Roles
     from fedretrain.coordinator.watching import Kept
     from fedretrain.monitoring.bins import Bins
     from fedretrain.rollout.metrics import MetricEvidence
@@ -71,6 +72,7 @@ class Population:
         states: Where ranks and baselines are kept.
         models: Its versions and packages.
         fence: The lease of whoever runs it.
+        roles: Who may order and approve what.
     """
 
     def __init__(
@@ -82,8 +84,9 @@ class Population:
         states: ContentStore,
         models: Models,
         fence: Fence,
+        roles: Roles,
     ) -> None:
-        self.name, self.policy, self.models, self.fence = name, policy, models, fence
+        self.name, self.policy, self.models, self.fence, self._roles = name, policy, models, fence, roles
         self._log, self._states = log, states
         watching = config.watching
         self._clockwork = Clockwork(
@@ -225,6 +228,8 @@ class Population:
             trained=self._trained(),
             rollout=self._rollout(told, now),
             orders=told.cycle,
+            decides_otherwise=self.models.deciding_otherwise(state.champion, state.waiting),
+            roles=self._roles,
             num_devices=len(self._active()),
         )
         events = cycle.tick(self.policy, state, evidence, now)

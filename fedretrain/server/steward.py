@@ -86,7 +86,8 @@ class Steward:
         policy = read_policy(read_yaml(Path(config.policy)), where=config.policy)
         training = read_training(Path(config.training)) if config.training else None
         models = Models(name, policy, training, config.pool, self._log, stores, fence, self._clock)
-        return Population(name, config, policy, self._log, stores.campaigns, models, fence)
+        roles = self._config.roles_of(name)
+        return Population(name, config, policy, self._log, stores.campaigns, models, fence, roles)
 
     def turn(self, now: float) -> None:
         """Everything that is due.

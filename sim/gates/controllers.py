@@ -17,7 +17,7 @@ import numpy as np
 
 from fedretrain.rollout.causes import Cause, Phase
 from fedretrain.rollout.compose import create
-from fedretrain.rollout.evidence import Coverage, Exposure, RolloutEvidence
+from fedretrain.rollout.evidence import Answer, Approval, Coverage, Exposure, RolloutEvidence
 from fedretrain.rollout.gate import judge
 from fedretrain.rollout.machine import apply, begin, decide
 from fedretrain.rollout.verdict import Verdict
@@ -111,6 +111,7 @@ def _tick(
             coverage=_ALL_SEEN,
             exposure=Exposure(targets, targets, counter=state.counter),
             validation=Verdict.PASS,
+            approval=Approval(Answer.GRANTED, "a person", now),
         )
         for event in decide(policy, state, evidence, now):
             state = apply(state, event)

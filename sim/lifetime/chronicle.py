@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         CycleEvent,
         CycleState,
         Proposed,
+        Refused,
         ServedAgain,
         Withdrawn,
     )
@@ -112,7 +113,7 @@ class Chronicle:
     def _standing(
         self,
         event: CycleEvent,
-        body: Proposed | Admitted | Withdrawn | ServedAgain | SafetyEvent | QuarantineEvent,
+        body: Proposed | Admitted | Withdrawn | ServedAgain | Refused | SafetyEvent | QuarantineEvent,
         state: CycleState,
     ) -> None:
         """What changes who may serve and who counts: safe mode, switches, quarantine, waiting candidates."""

@@ -15,7 +15,7 @@ import numpy as np
 from fedretrain.coordinator.looking import Looking
 from fedretrain.core.rng import seed_for
 from fedretrain.rollout.causes import Phase
-from fedretrain.rollout.evidence import RolloutEvidence
+from fedretrain.rollout.evidence import Answer, Approval, RolloutEvidence
 from fedretrain.rollout.power import detectable
 from fedretrain.rollout.verdict import Role, Verdict
 from fedretrain.validation.report import Verdict as Validated
@@ -105,6 +105,7 @@ class Judge:
             coverage=coverage,
             exposure=self._release.exposure(now),
             validation=verdict,
+            approval=agreeing(state, now),
         )
 
     def _validated(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> Verdict:
@@ -133,3 +134,11 @@ class Judge:
         if "latency" in names:
             found.append(trial.latency(compared, state.plan.candidate, state.plan.champion))
         return found
+
+
+def agreeing(state: RolloutState, now: float) -> Approval:
+    """The simulated people, who agree to everything at once, one at a tick: what a policy asks of people costs no virtual time."""
+    have = {consent.by for consent in state.consents_at(now)}
+    names = (f"person {number}" for number in range(1, state.plan.people + 1))
+    by = next((name for name in names if name not in have), "")
+    return Approval(Answer.GRANTED, by, now) if by else Approval()

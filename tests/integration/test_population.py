@@ -11,6 +11,7 @@ from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.coordinator.cycle import Propose
 from fedretrain.coordinator.policy import read_policy
+from fedretrain.coordinator.roles import Roles
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seed_for
 from fedretrain.core.types import ClientData
@@ -124,7 +125,7 @@ class World:
         watching = Watching(SLOT, SLOT, settle_s=240.0, record_s=480.0, inputs_s=240.0)
         config = PopulationConfig("policy", watching=watching)
         self.population = Population(
-            "p", config, self.policy, self.log, self.stores.campaigns, self.models(), self.fence
+            "p", config, self.policy, self.log, self.stores.campaigns, self.models(), self.fence, Roles()
         )
 
     def restart(self):

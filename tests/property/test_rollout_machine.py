@@ -13,7 +13,7 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fedretrain.rollout.causes import ApprovalPoint, Cause, EventKind, Phase, RollbackKind
+from fedretrain.rollout.causes import ApprovalPoint, Cause, Change, EventKind, Phase, RollbackKind
 from fedretrain.rollout.compose import create, order_of, write
 from fedretrain.rollout.config import (
     HOUR_S,
@@ -53,7 +53,10 @@ def policies(draw: st.DrawFn) -> RolloutPolicy:
         steps=tuple(Step(f, HOUR_S, 4 * HOUR_S) for f in fractions),
         tiny_fleet=not fractions,
         approvals=ApprovalRules(
-            tuple(draw(st.sets(st.sampled_from(list(ApprovalPoint))))), draw(st.sampled_from([1, 2]))
+            tuple(draw(st.sets(st.sampled_from(list(ApprovalPoint)), min_size=1))),
+            draw(st.sampled_from([1, 2])),
+            draw(st.sampled_from([(), (Change.INCREMENTAL,)])),
+            draw(st.sampled_from([False, False, True])),
         ),
         holdback=HoldbackRules(draw(st.sampled_from([0.0, 0.1])), 10 * HOUR_S),
         default_rollback=draw(st.sampled_from(list(RollbackKind))),

@@ -33,6 +33,7 @@ from tests.rollout_cases import (
     COVERED,
     DEAD,
     FAIL,
+    NOBODY,
     PASS,
     POLICY,
     UNSURE,
@@ -381,7 +382,7 @@ def test_a_champion_goes_back_by_a_person() -> None:
 
 
 def test_a_tiny_fleet_goes_straight_from_shadow_and_says_so() -> None:
-    tiny = RolloutPolicy(steps=(), tiny_fleet=True)
+    tiny = RolloutPolicy(steps=(), tiny_fleet=True, approvals=NOBODY)
     drive = Drive(tiny)
     assert drive.state.warnings == (TINY_FLEET,)
     drive.to(Phase.CHAMPION)
@@ -552,6 +553,8 @@ def test_the_policy_is_built_from_plain_values() -> None:
         ({"rollback": {"bad luck": "gradual"}}, "rollout.rollback"),
         ({"alpha": 0}, "rollout.alpha"),
         ({"approvals": {"people": 3}}, "approvals.people"),
+        ({"approvals": {"before": []}}, "approvals.before"),
+        ({"approvals": {"waived": ["resubmitted"]}}, "approvals.waived"),
     ],
 )
 def test_impossible_policies_name_their_key(values: dict, key: str) -> None:

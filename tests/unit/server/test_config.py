@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fedretrain.coordinator.roles import Right
 from fedretrain.core.errors import ConfigError
 from fedretrain.server.config import read_server
 
@@ -32,6 +33,16 @@ def test_paths_are_relative_to_the_file(tmp_path):
 def test_a_database_that_is_named_is_taken(tmp_path):
     url = "postgresql+psycopg://me@host/fleet"
     assert read_server(_written(tmp_path, f'database = "{url}"\n' + WHOLE)).database_url == url
+
+
+def test_roles_say_who_may_do_what(tmp_path):
+    roles = '[roles.release]\nmay = ["approve_champion"]\npeople = ["anna"]\npopulations = ["pumps"]\n'
+    config = read_server(_written(tmp_path, WHOLE + roles))
+    assert config.roles_of("pumps").lacks("anna", Right.APPROVE_CHAMPION) == ""
+    assert "which anna has" in config.roles_of("pumps").lacks("ben", Right.APPROVE_CHAMPION)
+    with pytest.raises(ConfigError, match="no population fans") as caught:
+        read_server(_written(tmp_path, WHOLE + roles.replace("pumps", "fans")))
+    assert "roles.release.populations" in str(caught.value)
 
 
 @pytest.mark.parametrize(

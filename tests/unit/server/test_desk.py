@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
+from fedretrain.artifacts.decision import Decision as Rule
+from fedretrain.artifacts.delta import release
 from fedretrain.artifacts.enrolment import hash_token
+from fedretrain.artifacts.package import Contents, write_package
 from fedretrain.artifacts.trust.words import TargetInfo
 from fedretrain.artifacts.weights import encode_params
-from fedretrain.coordinator.cycle import CycleEvent
+from fedretrain.coordinator.cycle import Candidate, CycleEvent
 from fedretrain.coordinator.cycle_evidence import Propose, Retrain, Withdraw
 from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision
@@ -132,8 +135,6 @@ def test_a_signed_list_that_offers_a_stranger_is_named(furnished):
 
 
 ORDERS = [
-    (("rollout", "approve"), Approval(Answer.GRANTED, "anna")),
-    (("rollout", "refuse"), Approval(Answer.REFUSED, "anna")),
     (("rollout", "pause", "--reason", "lunch"), Operator(Command.PAUSE, "anna", "lunch")),
     (("rollout", "resume"), Operator(Command.RESUME, "anna")),
     (("rollout", "rollback"), Operator(Command.ROLL_BACK, "anna")),
@@ -340,8 +341,80 @@ def test_a_damaged_state_of_the_loop_is_named(furnished):
     assert _wrong(furnished) == [f"the file {digest} is damaged"]
 
 
-def test_why_somebody_agreed_goes_into_the_audit_log(furnished):
-    assert furnished.on("rollout", "approve", "--by", "anna", "--reason", "a quiet weekend").status == 0
+@pytest.mark.parametrize(("word", "answer"), [("approve", Answer.GRANTED), ("refuse", Answer.REFUSED)])
+def test_who_answers_a_rollout_and_why_goes_into_the_audit_log(office, word, answer):
+    office.ask("anna")
+    said = office.on("rollout", word, "--by", "anna", "--reason", "a quiet weekend", "--json")
+    assert (said.status, said.err) == (0, "")
+    assert _orders(office) == [Approval(answer, "anna", 0.0, "a quiet weekend")]
+
+
+def test_an_answer_that_nobody_asked_for_is_refused(furnished):
+    said = furnished.on("rollout", "approve", "--by", "anna")
+    assert (said.status, "no rollout that asks" in said.err) == (2, True)
+    assert _orders(furnished) == []
+
+
+def test_who_proposed_a_safety_critical_model_is_not_one_of_the_two_who_agree(office):
+    office.ask("anna", safety_critical=True)
+    said = office.on("rollout", "approve", "--by", "anna")
+    (line,) = lines(said.err)
+    assert (said.status, "anna proposed version 2, and the model is safety-critical" in line) == (2, True)
+    assert _orders(office) == []
+    assert office.on("rollout", "approve", "--by", "ben").status == 0
+
+
+ROLES = """
+[roles.release]
+may = ["approve_champion", "operate"]
+people = ["anna"]
+
+[roles.safety]
+may = ["restore"]
+people = ["carl"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "by", "right"),
+    [
+        (("rollout", "approve"), "carl", "approve_champion"),
+        (("rollout", "refuse"), "eve", "approve_champion"),
+        (("rollout", "pause"), "eve", "operate"),
+        (("retrain",), "carl", "operate"),
+        (("safe-mode", "on"), "eve", "operate"),
+        (("safe-mode", "off"), "anna", "restore"),
+        (("kill-switch", "start", "training"), "anna", "restore"),
+    ],
+)
+def test_an_order_without_the_right_is_refused_with_who_has_it(office, words, by, right):
+    office.config.write_text(office.config.read_text() + ROLES)
+    office.ask("ben")
+    said = office.on(*words, "--by", by)
+    (line,) = lines(said.err)
+    able = "carl" if right == "restore" else "anna"
+    assert (said.status, f"{by} lacks the right {right}, which {able} has" in line) == (2, True)
+    assert _orders(office) == []
+    assert office.on(*words, "--by", able).status == 0
+
+
+def test_a_candidate_that_decides_otherwise_is_told_from_one_that_does_not(furnished):
     desk = _desk(furnished)
-    (entry,) = desk.log.read(orders.stream(desk.population))
-    assert (entry.record["body"]["by"], entry.record["body"]["reason"]) == ("anna", "a quiet weekend")
+    base = desk.models.package(1)
+    made = {}
+    for version, decision in ((2, base.manifest.decision), (3, Rule((2.0, 1.0, 1.0)))):
+        contents = Contents(
+            release(None, base.weights), base.graph, base.pipeline, base.sanity, base.baseline
+        )
+        about = {
+            "population": "pumps",
+            "created_at": 1.0,
+            "outputs": base.manifest.outputs,
+            "decision": decision,
+        }
+        desk.models.add(
+            version, write_package(desk.models.stores.packages, contents, version=version, **about), ""
+        )
+        made[version] = Candidate(version)
+    assert desk.models.deciding_otherwise(1, made.values()) == {3}
+    assert desk.models.deciding_otherwise(0, [made[2]]) == {2}  # the rules decide otherwise than any model

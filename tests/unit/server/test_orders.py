@@ -30,14 +30,25 @@ def test_orders_are_gathered_as_they_were_given(engine):
     assert found.through == len(SAID)
 
 
-def test_the_latest_word_on_a_rollout_counts_and_is_dated_by_the_log(engine):
+@pytest.mark.parametrize("words", [(Answer.REFUSED, Answer.GRANTED), (Answer.GRANTED, Answer.REFUSED)])
+def test_a_no_outweighs_a_yes_and_is_dated_by_the_log(engine, words):
     log = EventLog(engine)
-    orders.give(log, "p", Approval(Answer.REFUSED, "anna", 99.0), 1.0)
-    orders.give(log, "p", Approval(Answer.GRANTED, "ben", 99.0), 2.0)
+    for at, word in enumerate(words, 1):
+        orders.give(log, "p", Approval(word, f"{word}", 99.0), float(at))
     orders.give(log, "p", Operator(Command.PAUSE, "anna", "lunch"), 3.0)
     found = orders.gather(log.read(orders.stream("p")), 0)
-    assert found.approval == Approval(Answer.GRANTED, "ben", 2.0)
-    assert found.operator == Operator(Command.PAUSE, "anna", "lunch")
+    assert found.approval == Approval(Answer.REFUSED, "refused", 1.0 + words.index(Answer.REFUSED))
+    assert (found.operator, found.through) == (Operator(Command.PAUSE, "anna", "lunch"), 3)
+
+
+def test_a_second_yes_waits_for_the_next_tick(engine):
+    log = EventLog(engine)
+    for at, by in enumerate(("anna", "ben"), 1):
+        orders.give(log, "p", Approval(Answer.GRANTED, by), float(at))
+    first = orders.gather(log.read(orders.stream("p")), 0)
+    assert (first.approval.by, first.through) == ("anna", 1)
+    then = orders.gather(log.read(orders.stream("p"), after=1), 1)
+    assert (then.approval.by, then.through) == ("ben", 2)
 
 
 def test_what_was_taken_is_not_taken_again(engine):
