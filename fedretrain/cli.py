@@ -38,6 +38,7 @@ def parser(command: str = "") -> argparse.ArgumentParser:
         command: The one that will be run: the agent's libraries are not imported for another's sake.
     """
     from fedretrain.server import commands
+    from fedretrain.server.examples import show_examples
 
     root = argparse.ArgumentParser(
         "fedretrain",
@@ -57,7 +58,9 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     demo.add_argument(
         "--folder", type=Path, default=None, help="where to write; default: a new temporary folder"
     )
+    demo.add_argument("--json", action="store_true", help="one JSON document on each line")
     demo.set_defaults(run=_demo)
+    show_examples(root)
     return root
 
 
@@ -73,7 +76,8 @@ def _check_agent(path: Path) -> dict[str, str]:
 def _demo(arguments: argparse.Namespace) -> int:
     from fedretrain.demo.run import run_demo
 
-    return run_demo(arguments.folder or Path(tempfile.mkdtemp(prefix="fedretrain-demo-")))
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="fedretrain-demo-"))
+    return run_demo(folder, as_json=arguments.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

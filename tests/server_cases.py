@@ -13,12 +13,14 @@ from fedretrain.artifacts.store import ContentStore
 from fedretrain.cli import main
 from fedretrain.coordinator.cycle import Begun, CycleEvent, Propose
 from fedretrain.coordinator.policy import read_policy
+from fedretrain.core.build import plain
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.frozen import freeze
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
-from fedretrain.rollout.causes import Phase
+from fedretrain.rollout.causes import EventKind, Phase
+from fedretrain.rollout.events import RolloutEvent
 from fedretrain.server import fleet, memory
 from fedretrain.server.database import open_database
 from fedretrain.server.event_log import EventLog
@@ -125,10 +127,24 @@ class Office:
         drive = Drive(read_policy(yaml.safe_load((self.folder / "policy.yaml").read_text())))
         drive.tick(orders=(Propose(2, by),))
         drive.to(Phase.APPROVAL)
-        log, (begun, *later) = self.log(), drive.log
-        ranks = ContentStore(self.folder / "state" / "campaigns").put(freeze(Ranked(np.zeros(0))))
-        note = {"kind": memory.RANKS, "rollout": 1, "blob": ranks, "seed": 1}
-        records = [begun.to_record(), note, *(event.to_record() for event in later)]
+        self.lived(drive)
+
+    def lived(self, drive: Drive, num_devices: int = 0) -> None:
+        """The log of a loop as the coordinator would have written it, with the policy that it ran under.
+
+        Args:
+            drive: Whose.
+            num_devices: Exposed in the order of their numbers.
+        """
+        (self.folder / "policy.yaml").write_text(yaml.safe_dump(plain(drive.policy)))
+        log = self.log()
+        rank_D = (np.arange(num_devices) + 0.5) / max(num_devices, 1)
+        ranks = ContentStore(self.folder / "state" / "campaigns").put(freeze(Ranked(rank_D)))
+        records = []
+        for event in drive.log:
+            records.append(event.to_record())
+            if isinstance(event.body, RolloutEvent) and event.body.kind is EventKind.CREATED:
+                records.append({"kind": memory.RANKS, "rollout": 1, "blob": ranks, "seed": 1})
         log.append(memory.stream("pumps"), records, at=drive.now)
         log.engine.dispose()
 

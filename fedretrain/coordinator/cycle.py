@@ -19,6 +19,7 @@ from fedretrain.coordinator.cycle_events import (
     Begun,
     Body,
     CycleEvent,
+    Discarded,
     Proposed,
     Refused,
     ServedAgain,
@@ -27,7 +28,16 @@ from fedretrain.coordinator.cycle_events import (
     from_record,
     incident_of,
 )
-from fedretrain.coordinator.cycle_evidence import Evidence, Order, Propose, Retrain, ServeAgain, Withdraw
+from fedretrain.coordinator.cycle_evidence import (
+    Discard,
+    Evidence,
+    Order,
+    Propose,
+    Resubmit,
+    Retrain,
+    ServeAgain,
+    Withdraw,
+)
 from fedretrain.coordinator.cycle_fold import apply, begin, replay
 from fedretrain.coordinator.cycle_release import Log, end_retrain, run
 from fedretrain.coordinator.cycle_state import Candidate, CycleState, OpenIncident, refresh_due, served
@@ -69,12 +79,15 @@ __all__ = [
     "Candidate",
     "CycleEvent",
     "CycleState",
+    "Discard",
+    "Discarded",
     "Evidence",
     "OpenIncident",
     "Order",
     "Propose",
     "Proposed",
     "Refused",
+    "Resubmit",
     "Retrain",
     "ServeAgain",
     "ServedAgain",
@@ -125,6 +138,8 @@ def _permitted(log: Log, evidence: Evidence) -> Evidence:
     asked, seen = evidence.roles, evidence.rollout
 
     def may(said: Said) -> bool:
+        if isinstance(said, (Resubmit, Discard)) and not said.by:
+            return False
         reason = refusal(asked, log.state, said, log.now) if said.by else ""
         if reason:
             log.add(Refused(type(said).__name__.lower(), said.by, reason))
@@ -165,11 +180,23 @@ def _keep_out(log: Log, evidence: Evidence) -> dict[int, Operator]:
         for version, order in names.items()
         if version > RULES_BASELINE
     )
+    faults += tuple(
+        Fault(Subject.VERSION, order.version, f"given up by {order.by}: {order.reason}")
+        for order in orders
+        if isinstance(order, Discard) and order.version not in log.state.quarantined
+    )
     releases = tuple(order for order in orders if isinstance(order, Release))
+    releases += tuple(
+        Release(Subject.VERSION, order.version, order.by, order.reason)
+        for order in orders
+        if isinstance(order, Resubmit)
+    )
     seen = evidence.faults or QuarantineEvidence(-1)
     seen = replace(seen, faults=(*seen.faults, *faults), releases=(*seen.releases, *releases))
     events = decide_quarantine(log.policy.quarantine, log.state.quarantine, seen, log.now)
     log.add(*events)
+    given_up = [order for order in orders if isinstance(order, Discard)]
+    log.add(*(Discarded(order.version, order.by, order.reason) for order in given_up))
     _let_in(log, seen)
     return {
         event.ident: Operator(
@@ -205,6 +232,8 @@ def _end_training(log: Log, trained: Trained | None) -> None:
 def _propose(log: Log, evidence: Evidence) -> None:
     """Versions that people bring."""
     for order in evidence.orders:
+        if isinstance(order, Resubmit):
+            log.add(Proposed(order.version, order.by, order.reason, again=True))
         if not isinstance(order, Propose) or not order.by or order.version <= RULES_BASELINE:
             continue
         training = log.state.training

@@ -72,12 +72,14 @@ class Proposed:
         by: Who.
         reason: For people.
         detectable: As in `Trained`.
+        again: Whether it failed before.
     """
 
     version: int
     by: str
     reason: str = ""
     detectable: tuple[float, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,21 @@ class ServedAgain:
 
 
 @dataclass(frozen=True)
+class Discarded:
+    """A person gives a version up: it never leaves quarantine.
+
+    Attributes:
+        version: Which.
+        by: Who.
+        reason: For people.
+    """
+
+    version: int
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Refused:
     """A person's order that was not followed: whoever gave it may not, or not alone.
 
@@ -150,6 +167,7 @@ Body: TypeAlias = (
     | Admitted
     | Withdrawn
     | ServedAgain
+    | Discarded
     | Refused
     | RolloutEvent
     | SafetyEvent
@@ -200,6 +218,7 @@ KINDS: Mapping[str, type] = {
     "admitted": Admitted,
     "withdrawn": Withdrawn,
     "served_again": ServedAgain,
+    "discarded": Discarded,
     "refused": Refused,
     "rollout": RolloutEvent,
     "safety": SafetyEvent,

@@ -84,7 +84,37 @@ class Retrain:
     reason: str = ""
 
 
-Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain | Retrain
+@dataclass(frozen=True)
+class Resubmit:
+    """A version that failed tries again: out of quarantine, and through every gate from the first on.
+
+    Attributes:
+        version: Which.
+        by: Who.
+        reason: For people.
+    """
+
+    version: int
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Discard:
+    """A version that failed is given up: it stays in quarantine for good.
+
+    Attributes:
+        version: Which.
+        by: Who.
+        reason: For people.
+    """
+
+    version: int
+    by: str
+    reason: str = ""
+
+
+Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain | Retrain | Resubmit | Discard
 
 
 @dataclass(frozen=True)

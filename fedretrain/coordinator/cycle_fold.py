@@ -18,6 +18,7 @@ from fedretrain.coordinator.cycle_events import (
     Admitted,
     Begun,
     CycleEvent,
+    Discarded,
     Proposed,
     Refused,
     ServedAgain,
@@ -171,9 +172,10 @@ def _proposed(body: Proposed, state: CycleState, _at: float) -> CycleState:
     taken = {
         candidate.version for candidate in (*state.waiting, *([state.training] if state.training else []))
     }
-    if not body.by or body.version <= RULES_BASELINE or body.version in taken:
+    if not body.by or body.version <= RULES_BASELINE or body.version in taken | state.discarded:
         raise _illegal(f"version {body.version} by {body.by or 'nobody'}")
-    candidate = Candidate(body.version, detectable=body.detectable, change=Change.IMPORTED, by=body.by)
+    change = Change.RESUBMITTED if body.again else Change.IMPORTED
+    candidate = Candidate(body.version, detectable=body.detectable, change=change, by=body.by)
     following = max(state.next_version, body.version + 1)
     return replace(state, waiting=(*state.waiting, candidate), next_version=following)
 
@@ -207,6 +209,15 @@ def _served_again(body: ServedAgain, state: CycleState, _at: float) -> CycleStat
     return replace(state, monitor=replace(state.monitor, decay=DecayState()))
 
 
+@_after.register(Discarded)
+def _discarded(body: Discarded, state: CycleState, _at: float) -> CycleState:
+    if not body.by or body.version not in state.quarantined or body.version in state.discarded:
+        raise _illegal(
+            f"version {body.version} is given up by {body.by or 'nobody'}, or was, or is not in quarantine"
+        )
+    return replace(state, discarded=state.discarded | {body.version})
+
+
 @_after.register(Refused)
 def _refused(_body: Refused, state: CycleState, _at: float) -> CycleState:
     return state  # for the audit log alone
@@ -228,7 +239,10 @@ def _safety(body: SafetyEvent, state: CycleState, at: float) -> CycleState:
 
 @_after.register(QuarantineEvent)
 def _quarantine(body: QuarantineEvent, state: CycleState, _at: float) -> CycleState:
-    """A person who lets a device in again overrules both ledgers."""
+    """A person who lets a device in again overrules both ledgers; nobody lets in a version that was given up."""
+    leaves = body.kind is QuarantineEventKind.RELEASED and body.subject is Subject.VERSION
+    if leaves and body.ident in state.discarded:
+        raise _illegal(f"version {body.ident} was given up")
     monitor, kept = state.monitor, state.quarantine.find(body.subject, body.ident)
     freed = body.kind is QuarantineEventKind.RELEASED and bool(body.by) and body.subject is Subject.DEVICE
     if freed and body.ident in monitor.quarantined:

@@ -83,6 +83,7 @@ class CycleState:
         rollout_retrain: Number of the retrain that made the rollout's candidate; 0 where a person brought it.
         safety: Safe mode and the kill switches.
         quarantine: Versions, and devices kept out for another reason than the monitor's.
+        discarded: Versions that people gave up: they never leave quarantine.
         incidents: Troubles that are not over.
         refresh: Number of the last retrain that is a refresh of personal state on the devices; 0 before the first.
         updated_at: Instant of the last event.
@@ -101,6 +102,7 @@ class CycleState:
     rollout_retrain: int = 0
     safety: SafetyState = field(default_factory=SafetyState)
     quarantine: QuarantineState = field(default_factory=QuarantineState)
+    discarded: frozenset[int] = frozenset()
     incidents: tuple[OpenIncident, ...] = ()
     refresh: int = 0
     updated_at: float = -math.inf

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedretrain.coordinator.cycle_evidence import ServeAgain
+from fedretrain.coordinator.cycle_evidence import Discard, Propose, Resubmit, ServeAgain
 from fedretrain.coordinator.roles import Right
 from fedretrain.rollout.ascent import next_step
 from fedretrain.rollout.causes import ApprovalPoint, Phase
 from fedretrain.rollout.evidence import Answer, Approval
-from fedretrain.rollout.quarantine import Release
+from fedretrain.rollout.quarantine import Release, Subject
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
+from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.transitions import approval_point
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def refusal(roles: Roles, state: CycleState | None, said: Said, now: float) -> s
         now: Instant.
     """
     if not isinstance(said, Approval):
-        return roles.lacks(said.by, _right(said))
+        return roles.lacks(said.by, _right(said)) or _of_version(state, said)
     rollout = None if state is None else state.rollout
     if rollout is None or said.answer is Answer.NONE:
         return ""
@@ -69,9 +70,36 @@ def unasked(state: CycleState | None) -> str:
     return f"the rollout of version {rollout.plan.candidate} is in {rollout.phase} and asks for nothing"
 
 
+def _of_version(state: CycleState | None, said: Order | Operator) -> str:
+    """What is wrong with an order about a version; a version that was given up is never tried again."""
+    if state is None:
+        return ""
+    if isinstance(said, Release):
+        gone = said.subject is Subject.VERSION and said.ident in state.discarded
+        return f"version {said.ident} was discarded" if gone else ""
+    if not isinstance(said, (Propose, Resubmit, Discard)):
+        return ""
+    version, rollout = said.version, state.rollout
+    if version in state.discarded:
+        return f"version {version} was discarded"
+    if isinstance(said, Propose):
+        return ""
+    on = rollout is not None and rollout.is_open and rollout.plan.candidate == version
+    coming = (*state.waiting, *(() if state.training is None else (state.training,)))
+    for holds, why in (
+        (version <= RULES_BASELINE, "is the rules baseline"),
+        (version == state.champion, "is the champion"),
+        (on, "has a rollout that is on"),
+        (any(one.version == version for one in coming), "waits for its rollout"),
+    ):
+        if holds:
+            return f"version {version} {why}"
+    return ""
+
+
 def _right(said: Order | Operator) -> Right:
     """What an order that is no approval needs."""
-    restores = isinstance(said, (Release, ServeAgain))
+    restores = isinstance(said, (Release, ServeAgain, Resubmit))
     restores |= isinstance(said, SafetyOrder) and said.command in _RESTORING
     return Right.RESTORE if restores else Right.OPERATE
 

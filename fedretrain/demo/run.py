@@ -234,8 +234,12 @@ class Demo:
         return done.stdout
 
 
-def run_demo(folder: Path) -> int:
+def run_demo(folder: Path, *, as_json: bool = False) -> int:
     """Tell the story in a folder; the exit status.
+
+    Args:
+        folder: Where everything is written.
+        as_json: Whether each line of the story is a JSON document.
 
     Raises:
         FedretrainError: If something did not happen that should have.
@@ -243,7 +247,11 @@ def run_demo(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FedretrainError(f"{folder} is not empty: name another folder")
-    demo = Demo(folder.resolve(), lambda line: print(line, flush=True))
+
+    def say(line: str) -> None:
+        print(json.dumps({"text": line.strip()}) if as_json else line, flush=True)
+
+    demo = Demo(folder.resolve(), say)
     demo.tell(f"everything is written below {folder.resolve()}")
     return demo.run()
 

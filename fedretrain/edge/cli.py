@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import logging
 import socket
 import sys
 import time
@@ -20,6 +19,7 @@ from urllib.parse import quote
 
 from fedretrain.core.build import plain
 from fedretrain.core.errors import ConfigError, DataError, FedretrainError
+from fedretrain.core.log_lines import log_lines
 from fedretrain.edge import past
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.api import LocalApi
@@ -104,7 +104,7 @@ def _fill(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(config: EdgeConfig, args: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    log_lines(as_json=args.json)
     agent = Agent(config)
     api = LocalApi(agent, config.api)
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.coordinator.cycle import Propose, Retrain, Withdraw, served
+from fedretrain.coordinator.cycle import Discard, Propose, Resubmit, Retrain, Withdraw, served
 from fedretrain.coordinator.permission import refusal, unasked
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.errors import ConfigError, DataError
@@ -21,6 +21,7 @@ from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
+from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import alerts, fleet, memory, orders, refreshes
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
@@ -238,23 +239,24 @@ class Desk:
         Raises:
             ConfigError: If nothing is asked, or this person may not answer it.
         """
+        orders.check_name(by)
         nothing = unasked(self.memory().state)
         if nothing:
             raise ConfigError(nothing, where="rollout", fix="see `fedretrain rollout status`")
-        self._give(Approval(Answer(word), by, reason=reason))
+        self.give(Approval(Answer(word), by, reason=reason))
 
     def order(self, command: str, by: str, reason: str) -> None:
         """Order something of the rollout."""
-        self._give(Operator(Command(command), by, reason))
+        self.give(Operator(Command(command), by, reason))
 
     def safety(self, command: str, switch: str | None, by: str, reason: str) -> None:
         """Safe mode and kill switches."""
         which = None if switch is None else Switch(switch)
-        self._give(SafetyOrder(SafetyCommand(command), by, which, reason))
+        self.give(SafetyOrder(SafetyCommand(command), by, which, reason))
 
     def retrain(self, by: str, reason: str) -> None:
         """Want a retrain now."""
-        self._give(Retrain(by, reason))
+        self.give(Retrain(by, reason))
 
     def withdraw(self, version: int, by: str, reason: str) -> None:
         """Quarantine a version.
@@ -267,7 +269,7 @@ class Desk:
                 "version 0 is the rules baseline", where=self.population, fix="name a model's version"
             )
         self.models.versions.package_of(version)
-        self._give(Withdraw(version, by, reason))
+        self.give(Withdraw(version, by, reason))
 
     def import_first(self, outputs: tuple[str, ...], weights: bytes, num_rounds: int) -> dict[str, Any]:
         """Make the first champion.
@@ -305,6 +307,35 @@ class Desk:
         models.add(1, digest, "imported" if weights else "trained on the pool")
         return {"version": 1, "package": digest}
 
+    def start(self, version: int, by: str, reason: str) -> None:
+        """Order the rollout of a version that is registered and valid.
+
+        Raises:
+            ConfigError: If this person may not.
+            DataError: If there is no such version, it is what serves, it failed, or the offline validation does not pass it.
+        """
+        self._check(Propose(version, by, reason))
+        self.models.versions.package_of(version)
+        state = self.memory().state
+        if state is None:
+            raise DataError("there is no champion yet", where=self.population, fix="fedretrain models import")
+        if version in (state.champion, RULES_BASELINE):
+            raise DataError(f"version {version} is what serves", where=self.population, fix="name another")
+        if version in state.quarantined:
+            raise DataError(
+                f"version {version} is in quarantine",
+                where=self.population,
+                fix="fedretrain incident resubmit",
+            )
+        verdict = self.models.validate(version, state.champion)
+        if verdict is not Verdict.PASS:
+            raise DataError(
+                f"the offline validation of version {version} says {verdict}",
+                where=self.population,
+                fix="retrain, or mend the pool that it is judged on",
+            )
+        self.give(Propose(version, by, reason))
+
     def propose(self, weights: bytes, by: str, reason: str) -> int:
         """Bring weights as a candidate; its number.
 
@@ -331,10 +362,10 @@ class Desk:
             training=TrainingRecord(strategy=Strategy.IMPORTED, recipe=reason[:200]),
         )
         models.add(version, digest, f"proposed by {by}")
-        self._give(Propose(version, by, reason))
+        self.give(Propose(version, by, reason))
         return version
 
-    def _give(self, said: orders.Said) -> None:
+    def give(self, said: orders.Said) -> None:
         """Write an order down, if whoever gives it may."""
         self._check(said)
         orders.give(self.log, self.population, said, time.time())
@@ -342,8 +373,9 @@ class Desk:
     def _check(self, said: orders.Said) -> None:
         """Raise a `ConfigError` where an order would be refused."""
         orders.check_name(said.by)
-        # Only an answer depends on where the loop stands: safe mode is ordered also where the log is damaged.
-        state = self.memory().state if isinstance(said, Approval) else None
+        # Safe mode is ordered also where the log is damaged: only what depends on where the loop stands looks at it.
+        depends = isinstance(said, (Approval, Propose, Resubmit, Discard))
+        state = self.memory().state if depends else None
         refused = refusal(self._config.roles_of(self.population), state, said, time.time())
         if refused:
             raise ConfigError(refused, where="--by", fix="roles are in server.toml, proposers in the log")

@@ -13,7 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.coordinator.cycle_evidence import Order, Propose, Retrain, ServeAgain, Withdraw
+from fedretrain.coordinator.cycle_evidence import (
+    Discard,
+    Order,
+    Propose,
+    Resubmit,
+    Retrain,
+    ServeAgain,
+    Withdraw,
+)
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.rollout.evidence import Answer, Approval, Operator
@@ -35,6 +43,8 @@ KINDS: Mapping[str, type] = {
     "withdraw": Withdraw,
     "serve_again": ServeAgain,
     "retrain": Retrain,
+    "resubmit": Resubmit,
+    "discard": Discard,
     "approval": Approval,
     "operator": Operator,
 }

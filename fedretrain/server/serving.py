@@ -8,6 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from fedretrain.core.log_lines import log_lines
 from fedretrain.server.config import read_server
 from fedretrain.server.coordinator import Coordinator
 from fedretrain.server.database import open_database
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run_server(path: Path) -> int:
+def run_server(path: Path, *, as_json: bool = False) -> int:
     """Run the coordinator of a file until SIGTERM or Ctrl-C.
 
     Args:
         path: ``server.toml``.
+        as_json: Whether each log line is a JSON document.
 
     Returns:
         The exit status, 0.
@@ -30,7 +32,7 @@ def run_server(path: Path) -> int:
     Raises:
         UserError: If it cannot start.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_lines(as_json=as_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = read_server(path)
     keys = open_keys(config, time.time())

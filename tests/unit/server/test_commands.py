@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import shlex
 
 import pytest
 
 from fedretrain.cli import main, parser
 from fedretrain.server import orders
+from fedretrain.server.examples import EXAMPLES, leaves
 from tests.server_cases import lines
 
-
-def _leaves(made, words=()):
-    """Every command of a parser that has no commands below it."""
-    groups = [one for one in made._actions if isinstance(one, argparse._SubParsersAction)]
-    if not groups:
-        yield words
-    for group in groups:
-        for name, below in group.choices.items():
-            yield from _leaves(below, (*words, name))
-
-
-COMMANDS = sorted({*_leaves(parser()), *_leaves(parser("edge"))})
+COMMANDS = sorted(tuple(words.split()) for words, _ in leaves(parser("edge")))
 
 
 def test_every_command_is_found():
@@ -31,11 +21,17 @@ def test_every_command_is_found():
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself(words, capsys):
+def test_every_command_explains_itself_with_an_example_that_it_takes(words, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
     assert ended.value.code == 0
-    assert "usage: fedretrain " + " ".join(words) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "usage: fedretrain " + " ".join(words) in said
+    assert "--json" in said
+    example = EXAMPLES[" ".join(words)]
+    assert "example: " + example.partition(" --")[0] in " ".join(said.split())
+    taken = parser(words[0]).parse_args(shlex.split(example)[1:])
+    assert taken.command == words[0]
 
 
 @pytest.mark.parametrize(
