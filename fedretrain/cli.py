@@ -70,7 +70,8 @@ def _check_agent(path: Path) -> dict[str, str]:
 
     config = read_edge(path)
     names = ", ".join(device.name for device in config.devices)
-    return {"folder": config.folder, "enrol": config.enrol, "authority": config.authority, "devices": names}
+    found = {"folder": config.folder, "enrol": config.enrol, "authority": config.authority, "devices": names}
+    return found | {"at rest": config.at_rest.says}
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedretrain.artifacts.at_rest import AtRest, StorePlace
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.core.ids import ClientId
@@ -120,6 +121,11 @@ def _private(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat)
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
+def plain_place(folder: Path) -> StorePlace:
+    """A store whose files lie as they are."""
+    return StorePlace(str(folder), AtRest(development=True))
+
+
 @dataclass
 class Fleet:
     """A coordinator's and several agents' processes below one folder.
@@ -165,7 +171,9 @@ class Fleet:
         define_campaign(self.log, wanted, at=time.time(), fence=None)
         witness = self.root / f"{wanted.population}.witness"
         nodes = None if self.keys is None else self.root / "nodes.json"
-        files = CampaignFiles(self.database, self.root / "store", self.root / "apps", nodes, witness)
+        files = CampaignFiles(
+            self.database, plain_place(self.root / "store"), self.root / "apps", nodes, witness
+        )
         self.campaign = CampaignProcess(wanted.campaign, self.log, self.superlink, files)
 
     def tick(self) -> bool:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from fedretrain.artifacts.store import ContentStore
 from fedretrain.cli import main
 from fedretrain.coordinator.cycle import Begun, CycleEvent, Propose
 from fedretrain.coordinator.policy import read_policy
@@ -22,9 +21,11 @@ from fedretrain.features.schema import Channel, Schema
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.events import RolloutEvent
 from fedretrain.server import fleet, memory
+from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.fleet import Traits
+from fedretrain.server.keys import open_stores
 from fedretrain.server.pool import write_pool
 from fedretrain.server.ranked import Ranked
 from tests.cycle_cases import Drive
@@ -139,7 +140,7 @@ class Office:
         (self.folder / "policy.yaml").write_text(yaml.safe_dump(plain(drive.policy)))
         log = self.log()
         rank_D = (np.arange(num_devices) + 0.5) / max(num_devices, 1)
-        ranks = ContentStore(self.folder / "state" / "campaigns").put(freeze(Ranked(rank_D)))
+        ranks = open_stores(read_server(self.config)).campaigns.put(freeze(Ranked(rank_D)))
         records = []
         for event in drive.log:
             records.append(event.to_record())

@@ -13,6 +13,7 @@ import ipaddress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from fedretrain.artifacts.at_rest import AtRest
 from fedretrain.core.build import build
 from fedretrain.core.checks import not_negative, positive, require
 from fedretrain.core.clock import DAY_S
@@ -168,6 +169,7 @@ class EdgeConfig:
         training: Campaigns.
         refit: Personal layers.
         heartbeat_s: How often the coordinator is asked; it may say otherwise.
+        at_rest: Encryption of the models that are kept here.
         metered: Whether bytes cost money here: a hint for those who choose whom to ask for training.
     """
 
@@ -182,6 +184,7 @@ class EdgeConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     refit: RefitConfig = field(default_factory=RefitConfig)
     heartbeat_s: float = 60.0
+    at_rest: AtRest = field(default_factory=AtRest)
     metered: bool = False
 
     def __post_init__(self) -> None:
@@ -207,7 +210,8 @@ def read_edge(path: Path) -> EdgeConfig:
     devices = tuple(replace(one, token_file=under(base, one.token_file)) for one in config.devices)
     api = replace(config.api, socket=under(base, config.api.socket))
     folder, authority = under(base, config.folder), under(base, config.authority)
-    return replace(config, folder=folder, authority=authority, devices=devices, api=api)
+    at_rest = config.at_rest.under(base)
+    return replace(config, folder=folder, authority=authority, devices=devices, api=api, at_rest=at_rest)
 
 
 def is_loopback(host: str) -> bool:

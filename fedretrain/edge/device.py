@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from fedretrain.artifacts.at_rest import StorePlace
 from fedretrain.core.checks import require
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.edge.answering import Answer, Answering, Serving
@@ -32,7 +33,7 @@ from fedretrain.edge.past import Past
 from fedretrain.edge.preparing import Preparing
 from fedretrain.edge.renewing import Renewing
 from fedretrain.edge.serving import Served
-from fedretrain.edge.slots import Slots
+from fedretrain.edge.slots import CONTENT, Slots
 from fedretrain.edge.status import DeviceStatus
 from fedretrain.edge.store import Store
 from fedretrain.edge.sync import Syncing
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from fedretrain.edge.lineage import Use
     from fedretrain.edge.sync import Visit
 
+STORE_KEY = "store.key"
+"""The key of the models of all devices of an agent, where its configuration names no other."""
 _DAY_S = 86_400.0
 
 
@@ -94,7 +97,9 @@ class DeviceRuntime:
         self.stream = Stream(device.name, self.joined.population)
         self._lock = threading.RLock()
         self.remembered = MemoryFile(self.folder)
-        self.slots = Slots(self.folder / "models", config.slots_kept)
+        models = self.folder / "models"
+        kept = StorePlace(str(models / CONTENT), config.at_rest, str(Path(config.folder) / STORE_KEY))
+        self.slots = Slots(models, config.slots_kept, kept.open())
         self.follower = Follower(self.slots, self.remembered, self.joined.population)
         self.baselines = Baselines(self.folder / "baselines")
         self._telling = Telling(self.joined.number, self.baselines)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from fedretrain.artifacts.store import ContentStore
 from fedretrain.core.child import Backoff, Child, Command
 from fedretrain.core.errors import FedretrainError
 from fedretrain.server.campaign import read_campaign
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from fedretrain.artifacts.at_rest import StorePlace
     from fedretrain.server.event_log import EventLog, Fence
     from fedretrain.server.superlink import SuperLink
 
@@ -39,14 +39,14 @@ class CampaignFiles:
 
     Attributes:
         database: URL of the event log.
-        store: Folder of the content store.
+        store: Where campaigns' states are.
         folder: For the app's log.
         nodes: File of the devices of each public key; None in development.
         witness: File of the ledger's witness; None for none.
     """
 
     database: str
-    store: Path
+    store: StorePlace
     folder: Path
     nodes: Path | None = None
     witness: Path | None = None
@@ -75,7 +75,7 @@ class CampaignProcess:
         self.campaign = campaign
         self._log, self._superlink, self._files, self._clock = log, superlink, files, clock
         bundle = read_campaign(log, campaign).definition.bundle
-        self._bundle = Bundle.of(ContentStore(files.store).get(bundle))
+        self._bundle = Bundle.of(files.store.open().get(bundle))
         self._fence: Fence | None = None
         self._holder = ""
         self._run = self._superlink_starts = 0
@@ -152,7 +152,7 @@ class CampaignProcess:
         files, config = self._files, self._superlink.config
         orders = AppOrders(
             database=files.database,
-            store=str(files.store),
+            store=files.store,
             campaign=self.campaign,
             lease=fence.name,
             token=fence.token,

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fedretrain.artifacts.at_rest import AtRest
 from fedretrain.coordinator.roles import Role, Roles
 from fedretrain.core.build import build
 from fedretrain.core.checks import positive, require
@@ -155,11 +156,13 @@ class ServerConfig:
         quota: What one device may ask of it.
         flower: Training.
         populations: By name.
+        at_rest: Encryption of packages and campaigns' states.
         roles: Who may order and approve what, by the role's name; none: whoever gives a name may do everything.
     """
 
     folder: str
     populations: dict[str, Population]
+    at_rest: AtRest = field(default_factory=AtRest)
     roles: dict[str, Role] = field(default_factory=dict)
     database: str = ""
     mlflow: str = ""
@@ -218,4 +221,5 @@ def read_server(path: Path) -> ServerConfig:
                 raise ConfigError(
                     f"there is no {named}", where=f"{path}: populations.{name}.{key}", fix="correct the path"
                 )
-    return replace(config, folder=under(base, config.folder), populations=populations)
+    at_rest = config.at_rest.under(base)
+    return replace(config, at_rest=at_rest, folder=under(base, config.folder), populations=populations)

@@ -61,6 +61,7 @@ def check_config(path: Path) -> dict[str, str]:
 
     config = read_server(path)
     found = {"folder": config.folder, "database": config.database_url, "devices": config.listen.control}
+    found["at rest"] = config.at_rest.says
     for name, one in config.populations.items():
         policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
         found[f"populations.{name}.policy"] = f"{policy.name}, digest {policy.digest[:12]}"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedretrain.artifacts.at_rest import StorePlace
 from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, request_certificate
-from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.trust.keys import create_keys, load_online
 from fedretrain.artifacts.trust.keys import load_key as load_root
 from fedretrain.artifacts.trust.repository import TrustRepository
@@ -82,10 +82,24 @@ def open_keys(config: ServerConfig, now: float) -> Keys:
     return Keys(authority, online, trust, root, tls / "server.key", tls / "server.pem", tls / "authority.pem")
 
 
-def open_stores(config: ServerConfig) -> Stores:
-    """Where packages and campaigns' states are."""
+def store_places(config: ServerConfig) -> tuple[StorePlace, StorePlace]:
+    """Where packages are, and campaigns' states."""
     folder = Path(config.folder)
-    return Stores(ContentStore(folder / "packages"), ContentStore(folder / "campaigns"))
+    beside = str(folder / "keys" / "store.key")
+    packages, campaigns = (
+        StorePlace(str(folder / name), config.at_rest, beside) for name in ("packages", "campaigns")
+    )
+    return packages, campaigns
+
+
+def open_stores(config: ServerConfig) -> Stores:
+    """Both stores.
+
+    Raises:
+        UserError: If their key cannot be had, or is another one.
+    """
+    packages, campaigns = store_places(config)
+    return Stores(packages.open(), campaigns.open())
 
 
 def _made(folder: Path) -> Path:

@@ -35,7 +35,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from fedretrain.artifacts.store import ContentStore
+from fedretrain.artifacts.at_rest import StorePlace  # noqa: TC001 - read by `build` at run time
 from fedretrain.core import leash
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import FedretrainError
@@ -68,7 +68,7 @@ class AppOrders:
 
     Attributes:
         database: URL.
-        store: Folder of the content store.
+        store: Where campaigns' states are; the key comes from the same source as the coordinator's.
         campaign: Which.
         lease: Name of the lease under which it appends.
         token: The lease's token.
@@ -82,7 +82,7 @@ class AppOrders:
     """
 
     database: str
-    store: str
+    store: StorePlace
     campaign: str
     lease: str
     token: int
@@ -122,7 +122,7 @@ def run_campaign(
     log = EventLog(open_database(orders.database))
     run = CampaignRun(
         log,
-        ContentStore(orders.store),
+        orders.store.open(),
         orders.campaign,
         Fence(orders.lease, orders.token),
         clock=clock,

@@ -25,6 +25,7 @@ from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.database import reading
 from fedretrain.server.event_log import FencedError, check_fence
 from fedretrain.server.fleet import Standing
+from fedretrain.server.keys import store_places
 from fedretrain.server.models import Models
 from fedretrain.server.population import Population
 from fedretrain.server.registry import Registry, default_uri
@@ -274,7 +275,7 @@ class Steward:
             self._superlink = SuperLink(self._superlink_config(), folder / "flower")
         files = CampaignFiles(
             database=self._config.database_url,
-            store=folder / "campaigns",
+            store=store_places(self._config)[1],
             folder=folder / "logs",
             nodes=None if self._config.flower.development else self._nodes_file(population),
             witness=_witness(folder, population),

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Admitted,
         CycleEvent,
         CycleState,
+        Discarded,
         Proposed,
         Refused,
         ServedAgain,
@@ -113,7 +114,14 @@ class Chronicle:
     def _standing(
         self,
         event: CycleEvent,
-        body: Proposed | Admitted | Withdrawn | ServedAgain | Refused | SafetyEvent | QuarantineEvent,
+        body: Proposed
+        | Admitted
+        | Withdrawn
+        | ServedAgain
+        | Discarded
+        | Refused
+        | SafetyEvent
+        | QuarantineEvent,
         state: CycleState,
     ) -> None:
         """What changes who may serve and who counts: safe mode, switches, quarantine, waiting candidates."""

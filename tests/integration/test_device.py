@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedretrain.artifacts.manifest import Personalization
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.types import MethodKind
 from fedretrain.edge import personal
 from fedretrain.edge.control import ControlError
@@ -58,6 +58,20 @@ def test_the_life_of_a_device(fleet, tmp_path):
         device.sync()
         assert device.predict(rows())[0][1:] == (2, 1.0, "")  # the label that it was told
         assert fleet.heard("a")["serves"] == ""
+
+
+def test_models_lie_encrypted_on_a_device_and_a_lost_key_is_one_line(fleet, tmp_path):
+    (first,) = fleet.make()
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        content = device.folder / "models" / "content"
+        plain = fleet.store.get(first)
+        assert (content / first).read_bytes() != plain
+        assert all(plain[:40] not in path.read_bytes() for path in content.iterdir())
+    (tmp_path / "edge" / "store.key").unlink()
+    with pytest.raises(ConfigError, match="the key of the stored files is lost"):
+        fleet.device(tmp_path, token="")
 
 
 def test_a_device_serves_after_a_restart_without_a_server(fleet, tmp_path):

@@ -69,6 +69,7 @@ def test_a_configuration_is_checked_with_every_file_that_it_names(office):
     assert found["populations.pumps.training"] == "mlp, 2 rounds"
     assert found["populations.pumps.features"] == "4 channels"
     assert found["populations.pumps.pool"] == "240 rows"
+    assert found["at rest"] == "encrypted, key beside the stores"
     assert not (office.folder / "state").exists()
 
 
@@ -100,6 +101,7 @@ def test_an_agents_file_is_checked_too(office):
     text = 'folder = "agent"\nenrol = "{}"\nauthority = "ca.pem"\n[[devices]]\nname = "d1"\ntoken = "t"\n'
     file.write_text(text.format("127.0.0.1:7444"))
     found = office.type("config", "check", file, "--json").json
+    assert found["at rest"] == "encrypted, key beside the stores"
     assert (found["devices"], found["authority"]) == ("d1", str(office.folder / "ca.pem"))
     file.write_text(text.format("nowhere"))
     said = office.type("config", "check", file)

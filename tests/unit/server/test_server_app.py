@@ -21,7 +21,7 @@ from fedretrain.server.database import open_database
 from fedretrain.server.database_ledger import DatabaseLedger
 from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.server_app import ORDERS, AppOrders, run_campaign
-from tests.flower_cases import NUM_DEVICES, definition, examples
+from tests.flower_cases import NUM_DEVICES, definition, examples, plain_place
 from tests.grid_cases import LoopbackGrid, crashing
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Server:
         assert fence is not None
         self.orders = AppOrders(
             self.url,
-            str(folder / "store"),
+            plain_place(folder / "store"),
             "c1",
             fence.name,
             fence.token,
@@ -200,7 +200,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 def process_of(server: Server, link: FakeSuperLink, clock: Callable[[], float]):
     from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 
-    files = CampaignFiles(server.url, server.folder / "store", server.folder / "apps")
+    files = CampaignFiles(server.url, plain_place(server.folder / "store"), server.folder / "apps")
     return CampaignProcess("c1", server.log, link, files, clock=clock)  # type: ignore[arg-type]
 
 
