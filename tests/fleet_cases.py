@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fedretrain.artifacts.encryption import public_half
 from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, request_certificate
 from fedretrain.core.errors import DataError
 from fedretrain.edge.control import ControlClient, Credentials, enrol
@@ -53,13 +54,17 @@ class Loopback:
         create_key(path)
         return load_key(path)
 
-    def join(self, device: str, population: str = "p", *, token: str = "", key: str = "") -> Credentials:
+    def join(
+        self, device: str, population: str = "p", *, token: str = "", key: str = "", sealing: bytes = b""
+    ) -> Credentials:
         name = key or device
         request = pb.EnrolRequest(
             protocol=PROTOCOL,
             token=token or self.token(device, population),
             certificate_request=request_certificate(self.key(name), population, device),
-            traits=pb.DeviceTraits(device_type="pump", site="north"),
+            traits=pb.DeviceTraits(
+                device_type="pump", site="north", sealing_key=public_half(sealing) if sealing else b""
+            ),
         )
         reply = enrol(self.enrolment, self.authority.certificate, request)
         return Credentials((self.folder / f"{name}.key").read_bytes(), reply.certificate, reply.authority)
@@ -97,10 +102,13 @@ def loopback(
     writer = GroupCommit(engine)
     peers = Peers(engine, writer, time.time)
     here = Loopback(folder, engine, authority, peers)
+    # Devices are told an address that is known once the server listens.
+    enrolling = Enrolling(engine, authority, peers, Told(root, "127.0.0.1:1"), time.time)
     files = Files(
         blob=lambda _device, digest: here.file(here.blobs, digest),
         trust=here.trust_file,
         trust_version=lambda: here.trust_version,
+        renew=enrolling.renew,
     )
     gateway = Gateway(
         peers,
@@ -111,8 +119,6 @@ def loopback(
         slot_s={"p": slot_s, "plant": slot_s},
         quotas=Quotas(quota or Quota()),
     )
-    # Devices are told an address that is known once the server listens.
-    enrolling = Enrolling(engine, authority, peers, Told(root, "127.0.0.1:1"), time.time)
     tls = Tls((folder / "server.key").read_bytes(), certificate, authority.certificate)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     servers = []

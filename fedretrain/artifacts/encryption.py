@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY_BYTES = 32
+SEAL_BYTES = 48
+"""What sealing adds: the sender's public key and a tag."""
 CHUNK_BYTES = 64 * 1024
 
 _MAGIC = b"fedretrain blob 1\n"
@@ -140,6 +142,11 @@ class EncryptedStore(ContentStore):
 def public_half(private_key: bytes) -> bytes:
     """The raw X25519 public key that belongs to a device's private one: what it tells at enrolment."""
     return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def file_info(population: str, device: str, digest: str) -> bytes:
+    """What a file of a package is sealed for: it opens for this device as this file only."""
+    return f"fedretrain file 1\n{population}\n{device}\n{digest}".encode()
 
 
 def seal(content: bytes, public_key: bytes, info: bytes) -> bytes:

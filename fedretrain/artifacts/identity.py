@@ -4,7 +4,7 @@ Rules of this file:
     * A device makes its key itself; the key never leaves it. The same key serves mutual TLS and Flower's SuperNode (which wants it in OpenSSH's format).
     * A certificate names its device twice, as common name and as ``fedretrain://population/device``; one where they differ is nobody's.
     * The authority decides what a certificate says. Of a request it takes the public key, proved by the request's signature, and nothing else.
-    * Whether a fingerprint was revoked is the caller's matter: the server asks its registry on each connection.
+    * Whether a device was revoked is the caller's matter: the server asks its registry on each call.
 """
 
 from __future__ import annotations
@@ -58,15 +58,17 @@ class DeviceIdentity:
     Attributes:
         population: Its fleet.
         device: Its id.
-        fingerprint: SHA-256 of the certificate (DER), in hexadecimal: what a registry lists and revokes.
-        key_fingerprint: SHA-256 of its public key (DER): stays when the certificate is renewed.
-        expires_at: When the certificate ends.
+        fingerprint: SHA-256 of the certificate (DER), in hexadecimal.
+        key_fingerprint: SHA-256 of its public key (DER), by which a registry knows it: stays when the certificate is renewed.
+        begins_at: When the certificate begins.
+        expires_at: When it ends.
     """
 
     population: str
     device: str
     fingerprint: str
     key_fingerprint: str
+    begins_at: float
     expires_at: float
 
 
@@ -184,8 +186,9 @@ def read_identity(certificate: bytes) -> DeviceIdentity:
         or not isinstance(key, ec.EllipticCurvePublicKey)
     ):
         raise _nobody()
-    expires_at = found.not_valid_after_utc.timestamp()
-    return DeviceIdentity(population, device, fingerprint(certificate), _key_fingerprint(key), expires_at)
+    begins_at, expires_at = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+    shown = fingerprint(certificate)
+    return DeviceIdentity(population, device, shown, _key_fingerprint(key), begins_at, expires_at)
 
 
 def fingerprint(certificate: bytes) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from fedretrain.artifacts.encryption import SEAL_BYTES, file_info, open_sealed
+from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import FedretrainError
 from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
@@ -50,11 +52,13 @@ class Credentials:
         key: PEM of its own key.
         certificate: PEM of its certificate.
         authority: PEM of the fleet's authority.
+        sealing_key: Private X25519 key for which files are sealed; empty: they come as they are.
     """
 
     key: bytes
     certificate: bytes
     authority: bytes
+    sealing_key: bytes = b""
 
 
 def enrol(
@@ -88,7 +92,7 @@ class ControlClient:
     """
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        self._address = address
+        self._address, self._credentials = address, credentials
         shown = grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
         self._channel = grpc.secure_channel(address, shown, options=_options())
         self._stub = _stub(self._channel)
@@ -106,6 +110,18 @@ class ControlClient:
         """
         try:
             reply: pb.HeartbeatReply = self._stub.Heartbeat(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise _failed(error, self._address) from error
+        return reply
+
+    def renew(self, request: pb.RenewRequest, *, timeout_s: float = CALL_S) -> pb.RenewReply:
+        """The next certificate, by the present one.
+
+        Raises:
+            ControlError: If there is none.
+        """
+        try:
+            reply: pb.RenewReply = self._stub.Renew(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise _failed(error, self._address) from error
         return reply
@@ -136,12 +152,22 @@ class ControlClient:
         return _accepted(batch, set(ack.refused_records), set(ack.refused_gaps))
 
     def fetch_blob(self, digest: str, max_bytes: int) -> bytes:
-        """A file of a package.
+        """A file of a package; one that was sealed for this device is opened.
 
         Raises:
             ControlError: If it cannot be had, or is longer than it may be.
+            DataError: If it was sealed for another device or file.
         """
-        return b"".join(self._fetch(pb.ArtifactRequest(protocol=PROTOCOL, digest=digest), max_bytes))
+        key = self._credentials.sealing_key
+        request = pb.ArtifactRequest(protocol=PROTOCOL, digest=digest, sealed=bool(key))
+        chunks = list(self._fetch(request, max_bytes + SEAL_BYTES))
+        content = b"".join(chunk.content for chunk in chunks)
+        if any(chunk.sealed for chunk in chunks):
+            own = read_identity(self._credentials.certificate)
+            content = open_sealed(content, key, file_info(own.population, own.device, digest))
+        if len(content) > max_bytes:
+            raise ControlError(f"{self._address} sent more than {max_bytes} bytes")
+        return content
 
     def fetch_trust(self, name: str, max_bytes: int) -> Iterator[bytes]:
         """A file of the trust metadata, in parts.
@@ -150,21 +176,22 @@ class ControlClient:
             FileNotFoundError: If there is none.
             ControlError: If it cannot be had, or is longer than it may be.
         """
+        request = pb.ArtifactRequest(protocol=PROTOCOL, trust_file=name)
         try:
-            yield from self._fetch(pb.ArtifactRequest(protocol=PROTOCOL, trust_file=name), max_bytes)
+            yield from (chunk.content for chunk in self._fetch(request, max_bytes))
         except ControlError as error:
             if error.is_refusal:
                 raise FileNotFoundError(name) from error
             raise ConnectionError(str(error)) from error
 
-    def _fetch(self, request: pb.ArtifactRequest, max_bytes: int) -> Iterator[bytes]:
+    def _fetch(self, request: pb.ArtifactRequest, max_bytes: int) -> Iterator[pb.ArtifactChunk]:
         received = 0
         try:
             for chunk in self._stub.FetchArtifact(request, timeout=FETCH_S):
                 received += len(chunk.content)
                 if received > max_bytes:
                     raise ControlError(f"{self._address} sent more than {max_bytes} bytes")
-                yield chunk.content
+                yield chunk
         except grpc.RpcError as error:
             raise _failed(error, self._address) from error
 

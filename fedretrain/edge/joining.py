@@ -3,16 +3,27 @@
 Rules of this file:
     * The key is made on the device and stays there. The token is used once; what it brought is kept whole or not at all.
     * A device that has a certificate asks nobody who it is: it starts without a network.
+    * A certificate is renewed for the same key before it expires; one that has expired needs a new token.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedretrain.artifacts.identity import create_key, load_key, openssh, public_pem, request_certificate
+from fedretrain.artifacts.encryption import create_key as create_sealing_key
+from fedretrain.artifacts.encryption import load_key as load_sealing_key
+from fedretrain.artifacts.encryption import public_half
+from fedretrain.artifacts.identity import (
+    create_key,
+    load_key,
+    openssh,
+    public_pem,
+    read_identity,
+    request_certificate,
+)
 from fedretrain.artifacts.private_files import make_private, read_private
 from fedretrain.core.build import build, plain
 from fedretrain.core.durable import write_whole
@@ -23,8 +34,9 @@ from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
     from fedretrain.edge.config import DeviceConfig, EdgeConfig
+    from fedretrain.edge.control import ControlClient
 
-JOINED, KEY, SUPERNODE_KEY = "joined.json", "device.key", "supernode.key"
+JOINED, KEY, SUPERNODE_KEY, SEALING_KEY = "joined.json", "device.key", "supernode.key", "sealing.key"
 METHODS = ("fedavg", "fedper", "fedrep")
 """Personalization methods that the agent serves and re-fits by itself, without `fedretrain[train]`."""
 _MORE_METHODS = ("apfl", "ditto", "finetune")
@@ -97,6 +109,7 @@ def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
             trains=device.trains,
             methods=[*METHODS, *(_MORE_METHODS if device.trains else ())],
             node_key=_node_key(config).encode(),
+            sealing_key=_sealing_half(folder),
         ),
     )
     reply = enrol(config.enrol, _authority(config), request)
@@ -117,13 +130,56 @@ def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
     return joined
 
 
+def renewal_at(joined: Joined) -> float:
+    """When the certificate is to be renewed: with a third to a sixth of its life left, by its own draw, so that a fleet does not come at once.
+
+    Raises:
+        DataError: If the certificate cannot be read.
+    """
+    own = read_identity(joined.certificate.encode())
+    draw = int(own.fingerprint[:8], 16) / 2**32
+    return own.expires_at - (own.expires_at - own.begins_at) * (1.0 + draw) / 6.0
+
+
+def renew(client: ControlClient, folder: Path, joined: Joined) -> Joined:
+    """The next certificate for the same key, kept whole before the present one is left.
+
+    Raises:
+        ControlError: If there is none.
+        DataError: If what came is no certificate of this device and key, or cannot be kept.
+    """
+    request = pb.RenewRequest(
+        protocol=PROTOCOL,
+        certificate_request=request_certificate(load_key(folder / KEY), joined.population, joined.device),
+        sealing_key=_sealing_half(folder),
+    )
+    certificate = client.renew(request).certificate
+    own, new = read_identity(joined.certificate.encode()), read_identity(certificate)
+    same = (new.population, new.device, new.key_fingerprint)
+    if same != (own.population, own.device, own.key_fingerprint):
+        raise DataError(
+            "the new certificate is another device's", where=joined.control, fix="ask an operator"
+        )
+    renewed = replace(joined, certificate=certificate.decode())
+    _write(folder / JOINED, json.dumps(plain(renewed)).encode())
+    return renewed
+
+
+def _sealing_half(folder: Path) -> bytes:
+    """The public half of the key for which files are sealed; made if it is not there."""
+    create_sealing_key(folder / SEALING_KEY)
+    return public_half(load_sealing_key(folder / SEALING_KEY))
+
+
 def credentials(folder: Path, joined: Joined) -> Credentials:
     """What the device shows, and whom it trusts.
 
     Raises:
         DataError: If the key cannot be read.
     """
-    return Credentials(read_private(folder / KEY), joined.certificate.encode(), joined.authority.encode())
+    key, sealing = read_private(folder / KEY), folder / SEALING_KEY
+    opens = load_sealing_key(sealing) if sealing.exists() else b""
+    return Credentials(key, joined.certificate.encode(), joined.authority.encode(), opens)
 
 
 def supernode_key(folder: Path) -> Path:

@@ -24,7 +24,7 @@ from fedretrain.core.clock import Anchor
 from fedretrain.core.errors import DataError
 from fedretrain.edge.conditions import conditions
 from fedretrain.edge.control import CALL_S, ControlClient, ControlError
-from fedretrain.edge.joining import credentials
+from fedretrain.edge.joining import credentials, renew, renewal_at
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from fedretrain.edge.device import DeviceRuntime
 
 BATCH_BYTES = 1 << 20
+RENEW_AGAIN_S = 3600.0
+"""Until a renewal that was asked for is asked for again."""
 MAX_BATCHES = 64
 """In one visit: a long backlog does not keep a device from hearing of a rollback."""
 
@@ -69,6 +71,7 @@ class Syncing:
         self._client: ControlClient | None = None
         self._trust = TrustClient(runtime.folder / "trust", runtime.joined.root.encode(), self._fetch_trust)
         self._busy = threading.Lock()
+        self._renew_from_s = 0.0
         self.visit = Visit()
         with contextlib.suppress(TrustError):  # the first visit refreshes
             self._trust.recall(runtime.store.clock.look().guess_at)
@@ -95,9 +98,24 @@ class Syncing:
         problem = self._follow(reply)
         if (self._runtime.serves, self._runtime.remembered.value) != before:
             reply = self._heartbeat(timeout_s)
+        problem = self._renew() or problem
         self.visit = replace(self.visit, problem=problem, next_s=reply.next_s or self.visit.next_s)
         self._runtime.flush()
         self._send()
+
+    def _renew(self) -> str:
+        """Renew the certificate once that is due and the time is trusted; what went wrong."""
+        runtime, now = self._runtime, self._runtime.store.clock.look().at
+        if now is None or runtime.now_s < self._renew_from_s:
+            return ""
+        try:
+            if now >= renewal_at(runtime.joined):
+                self._renew_from_s = runtime.now_s + RENEW_AGAIN_S
+                runtime.joined = renew(self._connection(), runtime.folder, runtime.joined)
+                self.close()  # the next call shows the new one
+        except (ControlError, DataError) as error:
+            return f"the certificate cannot be renewed: {error}"
+        return ""
 
     def _heartbeat(self, timeout_s: float | None) -> pb.HeartbeatReply:
         runtime, client = self._runtime, self._connection()

@@ -84,13 +84,13 @@ class Coordinator:
     async def run(self) -> None:
         """Serve and decide until `stop`."""
         listen = self._config.listen
-        files = Files(self._blob, self._keys.trust.read, lambda: self._trust_version)
         slot_s = {name: one.watching.slot_s for name, one in self._config.populations.items()}
         quotas = Quotas(self._config.quota)
-        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s, quotas)
         control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
         told = Told(self._keys.root, control)
         enrolling = Enrolling(self._log.engine, self._keys.authority, self._peers, told, self._clock)
+        files = Files(self._blob, self._keys.trust.read, lambda: self._trust_version, enrolling.renew)
+        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s, quotas)
         tls = Tls(
             self._keys.server_key.read_bytes(),
             self._keys.server_certificate.read_bytes(),

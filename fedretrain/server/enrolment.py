@@ -2,17 +2,19 @@
 
 Rules of this file:
     * The token is used up in the transaction that makes the device: a crash leaves both or neither.
-    * A device that lost the answer asks again with the same key, and gets one.
+    * A device that lost the answer asks again with the same key, and gets one. So it is with renewal: the key says who it is, and any
+      certificate for it that has not expired counts.
     * A stranger is told the same whatever is wrong with a token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, select, update
 
+from fedretrain.artifacts.encryption import seal
 from fedretrain.artifacts.enrolment import (
     EnrolmentError,
     EnrolmentToken,
@@ -22,7 +24,6 @@ from fedretrain.artifacts.enrolment import (
 )
 from fedretrain.artifacts.identity import (
     checked_public_key,
-    fingerprint,
     request_key_fingerprint,
     requested_public_key,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from fedretrain.artifacts.identity import FleetAuthority
+    from fedretrain.server.fleet import Device
     from fedretrain.server.peers import Peers
 
 _MAX_TEXT = 100
@@ -122,7 +124,7 @@ class Enrolling:
                 connection,
                 token.population,
                 token.device,
-                fingerprint(certificate),
+                key,
                 _traits(request),
                 now,
             )
@@ -137,6 +139,37 @@ class Enrolling:
             control_address=self._told.control_address,
             number=device.number,
         )
+
+    def renew(self, device: Device, request: pb.RenewRequest) -> pb.RenewReply:
+        """The next certificate of a device, for the key that it has; it is the same device, with the same number.
+
+        Args:
+            device: Who asks, by its present certificate.
+            request: What it sent.
+
+        Raises:
+            DataError: If the request cannot be read, or is for another key: that needs a token.
+        """
+        now, asked = self._clock(), request.certificate_request
+        if request_key_fingerprint(asked) != device.fingerprint:
+            raise DataError(
+                "the request is for another key than the device's", where="renew", fix="enrol with a token"
+            )
+        certificate = self._authority.issue_device(asked, device.population, device.device, now=now)
+        sealing = _sealing_key(request.sealing_key) or device.traits.sealing_key
+        if sealing != device.traits.sealing_key:
+            traits = replace(device.traits, sealing_key=sealing)
+            with self._engine.begin() as connection:
+                fleet.keep_traits(connection, device.population, device.device, traits, now)
+            self._peers.know(replace(device, traits=traits))
+        return pb.RenewReply(protocol=PROTOCOL, certificate=certificate)
+
+
+def _sealing_key(content: bytes) -> str:
+    """A device's public key for sealing, checked, in hexadecimal; empty where it has none."""
+    if content:
+        seal(b"", content, b"")  # raises where it is none
+    return content.hex()
 
 
 def _redeem(connection: Connection, secret: str, key: str, now: float) -> EnrolmentToken:
@@ -158,4 +191,5 @@ def _traits(request: pb.EnrolRequest) -> Traits:
         raise DataError(f"more than {_MAX_METHODS} methods", where="traits.methods")
     own = requested_public_key(request.certificate_request)
     node = checked_public_key(said.node_key) if said.node_key else own
-    return Traits(said.device_type, said.site, said.person, said.trains, tuple(said.methods), node)
+    sealing = _sealing_key(said.sealing_key)
+    return Traits(said.device_type, said.site, said.person, said.trains, tuple(said.methods), node, sealing)

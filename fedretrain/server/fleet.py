@@ -1,7 +1,7 @@
 """The fleet's devices: what each is, what it was last told, what it last said.
 
 Rules of this file:
-    * A device is its certificate: a message's own words about who sent it are never believed.
+    * A device is the name and the key of its certificate: a message's own words about who sent it are never believed.
     * A device keeps its number through re-enrolment, and with it its budget, its separation and its quarantine.
     * Functions take the connection of the caller's transaction, so that what belongs together changes together.
 """
@@ -50,6 +50,7 @@ class Traits:
         trains: Whether it can train shared layers.
         methods: Personalization methods that it can re-fit.
         node_key: Public key (PEM) of the SuperNode that trains for it: its own, or that of another device of the same agent.
+        sealing_key: Public key (X25519, hexadecimal) for which files are sealed; empty: they are not.
     """
 
     device_type: str = ""
@@ -58,6 +59,7 @@ class Traits:
     trains: bool = False
     methods: tuple[str, ...] = ()
     node_key: str = ""
+    sealing_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Device:
         population: Of which it is part.
         device: Its name.
         number: Its number in the population, from 0: what arrays are indexed by.
-        fingerprint: SHA-256 of its certificate.
+        fingerprint: SHA-256 of its public key: stays when its certificate is renewed.
         standing: Whether it may speak.
         traits: What it is.
         assignment: The newest signed envelope; None before the first.
@@ -92,7 +94,7 @@ class Device:
 def enrol(
     connection: Connection, population: str, device: str, fingerprint: str, traits: Traits, at: float
 ) -> Device:
-    """Add a device, or give a known one its new certificate.
+    """Add a device, or give a known one its new key.
 
     Raises:
         DataError: If the device was retired.
@@ -134,10 +136,10 @@ def everybody(connection: Connection, population: str) -> list[Device]:
     return [_device(row) for row in connection.execute(query)]
 
 
-def by_fingerprint(connection: Connection, fingerprint: str) -> Device | None:
-    """The device whose present certificate has this fingerprint."""
-    row = connection.execute(select(devices).where(devices.c.fingerprint == fingerprint)).one_or_none()
-    return None if row is None else _device(row)
+def keep_traits(connection: Connection, population: str, device: str, traits: Traits, at: float) -> None:
+    """What a device says of itself anew."""
+    told = {"record": json.dumps(plain(traits), sort_keys=True), "changed_at": at}
+    connection.execute(update(devices).where(_is(population, device)).values(**told))
 
 
 def set_standing(connection: Connection, population: str, device: str, standing: Standing, at: float) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from fedretrain.artifacts.identity import fingerprint
+from fedretrain.artifacts.encryption import file_info, seal
+from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import intake
 from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
@@ -24,6 +26,7 @@ from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from fedretrain.artifacts.identity import DeviceIdentity
     from fedretrain.server.commit import GroupCommit
     from fedretrain.server.fleet import Device
     from fedretrain.server.peers import Peers
@@ -45,11 +48,13 @@ class Files:
         blob: A file of an installable package by its digest, for a device; raises DataError.
         trust: A file of the trust metadata by its name; raises DataError.
         trust_version: Changes with the trust metadata.
+        renew: The next certificate of a device; raises DataError.
     """
 
     blob: Callable[[Device, str], bytes]
     trust: Callable[[str], bytes]
     trust_version: Callable[[], int]
+    renew: Callable[[Device, pb.RenewRequest], pb.RenewReply]
 
 
 class Gateway(rpc.FleetControlServicer):
@@ -77,6 +82,15 @@ class Gateway(rpc.FleetControlServicer):
     ) -> None:
         self._peers, self._writer, self._files, self._quotas = peers, writer, files, quotas
         self._clock, self._heartbeat_s, self._slot_s = clock, heartbeat_s, slot_s
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
+        """The next certificate."""
+        device = await self._peer(context, request.protocol)
+        await _keep_within(context, self._quotas.call(device))
+        try:
+            return await asyncio.to_thread(self._files.renew, device, request)
+        except DataError as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error.what)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:  # noqa: N802
         """Keep what the device says of itself; tell it what it shall run."""
@@ -119,8 +133,13 @@ class Gateway(rpc.FleetControlServicer):
             await _abort(context, grpc.StatusCode.NOT_FOUND, error.what)
         except FileNotFoundError:
             await _abort(context, grpc.StatusCode.NOT_FOUND, "there is no such file")
-        for start in range(min(request.offset, len(content)), len(content), CHUNK_BYTES):
-            yield pb.ArtifactChunk(content=content[start : start + CHUNK_BYTES])
+        content, sealed = content[request.offset :], False
+        if request.sealed and request.digest and device.traits.sealing_key:
+            info = file_info(device.population, device.device, request.digest)
+            key = bytes.fromhex(device.traits.sealing_key)
+            content, sealed = await asyncio.to_thread(seal, content, key, info), True
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield pb.ArtifactChunk(content=content[start : start + CHUNK_BYTES], sealed=sealed)
 
     async def _keep(self, batch: pb.TelemetryBatch, context: Context) -> pb.TelemetryAck:
         device = await self._peer(context, batch.protocol)
@@ -143,9 +162,10 @@ class Gateway(rpc.FleetControlServicer):
         certificates = list(context.auth_context().get("x509_pem_cert", ()))
         device = None
         if certificates:
-            shown = fingerprint(certificates[0])
-            # Who is not in the picture is looked for in the database, where others may be writing.
-            device = self._peers.at_hand(shown) or await asyncio.to_thread(self._peers.find, shown)
+            shown = _identity(certificates[0])
+            if shown is not None and shown.expires_at > self._clock():  # TLS looked at that when it connected
+                # Who is not in the picture is looked for in the database, where others may be writing.
+                device = self._peers.at_hand(shown) or await asyncio.to_thread(self._peers.find, shown)
         if device is None:
             await _abort(context, grpc.StatusCode.UNAUTHENTICATED, "no enrolled device has this certificate")
         return device
@@ -167,6 +187,15 @@ class Enrolment(rpc.FleetControlServicer):
             return await asyncio.to_thread(self._enrol, request)
         except UserError as error:
             await _abort(context, grpc.StatusCode.PERMISSION_DENIED, error.what)
+
+
+@lru_cache(maxsize=16_384)
+def _identity(certificate: bytes) -> DeviceIdentity | None:
+    """Who a certificate names; it is read once, not at each call. None where it is no device's."""
+    try:
+        return read_identity(certificate)
+    except DataError:
+        return None
 
 
 def _said(request: pb.HeartbeatRequest) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Rules of this file:
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.server import fleet
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from fedretrain.artifacts.identity import DeviceIdentity
     from fedretrain.server.commit import GroupCommit
 
 POLL_S = 0.25
@@ -28,7 +28,7 @@ _OVERLAP_S = 5.0  # clocks of several processes that write the table
 
 
 class Peers:
-    """Devices by the fingerprint of their certificate. Safe for threads.
+    """Devices by their names. Safe for threads.
 
     Args:
         engine: The database.
@@ -39,8 +39,7 @@ class Peers:
     def __init__(self, engine: Engine, writer: GroupCommit, clock: Callable[[], float]) -> None:
         self._engine, self._writer, self._clock = engine, writer, clock
         self._lock = threading.Lock()
-        self._devices: dict[str, Device] = {}
-        self._names: dict[tuple[str, str], str] = {}
+        self._devices: dict[tuple[str, str], Device] = {}
         self._heard: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
         self._seen_at = 0.0
         self.poll()
@@ -52,27 +51,25 @@ class Peers:
         with reading(self._engine) as connection:
             changed = fleet.changed_since(connection, since - _OVERLAP_S)
         with self._lock:
-            for device in changed:
-                name = device.population, device.device
-                self._devices.pop(self._names.get(name, ""), None)
-                self._devices[device.fingerprint] = device
-                self._names[name] = device.fingerprint
+            self._devices |= {(device.population, device.device): device for device in changed}
             self._seen_at = begun
 
-    def at_hand(self, fingerprint: str) -> Device | None:
+    def at_hand(self, shown: DeviceIdentity) -> Device | None:
         """As `find`, of the picture alone: no database, and None where that would have to be asked."""
         with self._lock:
-            device = self._devices.get(fingerprint)
-        return device if device is not None and device.standing is Standing.ACTIVE else None
+            device = self._devices.get((shown.population, shown.device))
+        return device if device is not None and _may_speak(device, shown) else None
 
-    def find(self, fingerprint: str) -> Device | None:
+    def find(self, shown: DeviceIdentity) -> Device | None:
         """The device of a certificate; None where nobody, or nobody any more, may speak with it."""
         with self._lock:
-            device = self._devices.get(fingerprint)
-        if device is None:
+            device = self._devices.get((shown.population, shown.device))
+        if (
+            device is None or device.fingerprint != shown.key_fingerprint
+        ):  # it may have enrolled just now, elsewhere
             with reading(self._engine) as connection:
-                device = fleet.by_fingerprint(connection, fingerprint)
-        return device if device is not None and device.standing is Standing.ACTIVE else None
+                device = fleet.find(connection, shown.population, shown.device)
+        return device if device is not None and _may_speak(device, shown) else None
 
     def heard(self, device: Device, at: float, heartbeat: Mapping[str, Any]) -> None:
         """A device's words, to be written soon."""
@@ -88,9 +85,10 @@ class Peers:
             self._writer.submit(lambda connection: fleet.heard(connection, said)).result()
 
     def know(self, device: Device) -> None:
-        """A device that was just enrolled."""
+        """A device that was enrolled, or renewed its certificate, just now."""
         with self._lock:
-            name = device.population, device.device
-            self._devices.pop(self._names.get(name, ""), None)
-            self._devices[device.fingerprint] = replace(device)
-            self._names[name] = device.fingerprint
+            self._devices[device.population, device.device] = device
+
+
+def _may_speak(device: Device, shown: DeviceIdentity) -> bool:
+    return device.standing is Standing.ACTIVE and device.fingerprint == shown.key_fingerprint

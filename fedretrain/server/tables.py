@@ -39,7 +39,7 @@ devices = Table(
     Column("population", String(100), primary_key=True),
     Column("device", String(100), primary_key=True),
     Column("number", BigInteger, nullable=False),
-    Column("fingerprint", String(64), nullable=False, index=True),
+    Column("fingerprint", String(64), nullable=False),
     Column("standing", String(20), nullable=False),
     Column("record", Text, nullable=False),
     Column("assignment", LargeBinary, nullable=True),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedretrain.artifacts.identity import create_key, read_identity
 from fedretrain.artifacts.manifest import Personalization
+from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.types import MethodKind
 from fedretrain.edge import personal
 from fedretrain.edge.control import ControlError
+from fedretrain.edge.joining import Joined, read_joined, renewal_at
 from fedretrain.edge.renewing import AGAIN_S
 from fedretrain.edge.serving import Served
 from fedretrain.edge.vitals import SAMPLE_S
@@ -72,6 +76,54 @@ def test_models_lie_encrypted_on_a_device_and_a_lost_key_is_one_line(fleet, tmp_
     (tmp_path / "edge" / "store.key").unlink()
     with pytest.raises(ConfigError, match="the key of the stored files is lost"):
         fleet.device(tmp_path, token="")
+
+
+def test_a_certificate_is_renewed_before_it_expires_and_the_device_stays_who_it_is(fleet, tmp_path):
+    clock, (first,) = Clock(), fleet.make()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+        before = device.joined
+        clock.go(200 * DAY_S, fleet)
+        device.sync()
+        assert device.joined == before  # more than a third of its life is left
+        clock.go(110 * DAY_S, fleet)
+        device.sync()
+        renewed = device.joined
+        assert renewed.certificate != before.certificate
+        assert replace(renewed, certificate=before.certificate) == before
+        assert read_joined(device.folder) == renewed
+        device.sync()
+        assert device.joined == renewed  # not again within the hour
+        assert device.predict(rows())[0].package == first
+    with fleet.device(tmp_path, clock, token="") as device:
+        assert device.joined == renewed
+        device.sync()
+
+
+def test_a_renewal_that_fails_is_told_and_the_certificate_serves_on(fleet, tmp_path):
+    clock = Clock()
+    with fleet.device(tmp_path, clock) as device:
+        before = device.joined
+        device.sync()
+        (device.folder / "device.key").rename(device.folder / "kept.key")
+        create_key(device.folder / "device.key")  # another key: the server refuses it
+        clock.go(310 * DAY_S, fleet)
+        device.sync()
+        assert "cannot be renewed" in device.visit.problem
+        assert device.joined == before
+
+
+def test_when_a_certificate_is_renewed_is_spread_over_the_fleet(fleet, tmp_path):
+    due = set()
+    for name in ("a", "b", "c", "d"):
+        shown = fleet.here.join(name, "plant")
+        joined = Joined("plant", name, 0, shown.certificate.decode(), "", "", "")
+        own = read_identity(shown.certificate)
+        share = (own.expires_at - renewal_at(joined)) / (own.expires_at - own.begins_at)
+        assert 1 / 6 <= share <= 1 / 3
+        due.add(renewal_at(joined))
+    assert len(due) == 4
 
 
 def test_a_device_serves_after_a_restart_without_a_server(fleet, tmp_path):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import func, select
 
+from fedretrain.artifacts.encryption import file_info, open_sealed
+from fedretrain.artifacts.identity import DEVICE_LIFETIME_S, fingerprint, request_certificate
 from fedretrain.core.clock import Instant
+from fedretrain.core.errors import DataError
 from fedretrain.edge.control import ControlError, Credentials
 from fedretrain.edge.records import Batch, Record
 from fedretrain.server import fleet
@@ -261,3 +267,68 @@ def test_a_device_is_known_by_its_own_node_key_or_that_of_its_agent(here):
     enrol(here.enrolment, here.authority.certificate, request)
     with here.engine.connect() as connection:
         assert [fleet.find(connection, "p", name).traits.node_key for name in "ab"] == [own, own]
+
+
+def _renewal(here, name):
+    asked = request_certificate(here.key(name), "p", name)
+    return pb.RenewRequest(protocol=PROTOCOL, certificate_request=asked)
+
+
+def test_a_certificate_is_renewed_over_the_present_one_and_both_count(here):
+    old = here.join("a")
+    reply = here.client(old).renew(_renewal(here, "a"))
+    new = replace(old, certificate=reply.certificate)
+    assert fingerprint(new.certificate) != fingerprint(old.certificate)
+    for shown in (new, old):  # the answer may be lost: then it asks again
+        assert here.client(shown).heartbeat(_heartbeat()).protocol == PROTOCOL
+    with pytest.raises(ControlError, match="another key"):
+        here.client(new).renew(_renewal(here, "b"))
+
+
+def test_a_revoked_device_renews_nothing(here):
+    client = here.client(here.join("a"))
+    client.heartbeat(_heartbeat())
+    with here.engine.begin() as connection:
+        fleet.set_standing(connection, "p", "a", Standing.REVOKED, time.time())
+    here.peers.poll()
+    with pytest.raises(ControlError, match="no enrolled device") as caught:
+        client.renew(_renewal(here, "a"))
+    assert caught.value.is_refusal
+
+
+def test_a_certificate_that_expires_while_the_connection_lasts_counts_no_more(here):
+    client = here.client(here.join("a"))
+    client.heartbeat(_heartbeat())
+    here.offset_s = DEVICE_LIFETIME_S + 1.0
+    with pytest.raises(ControlError, match="no enrolled device"):
+        client.heartbeat(_heartbeat())
+
+
+def test_files_are_sealed_for_the_device_that_asks(here):
+    content = bytes(range(256)) * 4000
+    here.blobs = {"d" * 64: content}
+    plain, keys = here.join("a"), {"b": b"b" * 32, "c": b"c" * 32}
+    sealed = {name: replace(here.join(name, sealing=key), sealing_key=key) for name, key in keys.items()}
+    assert here.client(plain).fetch_blob("d" * 64, len(content)) == content
+    client = here.client(sealed["b"])
+    assert client.fetch_blob("d" * 64, len(content)) == content
+    asked = pb.ArtifactRequest(protocol=PROTOCOL, digest="d" * 64, sealed=True, offset=10)
+    chunks = list(client._stub.FetchArtifact(asked))
+    assert all(chunk.sealed for chunk in chunks)
+    carried = b"".join(chunk.content for chunk in chunks)
+    assert content[10:60] not in carried
+    info = file_info("p", "b", "d" * 64)
+    assert open_sealed(carried, keys["b"], info) == content[10:]
+    for key, told in ((keys["c"], info), (keys["b"], file_info("p", "b", "e" * 64))):
+        with pytest.raises(DataError, match="not sealed for this device"):
+            open_sealed(carried, key, told)
+    with pytest.raises(ControlError, match="more than"):
+        client.fetch_blob("d" * 64, len(content) - 1)
+
+
+def test_a_device_that_seals_still_talks_to_a_server_that_does_not(here):
+    here.blobs = {"d" * 64: b"content"}
+    shown = replace(
+        here.join("a"), sealing_key=b"a" * 32
+    )  # the server knows no key: it sends the file as it is
+    assert here.client(shown).fetch_blob("d" * 64, 7) == b"content"

@@ -19,20 +19,22 @@ class EnrolRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., token: _Optional[str] = ..., certificate_request: _Optional[bytes] = ..., traits: _Optional[_Union[DeviceTraits, _Mapping]] = ...) -> None: ...
 
 class DeviceTraits(_message.Message):
-    __slots__ = ("device_type", "site", "person", "trains", "methods", "node_key")
+    __slots__ = ("device_type", "site", "person", "trains", "methods", "node_key", "sealing_key")
     DEVICE_TYPE_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     PERSON_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     NODE_KEY_FIELD_NUMBER: _ClassVar[int]
+    SEALING_KEY_FIELD_NUMBER: _ClassVar[int]
     device_type: str
     site: str
     person: str
     trains: bool
     methods: _containers.RepeatedScalarFieldContainer[str]
     node_key: bytes
-    def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ..., node_key: _Optional[bytes] = ...) -> None: ...
+    sealing_key: bytes
+    def __init__(self, device_type: _Optional[str] = ..., site: _Optional[str] = ..., person: _Optional[str] = ..., trains: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ..., node_key: _Optional[bytes] = ..., sealing_key: _Optional[bytes] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
     __slots__ = ("protocol", "population", "device", "certificate", "authority", "root_metadata", "control_address", "number")
@@ -53,6 +55,24 @@ class EnrolReply(_message.Message):
     control_address: str
     number: int
     def __init__(self, protocol: _Optional[int] = ..., population: _Optional[str] = ..., device: _Optional[str] = ..., certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., root_metadata: _Optional[bytes] = ..., control_address: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("protocol", "certificate_request", "sealing_key")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SEALING_KEY_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    certificate_request: bytes
+    sealing_key: bytes
+    def __init__(self, protocol: _Optional[int] = ..., certificate_request: _Optional[bytes] = ..., sealing_key: _Optional[bytes] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("protocol", "certificate")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    certificate: bytes
+    def __init__(self, protocol: _Optional[int] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("protocol", "agent_version", "installation", "boot", "clock_at", "clock_trusted", "serves", "shadows", "counter", "healthy", "refused", "refused_reason", "holds", "pending_records", "conditions")
@@ -284,19 +304,23 @@ class Refreshed(_message.Message):
     def __init__(self, refresh: _Optional[int] = ..., package: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...
 
 class ArtifactRequest(_message.Message):
-    __slots__ = ("protocol", "digest", "trust_file", "offset")
+    __slots__ = ("protocol", "digest", "trust_file", "offset", "sealed")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     TRUST_FILE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     digest: str
     trust_file: str
     offset: int
-    def __init__(self, protocol: _Optional[int] = ..., digest: _Optional[str] = ..., trust_file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    sealed: bool
+    def __init__(self, protocol: _Optional[int] = ..., digest: _Optional[str] = ..., trust_file: _Optional[str] = ..., offset: _Optional[int] = ..., sealed: _Optional[bool] = ...) -> None: ...
 
 class ArtifactChunk(_message.Message):
-    __slots__ = ("content",)
+    __slots__ = ("content", "sealed")
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
     content: bytes
-    def __init__(self, content: _Optional[bytes] = ...) -> None: ...
+    sealed: bool
+    def __init__(self, content: _Optional[bytes] = ..., sealed: _Optional[bool] = ...) -> None: ...

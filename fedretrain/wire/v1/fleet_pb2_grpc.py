@@ -39,6 +39,11 @@ class FleetControlStub:
                 request_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.EnrolReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/fedretrain.v1.FleetControl/Renew',
+                request_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.RenewRequest.SerializeToString,
+                response_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.RenewReply.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/fedretrain.v1.FleetControl/Heartbeat',
                 request_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.HeartbeatRequest.SerializeToString,
@@ -66,6 +71,13 @@ class FleetControlServicer:
 
     def Enrol(self, request, context):
         """With a one-time token, over TLS without a client certificate: a certificate for the device's own key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """With the present certificate: the next one, for the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +118,11 @@ def add_FleetControlServicer_to_server(servicer, server):
                     servicer.Enrol,
                     request_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.EnrolRequest.FromString,
                     response_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.EnrolReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.RenewRequest.FromString,
+                    response_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.RenewReply.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -155,6 +172,33 @@ class FleetControl:
             '/fedretrain.v1.FleetControl/Enrol',
             fedretrain_dot_wire_dot_v1_dot_fleet__pb2.EnrolRequest.SerializeToString,
             fedretrain_dot_wire_dot_v1_dot_fleet__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedretrain.v1.FleetControl/Renew',
+            fedretrain_dot_wire_dot_v1_dot_fleet__pb2.RenewRequest.SerializeToString,
+            fedretrain_dot_wire_dot_v1_dot_fleet__pb2.RenewReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
+from fedretrain.artifacts.encryption import public_half
 from fedretrain.artifacts.enrolment import EnrolmentError, TokenRefusal, hash_token
 from fedretrain.artifacts.identity import (
     FleetAuthority,
     create_key,
-    fingerprint,
     load_key,
     read_identity,
     request_certificate,
@@ -92,7 +94,7 @@ def test_a_token_makes_the_device_that_it_is_for(desk):
     identity = read_identity(reply.certificate)
     assert (identity.population, identity.device) == ("p", "pump-2")  # not what the request says
     found = desk.devices()[0]
-    assert found.fingerprint == fingerprint(reply.certificate)
+    assert found.fingerprint == identity.key_fingerprint
     own = desk.public_key(second[:5])  # it trains for itself, as it names nobody else
     assert found.traits == Traits("pump", "north", "anna", True, ("fedper", "finetune"), own)
     assert [one.device for one in desk.peers.known] == ["pump-2", "pump-1"]
@@ -183,3 +185,51 @@ def test_secrets_are_not_kept_and_one_bad_name_makes_no_token(desk):
     with desk.engine.connect() as connection:
         assert len(connection.execute(select(tokens)).all()) == 1
     assert desk.token() == []
+
+
+def _renewal(desk, key, sealing=b""):
+    path = desk.folder / f"{key}.key"
+    create_key(path)
+    asked = request_certificate(load_key(path), "elsewhere", "whatever")
+    return pb.RenewRequest(protocol=PROTOCOL, certificate_request=asked, sealing_key=sealing)
+
+
+def test_a_certificate_is_renewed_for_the_same_key_and_the_device_stays_who_it_is(desk):
+    (token,) = desk.token("pump-1")
+    first = read_identity(desk.enrolling.enrol(desk.request(token)).certificate)
+    (before,) = desk.devices()
+    desk.now += 300 * 86_400.0
+    reply = desk.enrolling.renew(before, _renewal(desk, "one"))
+    second = read_identity(reply.certificate)
+    assert (second.population, second.device, second.key_fingerprint) == (
+        "p",
+        "pump-1",  # whatever the request calls itself
+        first.key_fingerprint,
+    )
+    assert second.expires_at == first.expires_at + 300 * 86_400.0
+    assert desk.devices() == [before]
+
+
+def test_another_key_needs_a_token(desk):
+    (token,) = desk.token("pump-1")
+    desk.enrolling.enrol(desk.request(token))
+    (device,) = desk.devices()
+    with pytest.raises(DataError, match="for another key"):
+        desk.enrolling.renew(device, _renewal(desk, "two"))
+
+
+def test_the_key_for_sealing_is_kept_and_may_come_with_a_renewal(desk):
+    (token,) = desk.token("pump-1")
+    old, new = public_half(b"a" * 32), public_half(b"b" * 32)
+    desk.enrolling.enrol(desk.request(token, traits=pb.DeviceTraits(sealing_key=old)))
+    (device,) = desk.devices()
+    assert device.traits.sealing_key == old.hex()
+    desk.enrolling.renew(device, _renewal(desk, "one"))
+    assert desk.devices() == [device]
+    desk.enrolling.renew(device, _renewal(desk, "one", new))
+    (after,) = desk.devices()
+    assert (
+        after == desk.peers.known[-1] == replace(device, traits=replace(device.traits, sealing_key=new.hex()))
+    )
+    with pytest.raises(DataError, match="public key"):
+        desk.enrolling.renew(after, _renewal(desk, "one", b"short"))

@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.Column("population", sa.String(100), primary_key=True),
         sa.Column("device", sa.String(100), primary_key=True),
         sa.Column("number", sa.BigInteger, nullable=False),
-        sa.Column("fingerprint", sa.String(64), nullable=False, index=True),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("standing", sa.String(20), nullable=False),
         sa.Column("record", sa.Text, nullable=False),
         sa.Column("assignment", sa.LargeBinary, nullable=True),
