@@ -23,6 +23,7 @@ from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.edge import personal
+from fedretrain.edge.erasing import CAMPAIGN
 from fedretrain.edge.joining import supernode_key
 from fedretrain.edge.personal import Personal
 from fedretrain.edge.supernode import CampaignProcesses, Invitation, NodeKeys, TrainingLimits
@@ -70,7 +71,7 @@ class Campaigns:
 
     def __init__(self, config: EdgeConfig, devices: Mapping[str, DeviceRuntime]) -> None:
         self._config, self._devices = config, devices
-        self._folder = Path(config.folder) / "campaign"
+        self._folder = Path(config.folder) / CAMPAIGN
         self.running: Running | None = None
 
     def ensure(self, now_s: float) -> None:

@@ -20,14 +20,13 @@ from urllib.parse import quote
 from fedretrain.core.build import plain
 from fedretrain.core.errors import ConfigError, DataError, FedretrainError
 from fedretrain.core.log_lines import log_lines
-from fedretrain.edge import past
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.api import LocalApi
 from fedretrain.edge.clock import since_boot
 from fedretrain.edge.config import read_edge
+from fedretrain.edge.erasing import erase_leftovers, erase_store
 from fedretrain.edge.examples import Stream
 from fedretrain.edge.joining import Joined, read_joined
-from fedretrain.edge.lineage import erase
 from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.slots import Slots
 from fedretrain.edge.store import Store
@@ -161,11 +160,12 @@ def _lineage(config: EdgeConfig, args: argparse.Namespace) -> int:
 
 def _erase(config: EdgeConfig, args: argparse.Namespace) -> int:
     name = _named(config, args.device)
-    with _open(config, name) as store, store.database.mutex:
-        for stream in (store.stream, store.shadow_stream):
-            erase(store.database.connection, stream, Path(config.folder) / name / "personal")
-        past.erase(Path(config.folder) / name)
-    _say(args, {"erased": name}, f"{name}: examples, labels, lineage and personal parameters are erased")
+    folder = Path(config.folder) / name
+    with _open(config, name) as store:
+        erase_store(store, folder, folder / "personal")
+    erase_leftovers(Path(config.folder))
+    text = f"{name}: examples, labels, lineage, personal parameters and what waited to be sent are erased"
+    _say(args, {"erased": name}, text)
     return 0
 
 

@@ -23,10 +23,10 @@ from fedretrain.core.errors import DataError, UserError
 from fedretrain.edge.answering import Answer, Answering, Serving
 from fedretrain.edge.clock import since_boot
 from fedretrain.edge.database import is_damage
+from fedretrain.edge.erasing import erase_store
 from fedretrain.edge.examples import Stream
 from fedretrain.edge.following import Follower
 from fedretrain.edge.joining import Joined, join
-from fedretrain.edge.lineage import erase
 from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.outbox import OutboxDamagedError
 from fedretrain.edge.past import Past
@@ -322,16 +322,14 @@ class DeviceRuntime:
         return DeviceStatus.of(self)
 
     def erase(self) -> None:
-        """Forget what the device has learnt: examples, labels, lineage, personal parameters.
+        """Forget what was made of the device's samples; see `erasing`.
 
         Raises:
             DataError: If somebody reads the database.
         """
         with self._lock:
             self.answering.forget()
-            with self.store.database.mutex:
-                for stream in (self.stream, self.store.shadow_stream):
-                    erase(self.store.database.connection, stream, self.personal_folder)
+            erase_store(self.store, self.folder, self.personal_folder)
             model = self.answering.serving.model
             if model is not None:
                 serving = replace(self.answering.serving, model=Served.of(model.package))

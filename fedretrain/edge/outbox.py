@@ -238,6 +238,14 @@ class Outbox:
             if len(self._acknowledged) + len(self._told) >= _ACKNOWLEDGED:
                 self.flush()
 
+    def forget(self, now: Instant) -> None:
+        """Drop everything that waits, as if there were no room for it: the receiver is told what will never come."""
+        with self._mutex:
+            bound, self._max_bytes = self._max_bytes, 0
+            with contextlib.ExitStack() as after:
+                after.callback(setattr, self, "_max_bytes", bound)
+                self.flush(now)
+
     def status(self) -> OutboxStatus:
         """How full it is."""
         with self._mutex, self._reading():

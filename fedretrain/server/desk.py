@@ -22,7 +22,7 @@ from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.verdict import Verdict
-from fedretrain.server import alerts, fleet, memory, orders, refreshes
+from fedretrain.server import alerts, fleet, intake, memory, orders, refreshes
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
 from fedretrain.server.enrolment import make_tokens
@@ -230,9 +230,11 @@ class Desk:
         return make_tokens(self.log.engine, self.population, names, now=time.time(), lifetime_s=lifetime_s)
 
     def judge(self, device: str, standing: str) -> None:
-        """Revoke or retire a device."""
+        """Revoke a device, or retire it: then what it sent and is still kept is deleted too."""
         with self.log.engine.begin() as connection:
             fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
+            if standing == Standing.RETIRED:
+                intake.forget(connection, self.population, device)
 
     def answer(self, word: str, by: str, reason: str = "") -> None:
         """Answer what a rollout asks.

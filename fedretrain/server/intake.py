@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from fedretrain.server.tables import received, telemetry
 from fedretrain.wire.inbox import Inbox, receive
@@ -96,6 +96,19 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
         refused_records=_refused(receipt.records),
         refused_gaps=_refused(receipt.gaps),
     )
+
+
+def forget(connection: Connection, population: str, device: str) -> int:
+    """Delete what a device that is retired sent and is still kept; how many records.
+
+    The newest record of all stays until the next one comes: SQLite would give its number away again.
+    """
+    newest = select(func.max(telemetry.c.number)).scalar_subquery()
+    theirs = (telemetry.c.population == population) & (telemetry.c.device == device)
+    gone = connection.execute(delete(telemetry).where(theirs, telemetry.c.number < newest))
+    mine = (received.c.population == population) & (received.c.device == device)
+    connection.execute(delete(received).where(mine))
+    return gone.rowcount
 
 
 def _row(device: Device, record: pb.Record, batch: pb.TelemetryBatch, now: float) -> dict[str, Any]:

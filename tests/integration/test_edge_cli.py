@@ -61,6 +61,38 @@ def test_status_and_lineage_of_a_running_agent_and_of_one_at_rest(fleet, tmp_pat
     assert (code, "no example" in out) == (0, True)
 
 
+def test_nothing_that_was_made_of_samples_is_left_after_an_erasure(fleet, tmp_path, capsys):
+    path, (first,) = write_config(fleet, tmp_path, "a"), fleet.make()
+    fleet.assign("a", first)
+    agent = Agent(read_edge(path))
+    device = agent.device("a")
+    device.sync()
+    (answer,) = device.predict(rows())
+    device.label(answer.id, 1)
+    device.alert("told", detail="what waits to be sent")
+    device.flush()
+    agent.close()
+    folder = device.folder
+    aside = folder / "agent.db.damaged-20260101-ab"
+    aside.write_bytes(b"samples")
+    left = tmp_path / "edge" / "campaign" / "data" / "0.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"samples of a campaign that was cut")
+    code, out, _ = say(capsys, "erase", "--config", path)
+    assert (code, "what waited to be sent" in out) == (0, True)
+    assert not aside.exists()
+    assert not left.parent.parent.exists()
+    assert list((folder / "personal").iterdir()) == []
+    kept = b"".join(file.read_bytes() for file in folder.glob("agent.db*"))
+    assert b"what waits to be sent" not in kept
+    assert answer.id.encode() not in kept
+    again = Agent(read_edge(path)).device("a")
+    assert again.status().num_labelled == 0
+    again.sync()  # it is the same device, and tells what will never come
+    assert not fleet.records("labels")
+    again.close()
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from fedretrain.artifacts.decision import Decision as Rule
 from fedretrain.artifacts.delta import release
@@ -23,7 +23,7 @@ from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.server import memory, orders, refreshes, versions
 from fedretrain.server.desk import Desk
-from fedretrain.server.tables import events, tokens
+from fedretrain.server.tables import events, received, telemetry, tokens
 from fedretrain.training.keep import Verdict
 from fedretrain.wire.control import Refreshed
 from tests.server_cases import Office, lines, write_office
@@ -418,3 +418,27 @@ def test_a_candidate_that_decides_otherwise_is_told_from_one_that_does_not(furni
         made[version] = Candidate(version)
     assert desk.models.deciding_otherwise(1, made.values()) == {3}
     assert desk.models.deciding_otherwise(0, [made[2]]) == {2}  # the rules decide otherwise than any model
+
+
+def test_what_a_retired_device_sent_is_deleted(furnished):
+    for name in ("pump-1", "pump-2"):
+        furnished.enrol(name)
+    log = furnished.log()
+    with log.engine.begin() as connection:
+        for number, name in enumerate(("pump-1", "pump-2", "pump-1", "pump-2")):
+            row = {
+                "population": "pumps",
+                "device": name,
+                "at": float(number),
+                "received_at": 1.0,
+                "payload": b"x",
+            }
+            connection.execute(insert(telemetry).values(**row))
+            place = {"population": "pumps", "device": name, "source": f"s{number}", "state": "{}"}
+            connection.execute(insert(received).values(**place))
+    assert furnished.on("devices", "revoke", "pump-2").status == 0
+    assert furnished.on("devices", "retire", "pump-1").status == 0
+    with log.engine.connect() as connection:
+        assert [row.device for row in connection.execute(select(telemetry))] == ["pump-2", "pump-2"]
+        assert {row.device for row in connection.execute(select(received))} == {"pump-2"}
+    log.engine.dispose()
