@@ -7,10 +7,12 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 PROTO_OUT ?= .
+# What some tests start as child processes of their own.
+SYSTEM_PACKAGES := mosquitto postgresql
 
-.PHONY: help run test test-faults test-story check proto format bench clean
+.PHONY: help run test test-faults test-story setup-system check proto format bench clean
 help:  ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -21,6 +23,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) -e '.[dev]'
 	@touch $@
+
+setup-system:  ## as root on Debian: the packages that some tests need (they are skipped without)
+	@missing=; for name in $(SYSTEM_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$name"; \
+	done; \
+	skipped="tests that find no$$missing are skipped, and say so"; \
+	if [ -z "$$missing" ]; then echo "Nothing to do: $(SYSTEM_PACKAGES) are installed."; \
+	elif ! command -v apt-get >/dev/null; then echo "There is no apt-get here: $$skipped."; \
+	elif [ "$$(id -u)" != 0 ]; then echo "Only root may install packages (sudo make $@): $$skipped."; \
+	elif apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	then echo "Installed:$$missing."; \
+	else echo "apt-get could not install them, see above: $$skipped."; fi
 
 run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.html
 	$(BIN)/python -m sim
