@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests import postgres_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytest.register_assert_rewrite("tests.whole_run")  # its assertions say what they found, as a test's own do
 
@@ -50,3 +56,25 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "dataset(*names): the public data sets that the test reads")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_cases.Cluster]:
+    """A PostgreSQL that runs as long as the tests of this process do."""
+    why = postgres_cases.missing()
+    if why:
+        pytest.skip(why)
+    cluster = postgres_cases.Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind that the coordinator can use."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/server.db"
+        return
+    cluster: postgres_cases.Cluster = request.getfixturevalue("postgres")
+    with cluster.database() as url:
+        yield url

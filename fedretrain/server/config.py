@@ -18,6 +18,7 @@ from fedretrain.core.build import build
 from fedretrain.core.checks import positive, require
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.toml_file import check_address, read_toml, under
+from fedretrain.server.database import check_url
 from fedretrain.wire.control import MAX_MESSAGE_BYTES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -150,7 +151,7 @@ class ServerConfig:
 
     Attributes:
         folder: Everything that is kept: keys, artifacts, and the database where no other is named.
-        database: Its URL; empty: SQLite in `folder`.
+        database: Its URL, SQLite's or PostgreSQL's (a password is better kept in libpq's password file); empty: SQLite in `folder`.
         mlflow: Tracking URI of the registry that people look at; empty: SQLite in `folder`; "off": none.
         listen: Where devices reach it.
         quota: What one device may ask of it.
@@ -173,6 +174,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         require(bool(self.folder), "no folder", key="folder", fix="name one")
         require(bool(self.populations), "no population", key="populations", fix="add [populations.NAME]")
+        check_url(self.database_url)
         for name in self.populations:
             ok = _NAME.fullmatch(name) is not None
             require(ok, f"{name!r} is no name", key="populations", fix="letters, digits, '.', '_' and '-'")

@@ -1,14 +1,20 @@
 """The coordinator's database: SQLite in a file, or PostgreSQL by its URL.
 
 Rules of this file:
-    * A committed transaction is on the disk when `commit` returns: WAL with synchronous=FULL on SQLite.
-    * A transaction that writes takes SQLite's write lock at its beginning, so that what it read cannot change under it.
+    * A committed transaction is on the disk when `commit` returns: WAL with synchronous=FULL on SQLite, synchronous_commit
+      on PostgreSQL, whatever a role or a server is set to.
+    * What a transaction read cannot change under it. On SQLite each takes the one write lock at its beginning; on
+      PostgreSQL it is READ COMMITTED, and a transaction that writes what it concluded from what it read takes a lock: of the
+      rows (FOR UPDATE), or of a name where rows are not there yet (`hold`).
+    * Locks are taken in one order, or a transaction could wait for one that waits for it: a lease's row, then a name, then
+      rows by population and device.
     * Who only reads (`reading`) takes no lock: it sees one state of the database, and neither waits for writers nor keeps them.
-    * The tables are made and changed by migrations only.
+    * The tables are made and changed by migrations only, by one process at a time.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,43 +27,39 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from fedretrain.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_S = 30.0
 _READS = "fedretrain_reads"
+_MIGRATING = "migrations"
+_POSTGRES = {
+    "synchronous_commit": "on",
+    "lock_timeout": f"{_BUSY_S:.0f}s",
+    # A client whose machine is gone holds its locks until the server notices: these are when it does.
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 
 
 def open_database(url: str) -> Engine:
     """The engine of a database whose tables are those of this release.
 
     Args:
-        url: ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
+        url: ``sqlite:///FILE`` or ``postgresql://USER@HOST/NAME``; what libpq reads besides counts (PGPASSFILE, PGSSLMODE).
 
     Raises:
         ConfigError: If the URL is none, or of a database that is not supported.
         DataError: If the database cannot be opened or migrated.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError(
-            f"{url!r} is no database URL", where="database.url", fix="give sqlite:///FILE"
-        ) from error
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ConfigError(
-            f"a database of kind {parsed.get_backend_name()}",
-            where="database.url",
-            fix="use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME",
-        )
-    sqlite = parsed.get_backend_name() == "sqlite"
-    arguments: dict[str, Any] = {"timeout": _BUSY_S} if sqlite else {}
-    engine = create_engine(parsed, connect_args=arguments, pool_pre_ping=not sqlite)
-    if sqlite:
-        _durable(engine)
+    parsed = check_url(url)
+    engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
     try:
         migrate(engine)
     except OperationalError as error:
+        engine.dispose()
         raise DataError(
             f"the database cannot be opened: {error.orig}",
             where=parsed.render_as_string(),
@@ -72,7 +74,45 @@ def reading(engine: Engine) -> Connection:
     Args:
         engine: Of `open_database`.
     """
-    return engine.connect().execution_options(**{_READS: True})
+    options: dict[str, Any] = {_READS: True}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ"
+    return engine.connect().execution_options(**options)
+
+
+def check_url(url: str) -> URL:
+    """The parts of a database's URL.
+
+    Raises:
+        ConfigError: If it is none, or of a database that is not supported.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError(
+            f"{url!r} is no database URL", where="database", fix="give sqlite:///FILE"
+        ) from error
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise ConfigError(
+            f"a database of kind {parsed.drivername}",
+            where="database",
+            fix="use sqlite:///FILE or postgresql://USER@HOST/NAME",
+        )
+    return parsed
+
+
+def hold(connection: Connection, name: str) -> None:
+    """Keep other transactions that hold the same name waiting until this one ends.
+
+    Args:
+        connection: Of the transaction. On SQLite it holds everything already.
+        name: Any text; two that differ share a lock once in 2**64.
+    """
+    if connection.dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def migrate(engine: Engine) -> None:
@@ -80,8 +120,31 @@ def migrate(engine: Engine) -> None:
     config = AlembicConfig()
     config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.begin() as connection:
+        hold(connection, _MIGRATING)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _BUSY_S})
+    _durable(engine)
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    """Connections that were lost are noticed before they are used, and what is lost in a transaction fails it."""
+    options = " ".join(f"-c {name}={value}" for name, value in _POSTGRES.items())
+    arguments: dict[str, Any] = {"options": options, "connect_timeout": int(_BUSY_S)}
+    try:
+        return create_engine(
+            url, connect_args=arguments, pool_pre_ping=True, isolation_level="READ COMMITTED"
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "PostgreSQL needs psycopg, which is not installed",
+            where="database",
+            fix="pip install 'fedretrain[postgres]'",
+        ) from error
 
 
 def _durable(engine: Engine) -> None:

@@ -24,7 +24,7 @@ from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import alerts, fleet, intake, memory, orders, refreshes
 from fedretrain.server.config import read_server
-from fedretrain.server.database import open_database, reading
+from fedretrain.server.database import check_url, open_database, reading
 from fedretrain.server.enrolment import make_tokens
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.fleet import Standing
@@ -60,7 +60,8 @@ def check_config(path: Path) -> dict[str, str]:
     from fedretrain.server.importing import read_features
 
     config = read_server(path)
-    found = {"folder": config.folder, "database": config.database_url, "devices": config.listen.control}
+    database = check_url(config.database_url).render_as_string()  # without a password
+    found = {"folder": config.folder, "database": database, "devices": config.listen.control}
     found["at rest"] = config.at_rest.says
     for name, one in config.populations.items():
         policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)

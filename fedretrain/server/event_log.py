@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.privacy.ledger import GENESIS, Head
-from fedretrain.server.database import reading
+from fedretrain.server.database import hold, reading
 from fedretrain.server.tables import events, leases
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def append(
 ) -> Head:
     """As `EventLog.append`, in a transaction that is the caller's, so that other rows change with it."""
     check_fence(connection, fence)
+    hold(connection, f"stream {stream}")  # or two that append wherever it ends would take the same number
     head = _head(connection, stream)
     if after is not None and after != head.counter:
         raise ConflictError(f"the stream {stream} has {head.counter} records, not {after}")
@@ -192,17 +193,21 @@ def append(
     return head
 
 
-def check_fence(connection: Connection, fence: Fence | None) -> None:
+def check_fence(connection: Connection, fence: Fence | None, *, keep: bool = True) -> None:
     """Refuse a transaction whose lease has another token by now.
+
+    Args:
+        connection: Of the transaction.
+        fence: The lease under which it acts; None where one writer is certain otherwise.
+        keep: Whether nobody may take the lease over before the transaction ends; False for one that only reads.
 
     Raises:
         FencedError: Then.
     """
     if fence is None:
         return
-    # FOR UPDATE: on PostgreSQL nobody takes the lease over before this transaction ends; SQLite has one writer anyway.
-    query = select(leases.c.token).where(leases.c.name == fence.name).with_for_update()
-    token = connection.scalar(query)
+    query = select(leases.c.token).where(leases.c.name == fence.name)
+    token = connection.scalar(query.with_for_update() if keep else query)
     if token != fence.token:
         raise FencedError(f"the lease {fence.name} was token {fence.token}, and is {token} now")
 

@@ -17,6 +17,7 @@ from sqlalchemy import func, insert, select, update
 
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import DataError
+from fedretrain.server.database import hold
 from fedretrain.server.event_log import check_fence
 from fedretrain.server.tables import devices
 
@@ -105,7 +106,8 @@ def enrol(
         "record": json.dumps(plain(traits), sort_keys=True),
         "changed_at": at,
     }
-    known = find(connection, population, device)
+    hold(connection, f"devices of {population}")  # numbers count up
+    known = _found(connection, population, device)
     if known is None:
         last = select(func.max(devices.c.number)).where(devices.c.population == population)
         number = connection.scalar(last)
@@ -130,6 +132,12 @@ def find(connection: Connection, population: str, device: str) -> Device | None:
     return None if row is None else _device(row)
 
 
+def _found(connection: Connection, population: str, device: str) -> Device | None:
+    """As `find`, and nobody else changes it before this transaction ends."""
+    row = connection.execute(select(devices).where(_is(population, device)).with_for_update()).one_or_none()
+    return None if row is None else _device(row)
+
+
 def everybody(connection: Connection, population: str) -> list[Device]:
     """Every device of a population that was ever enrolled, by number."""
     query = select(devices).where(devices.c.population == population).order_by(devices.c.number)
@@ -148,7 +156,7 @@ def set_standing(connection: Connection, population: str, device: str, standing:
     Raises:
         DataError: If there is no such device, or it is retired: a revoked one might enrol again.
     """
-    known = find(connection, population, device)
+    known = _found(connection, population, device)
     if known is None:
         raise DataError(f"there is no device {device}", where=population, fix="see `fedretrain devices list`")
     if known.standing is Standing.RETIRED and standing is not Standing.RETIRED:
@@ -161,7 +169,9 @@ def set_standing(connection: Connection, population: str, device: str, standing:
 
 def heard(connection: Connection, said: Iterable[tuple[str, str, float, Mapping[str, Any]]]) -> None:
     """Keep the newest words of devices: population, name, instant, heartbeat."""
-    for population, device, at, heartbeat in said:
+    for population, device, at, heartbeat in sorted(
+        said, key=lambda one: one[:2]
+    ):  # see `database`: one order
         connection.execute(
             update(devices)
             .where(_is(population, device))
@@ -211,6 +221,7 @@ def tell(
     Raises:
         FencedError: If somebody else tells devices now. What was not written yet is not.
     """
+    due = sorted(due)  # see `database`: one order
     for first in range(0, len(due), _TOLD_AT_ONCE):
         with engine.begin() as connection:
             check_fence(connection, fence)

@@ -161,7 +161,7 @@ class Steward:
         state = population.memory.state
         gone = frozenset[int]() if state is None else state.quarantined
         with reading(self._log.engine) as connection:  # a tick without an event has not asked
-            check_fence(connection, self._fence)
+            check_fence(connection, self._fence, keep=False)
         population.models.publish(self._keys.trust, gone, now)
         timestamp = self._keys.trust.read("timestamp.json")
         self.trust_version = int.from_bytes(hashlib.sha256(timestamp).digest()[:7], "big")

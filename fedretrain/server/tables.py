@@ -8,7 +8,18 @@ Rules of this file:
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData()
 
@@ -26,7 +37,7 @@ events = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("name", String(100), primary_key=True),
+    Column("name", String(200), primary_key=True),
     Column("holder", String(200), nullable=False),
     Column("token", BigInteger, nullable=False),
     Column("expires_at", Float(53), nullable=False),
@@ -47,6 +58,7 @@ devices = Table(
     Column("changed_at", Float(53), nullable=False, default=0.0, index=True),
     Column("seen_at", Float(53), nullable=False, default=0.0),
     Column("heartbeat", Text, nullable=False, default="{}"),
+    UniqueConstraint("population", "number"),
 )
 """One row for each device: what it is, what it was last told, what it last said."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import pytest
+
 from fedretrain.privacy.file_ledger import FileLedger
 from fedretrain.privacy.ledger import MemoryLedger
 from fedretrain.server.database import open_database
@@ -35,6 +37,15 @@ class TestFile(LedgerContract):
 
 
 class TestDatabase(LedgerContract):
+    @pytest.fixture(autouse=True)
+    def database(self, database_url: str) -> None:
+        self.url = database_url
+
     def open(self, folder: Path, witness: Witness | None = None) -> Ledger:
-        log = EventLog(open_database(f"sqlite:///{folder}/log.db"))
-        return DatabaseLedger(log, "p", clock=lambda: 1.0, witness=witness)
+        del folder
+        self.log = EventLog(open_database(self.url))
+        return DatabaseLedger(self.log, "p", clock=lambda: 1.0, witness=witness)
+
+    def close(self, ledger: Ledger) -> None:
+        del ledger
+        self.log.engine.dispose()

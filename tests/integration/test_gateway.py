@@ -29,8 +29,8 @@ NOW = Instant(3, 10.0, 1000.0)
 
 
 @pytest.fixture
-def here(tmp_path):
-    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+def here(tmp_path, database_url):
+    engine = open_database(database_url)
     with loopback(tmp_path, engine) as running:
         yield running
     engine.dispose()
@@ -152,10 +152,10 @@ def test_the_same_numbers_of_two_devices_are_two_records(here):
     assert _stored(here) == 4
 
 
-def test_a_restarted_server_remembers_what_counted(here, tmp_path):
+def test_a_restarted_server_remembers_what_counted(here, tmp_path, database_url):
     credentials = here.join("a")
     here.client(credentials).send(_batch(0, 1), NOW, INSTALLATION)
-    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+    engine = open_database(database_url)
     with loopback(tmp_path, engine) as again:
         again.client(credentials).send(_batch(0, 1, 2), NOW, INSTALLATION)
         assert _stored(again) == 3

@@ -77,10 +77,10 @@ PLAN = TrainingPlan(
 class World:
     """A coordinator's database, and devices in virtual time."""
 
-    def __init__(self, folder, num_devices=24):
+    def __init__(self, folder, url, num_devices=24):
         rng = np.random.default_rng(5)
         self.folder = folder
-        self.engine = open_database(f"sqlite:///{folder}/server.db")
+        self.engine = open_database(url)
         self.log = EventLog(self.engine)
         self.stores = Stores(ContentStore(folder / "packages"), ContentStore(folder / "campaigns"))
         self.policy = read_policy(POLICY)
@@ -212,14 +212,18 @@ class World:
         return version
 
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # the story is told on both
+
+
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path)
+def world(tmp_path, database_url):
+    made = World(tmp_path, database_url)
     yield made
     made.engine.dispose()
 
 
 @pytest.mark.slow
+@on_sqlite
 def test_monitors_go_on_where_another_process_stopped(world):
     world.until(lambda: world.population._watching is not None)
     settled_at = world.population._watching.kept.settled_at
@@ -235,6 +239,7 @@ def test_monitors_go_on_where_another_process_stopped(world):
     assert np.array_equal(new.baseline.features_GFC, old.baseline.features_GFC)
 
 
+@on_sqlite
 def test_neither_a_damaged_package_nor_a_clock_that_was_set_back_keeps_an_order_from_counting(world):
     world.until(lambda: world.state is not None)
     for file in (world.folder / "packages").iterdir():

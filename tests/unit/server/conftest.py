@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """An empty database in a file."""
-    engine = open_database(f"sqlite:///{tmp_path}/server.db")
+def engine(database_url: str) -> Iterator[Engine]:
+    """An empty database of each kind."""
+    engine = open_database(database_url)
     yield engine
     engine.dispose()
 

@@ -62,9 +62,9 @@ PLAIN = CampaignRules(SamplingRule(cohort_size=4), quorum=2)
 class World:
     """A database and a store that outlive the processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
-        self.log = EventLog(open_database(f"sqlite:///{folder}/log.db"))
+        self.log = EventLog(open_database(url))
         self.store = ContentStore(folder / "store")
 
     def definition(self, rules: CampaignRules = PRIVATE, **changes: object) -> CampaignDefinition:
@@ -94,8 +94,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path, database_url: str) -> World:
+    return World(tmp_path, database_url)
 
 
 def to_the_end(run: CampaignRun, runner: FakeRunner | None = None) -> CampaignRecord:
@@ -156,12 +156,13 @@ def test_it_runs_to_its_end(world: World, rules: CampaignRules) -> None:
 @pytest.mark.parametrize("rules", [PRIVATE, PLAIN])
 @pytest.mark.parametrize("stops", [(1,), (2, 3), (1, 2, 3)])
 def test_processes_that_come_and_go_release_what_one_does(
-    tmp_path: Path, rules: CampaignRules, stops: tuple[int, ...]
+    tmp_path: Path, database_url: str, rules: CampaignRules, stops: tuple[int, ...]
 ) -> None:
     """Killed between rounds: not one bit differs."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole, parts = World(tmp_path / "a"), World(tmp_path / "b")
+    whole = World(tmp_path / "a", f"sqlite:///{tmp_path}/a/log.db")
+    parts = World(tmp_path / "b", database_url)
     for world in (whole, parts):
         world.define(world.definition(rules))
     reference = to_the_end(whole.run())

@@ -73,6 +73,14 @@ def test_a_configuration_is_checked_with_every_file_that_it_names(office):
     assert not (office.folder / "state").exists()
 
 
+def test_a_password_of_the_database_is_not_shown(office):
+    office.config.write_text('database = "postgresql://u:secret@h/n"\n' + office.config.read_text())
+    said = office.type("config", "check", office.config)
+    assert said.status == 0
+    assert "postgresql+psycopg://u:***@h/n" in said.out
+    assert "secret" not in said.out
+
+
 @pytest.mark.parametrize(
     ("file", "content", "named"),
     [

@@ -75,3 +75,9 @@ def test_each_mistake_is_named(tmp_path, text, named):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no file"):
         read_server(tmp_path / "server.toml")
+
+
+@pytest.mark.parametrize("url", ["mysql://a/b", "nonsense"])
+def test_a_database_that_is_not_supported_is_named(tmp_path, url):
+    with pytest.raises(ConfigError, match="database"):
+        read_server(_written(tmp_path, f'database = "{url}"\n' + WHOLE))

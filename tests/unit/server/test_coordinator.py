@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from fedretrain.artifacts.package import read_manifest, references, write_packag
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.server import coordinator as module
 from fedretrain.server.config import Population, ServerConfig, Watching
-from fedretrain.server.coordinator import LEASE, Coordinator, _files_of
+from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator, _files_of
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.tables import leases
 from tests.package_cases import ABOUT, contents, weights
@@ -58,3 +59,54 @@ def test_a_long_turn_does_not_lose_the_lease(engine, tmp_path, monkeypatch):
     asyncio.run(made._lead())
     made._writer.close()
     assert seen[0] == (True, None)
+
+
+class Deciding:
+    """A leader's work, which may take long: it reads the stream, thinks, and appends what it concluded."""
+
+    def __init__(self, log, fence):
+        self._log, self._fence = log, fence
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+        self.trust_version = 0
+
+    def turn(self, now):
+        read = self._log.head("decisions").counter
+        self.begun.set()
+        assert self.go_on.wait(timeout=30)
+        self._log.append("decisions", [{"token": self._fence.token}], at=now, fence=self._fence, after=read)
+
+    def close(self):
+        pass
+
+
+def test_of_two_coordinators_at_once_one_decides(engine, tmp_path, monkeypatch):
+    """The first one hangs in a turn until its lease is over; the second decides; the first finds that out, and resigns."""
+    monkeypatch.setattr(
+        module, "Steward", lambda _config, log, _keys, _stores, fence, _clock: Deciding(log, fence)
+    )
+    config = ServerConfig(str(tmp_path), {"p": Population("-")})
+    now = [1000.0]
+    one, other = (
+        Coordinator(config, EventLog(engine), SimpleNamespace(), SimpleNamespace(), lambda: now[0])
+        for _ in range(2)
+    )
+    one._turn()
+    other._turn()
+    assert other._steward is None
+    hanging = one._steward
+    hanging.begun.clear()
+    hanging.go_on.clear()
+    turn = threading.Thread(target=one._turn)
+    turn.start()
+    assert hanging.begun.wait(timeout=30)
+    now[0] += LEASE_S + 1.0
+    other._turn()
+    hanging.go_on.set()
+    turn.join(timeout=30)
+    assert one._steward is None
+    assert [entry.record["token"] for entry in EventLog(engine).read("decisions")] == [1, 2]
+    one._turn()
+    assert one._steward is None
+    for each in (one, other):
+        each._writer.close()

@@ -8,21 +8,20 @@ import pytest
 from sqlalchemy import update
 
 from fedretrain.core.errors import PrivacyError
-from fedretrain.server.database import open_database
 from fedretrain.server.database_ledger import DatabaseLedger
 from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.tables import events
 from tests.contract.ledger_contract import event
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from sqlalchemy import Engine
 
     from fedretrain.server.event_log import Fence
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(open_database(f"sqlite:///{tmp_path}/log.db"))
+def log(engine: Engine) -> EventLog:
+    return EventLog(engine)
 
 
 def ledger_of(log: EventLog, fence: Fence | None = None) -> DatabaseLedger:

@@ -1,11 +1,11 @@
-"""The event log: chains, fences and leases, on SQLite in a file."""
+"""The event log: chains, fences and leases, on each kind of database."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine, delete, func, inspect, select, update
+from sqlalchemy import delete, func, inspect, select, text, update
 
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.server.database import open_database, reading
@@ -13,12 +13,12 @@ from fedretrain.server.event_log import ConflictError, EventLog, FencedError, ap
 from fedretrain.server.tables import events, metadata
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from sqlalchemy import Engine
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> EventLog:
-    return EventLog(open_database(f"sqlite:///{tmp_path}/log.db"))
+def log(engine: Engine) -> EventLog:
+    return EventLog(engine)
 
 
 def test_what_was_appended_is_read_in_order(log: EventLog) -> None:
@@ -37,10 +37,11 @@ def test_streams_are_apart(log: EventLog) -> None:
     assert log.streams() == ("a", "b")
 
 
-def test_a_reopened_log_goes_on(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/log.db"
-    EventLog(open_database(url)).append("a", [{"n": 1}], at=0.5)
-    again = EventLog(open_database(url))
+def test_a_reopened_log_goes_on(database_url: str) -> None:
+    first = EventLog(open_database(database_url))
+    first.append("a", [{"n": 1}], at=0.5)
+    first.engine.dispose()
+    again = EventLog(open_database(database_url))
     again.append("a", [{"n": 2}], at=1.0, after=1)
     assert [(entry.at, entry.record["n"]) for entry in again.read("a")] == [(0.5, 1), (1.0, 2)]
 
@@ -110,21 +111,34 @@ def test_a_lease_given_back_is_free(log: EventLog) -> None:
         log.append("a", [{}], at=0.0, fence=mine)
 
 
-def test_migrations_make_the_tables_of_this_release(tmp_path: Path) -> None:
-    open_database(f"sqlite:///{tmp_path}/log.db").dispose()
-    declared = create_engine("sqlite://")
-    metadata.create_all(declared)
-    made = inspect(create_engine(f"sqlite:///{tmp_path}/log.db"))
-    wanted = inspect(declared)
-    assert set(made.get_table_names()) == {*wanted.get_table_names(), "alembic_version"}
-    for name in wanted.get_table_names():
-        assert [(c["name"], str(c["type"]), c["nullable"]) for c in made.get_columns(name)] == [
-            (c["name"], str(c["type"]), c["nullable"]) for c in wanted.get_columns(name)
+def test_migrations_make_the_tables_of_this_release(engine: Engine) -> None:
+    made = _tables(engine)
+    assert made.pop("alembic_version")
+    with engine.begin() as connection:
+        for name in (*made, "alembic_version"):
+            connection.execute(text(f"DROP TABLE {name}"))
+    metadata.create_all(engine)
+    assert made == _tables(engine)
+
+
+def _tables(engine: Engine) -> dict[str, list[object]]:
+    """What is there, by table: columns, keys and indexes, without their names."""
+    found = inspect(engine)
+    return {
+        name: [
+            [
+                (c["name"], str(c["type"]), c["nullable"], c.get("autoincrement"))
+                for c in found.get_columns(name)
+            ],
+            found.get_pk_constraint(name)["constrained_columns"],
+            sorted(unique["column_names"] for unique in found.get_unique_constraints(name)),
+            sorted((index["column_names"], index["unique"]) for index in found.get_indexes(name)),
         ]
-        assert made.get_pk_constraint(name) == wanted.get_pk_constraint(name)
+        for name in found.get_table_names()
+    }
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysql://a/b"])
+@pytest.mark.parametrize("url", ["nonsense", "mysql://a/b", "postgresql+asyncpg://a/b"])
 def test_another_database_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="database"):
         open_database(url)
@@ -135,8 +149,7 @@ def test_a_database_that_cannot_be_opened_is_named() -> None:
         open_database("sqlite:////nowhere/at/all/log.db")
 
 
-def test_who_reads_neither_waits_for_a_writer_nor_keeps_one(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path}/log.db")
+def test_who_reads_neither_waits_for_a_writer_nor_keeps_one(engine: Engine) -> None:
     log = EventLog(engine)
     log.append("a", [{}], at=0.0)
     with engine.begin() as writing:
@@ -148,4 +161,3 @@ def test_who_reads_neither_waits_for_a_writer_nor_keeps_one(tmp_path: Path) -> N
         log.append("a", [{}], at=2.0)  # at once, though somebody looks
         assert looking.scalar(seen) == 2  # one state of the database
     assert log.head("a").counter == 3
-    engine.dispose()

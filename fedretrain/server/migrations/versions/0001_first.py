@@ -23,7 +23,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "leases",
-        sa.Column("name", sa.String(100), primary_key=True),
+        sa.Column("name", sa.String(200), primary_key=True),
         sa.Column("holder", sa.String(200), nullable=False),
         sa.Column("token", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.Float(53), nullable=False),
@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.Float(53), nullable=False, index=True),
         sa.Column("seen_at", sa.Float(53), nullable=False),
         sa.Column("heartbeat", sa.Text, nullable=False),
+        sa.UniqueConstraint("population", "number"),
     )
     op.create_table(
         "tokens",
