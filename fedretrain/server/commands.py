@@ -133,8 +133,12 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def imported(arguments: argparse.Namespace) -> int:
         weights = content_of(arguments.weights) if arguments.weights else b""
         outputs = tuple(arguments.outputs.split(",")) if arguments.outputs else ()
-        found = desk_of(arguments).import_first(outputs, weights, arguments.rounds)
-        return say(arguments, found, f"version {found['version']} is {found['package']}")
+        onnx = content_of(arguments.onnx) if arguments.onnx else b""
+        found = desk_of(arguments).import_first(outputs, arguments.rounds, weights=weights, onnx=onnx)
+        fate = (
+            "" if found["retrains"] else "; campaigns cannot retrain it: it is not the training file's model"
+        )
+        return say(arguments, found, f"version {found['version']} is {found['package']}{fate}")
 
     def proposed(arguments: argparse.Namespace) -> int:
         version = desk_of(arguments).propose(content_of(arguments.weights), arguments.by, arguments.reason)
@@ -150,10 +154,12 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     group = below.add_parser("models", help="versions of models").add_subparsers(required=True)
     command(group, "list", listed, "every version, and what it is now")
-    made = command(group, "import", imported, "make the first champion: trained on the pool, or from weights")
-    made.add_argument(
-        "--weights", type=Path, help="safetensors of every parameter; without: train on the pool"
+    made = command(group, "import", imported, "make the first champion: trained on the pool, or of a model")
+    given = made.add_mutually_exclusive_group()
+    given.add_argument(
+        "--weights", type=Path, help="safetensors of every parameter of the training file's plan"
     )
+    given.add_argument("--onnx", type=Path, help="an ONNX model; its weights are taken out of it")
     made.add_argument("--outputs", default="", help="names of the outputs, with commas between")
     made.add_argument("--rounds", type=int, default=20, help="rounds of training on the pool")
     made = order(group, "propose", proposed, "bring weights as a candidate for a rollout")

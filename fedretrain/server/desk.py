@@ -275,16 +275,18 @@ class Desk:
         self.models.versions.package_of(version)
         self.give(Withdraw(version, by, reason))
 
-    def import_first(self, outputs: tuple[str, ...], weights: bytes, num_rounds: int) -> dict[str, Any]:
-        """Make the first champion.
+    def import_first(
+        self, outputs: tuple[str, ...], num_rounds: int, *, weights: bytes = b"", onnx: bytes = b""
+    ) -> dict[str, Any]:
+        """Make the first champion: of an ONNX model, of weights, or trained on the pool.
 
         Raises:
-            ConfigError: If the population names no training file, features or pool.
-            DataError: If there is a version already.
+            ConfigError: If the population names no training file (an ONNX model needs none), features or pool.
+            DataError: If there is a version already, or the model cannot be taken.
         """
-        from fedretrain.server.importing import first_package, read_features
+        from fedretrain.server.importing import FROM_ONNX, first_package, read_features
 
-        for key in ("training", "features", "pool"):
+        for key in ("features", "pool") if onnx else ("training", "features", "pool"):
             if not getattr(self._one, key):
                 raise ConfigError(
                     "a first champion needs it", where=f"populations.{self.population}.{key}", fix="name it"
@@ -294,8 +296,6 @@ class Desk:
             raise DataError(
                 "there is a version already", where=self.population, fix="use fedretrain models propose"
             )
-        assert models.training is not None
-        size = models.training.plan.num_outputs
         digest = first_package(
             models.stores.packages,
             models.training,
@@ -304,12 +304,14 @@ class Desk:
             population=self.population,
             version=1,
             created_at=time.time(),
-            outputs=outputs or tuple(f"output {i}" for i in range(size)),
+            outputs=outputs,
             weights=weights,
+            onnx=onnx,
             num_rounds=num_rounds,
         )
-        models.add(1, digest, "imported" if weights else "trained on the pool")
-        return {"version": 1, "package": digest}
+        models.add(1, digest, "imported" if weights or onnx else "trained on the pool")
+        retrains = models.training is not None and models.package(1).manifest.training.recipe != FROM_ONNX
+        return {"version": 1, "package": digest, "retrains": retrains}
 
     def start(self, version: int, by: str, reason: str) -> None:
         """Order the rollout of a version that is registered and valid.
@@ -348,7 +350,7 @@ class Desk:
             DataError: If there is no champion yet, or the weights are another model's.
         """
         from fedretrain.artifacts.manifest import Strategy, TrainingRecord
-        from fedretrain.artifacts.weights import decode_params
+        from fedretrain.server.model_files import read_weights
         from fedretrain.server.releasing import release_version
 
         self._check(Propose(0, by, reason))
@@ -360,7 +362,7 @@ class Desk:
         digest = release_version(
             models.stores.packages,
             models.package(state.champion),
-            decode_params(weights),
+            read_weights(weights),
             version=version,
             created_at=time.time(),
             training=TrainingRecord(strategy=Strategy.IMPORTED, recipe=reason[:200]),

@@ -16,7 +16,7 @@ EXAMPLES: Mapping[str, str] = {
     "devices revoke": "fedretrain devices revoke pump-1",
     "devices retire": "fedretrain devices retire pump-1",
     "models list": "fedretrain models list -p pumps",
-    "models import": "fedretrain models import --weights first.safetensors --outputs ok,worn",
+    "models import": "fedretrain models import --onnx first.onnx --outputs ok,worn",
     "models propose": "fedretrain models propose --weights new.safetensors --by anna --reason 'the laboratory'",
     "models withdraw": "fedretrain models withdraw 7 --by anna --reason 'wrong units'",
     "rollout status": "fedretrain rollout status -p pumps",

@@ -1,12 +1,15 @@
-"""A population's first champion: trained on the server's pool, or brought as weights.
+"""A population's first champion: trained on the server's pool, or brought as weights or ONNX.
 
 Rules of this file:
-    * A model comes as safetensors of the training file's plan. Nothing that executes code is read: no pickle, no archive.
+    * A model comes as safetensors of the training file's plan, or as ONNX (`model_files`). Nothing that executes code is read.
+    * An ONNX model that is the plan's, by names, shapes and answers, becomes the plan's, and campaigns go on from it; any other is served
+      and watched, and is not retrained.
     * Bins are those of the pool: it is what the champion was made on. Sanity inputs are made up, never a device's samples.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +19,6 @@ from fedretrain.artifacts.delta import release
 from fedretrain.artifacts.inference import Model
 from fedretrain.artifacts.manifest import Personalization, Strategy, TrainingRecord
 from fedretrain.artifacts.package import Contents, write_package
-from fedretrain.artifacts.weights import decode_params
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import freeze
 from fedretrain.core.ids import ClientId
@@ -24,6 +26,7 @@ from fedretrain.core.rng import seed_for
 from fedretrain.core.types import ClientData, Objective
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.monitoring.bins import fit_bins
+from fedretrain.server.model_files import read_onnx, read_weights
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.export import export_graph
 from fedretrain.training.personal import effective_params
@@ -39,12 +42,16 @@ if TYPE_CHECKING:
     from fedretrain.core.params import Params
     from fedretrain.features.schema import Schema
     from fedretrain.monitoring.bins import Bins
+    from fedretrain.server.model_files import OnnxParts
     from fedretrain.server.pool import Pool
     from fedretrain.server.training_file import TrainingFile
     from fedretrain.training.plan import Trainer
+    from fedretrain.validation.sanity import SanityVectors
 
 SANITY_ROWS = 32
 TOLERANCE = 1e-4
+FROM_ONNX = "first champion, an ONNX model that no campaign retrains"
+"""The recipe of a model that is not the training file's."""
 
 
 def read_features(path: Path) -> Pipeline:
@@ -95,11 +102,13 @@ def train_on_pool(trainer: Trainer, data: ClientData, num_rounds: int) -> dict[s
     )
 
 
-def _fitted(training: TrainingFile, features: Pipeline, pool: Pool, outputs: tuple[str, ...]) -> Pipeline:
+def _fitted(
+    features: Pipeline, pool: Pool, outputs: tuple[str, ...], input_shape: tuple[int, ...], num_outputs: int
+) -> Pipeline:
     """The features, fitted to the pool.
 
     Raises:
-        ConfigError: If plan, features and outputs do not fit each other.
+        ConfigError: If model, features and outputs do not fit each other.
     """
     schema = features.schema
     assert schema is not None
@@ -108,11 +117,10 @@ def _fitted(training: TrainingFile, features: Pipeline, pool: Pool, outputs: tup
         raise ConfigError(
             "a first champion with local numbers", where="features", fix="use a scaler that is not local"
         )
-    plan = training.plan
-    if pipeline.output_shape(schema) != tuple(plan.input_shape) or len(outputs) != plan.num_outputs:
+    if pipeline.output_shape(schema) != input_shape or len(outputs) != num_outputs:
         raise ConfigError(
             f"the features give {pipeline.output_shape(schema)} and there are {len(outputs)} outputs; "
-            f"the plan wants {tuple(plan.input_shape)} and {plan.num_outputs}",
+            f"the model wants {input_shape} and {num_outputs}",
             where="training.plan",
             fix="set input_shape and num_outputs to what the features and labels are",
         )
@@ -128,73 +136,128 @@ def _bins(pipeline: Pipeline, x: NDArray[np.float32]) -> Bins:
     return fit_bins(flat, names)
 
 
+@dataclass(frozen=True, eq=False)
+class _First:
+    """What a first champion is made of, beside its features."""
+
+    graph: bytes
+    tree: dict[str, NDArray[np.float32]]
+    personalization: Personalization
+    strategy: Strategy
+    recipe: str
+
+
 def first_package(
     store: ContentStore,
-    training: TrainingFile,
+    training: TrainingFile | None,
     features: Pipeline,
     pool: Pool,
     *,
     population: str,
     version: int,
     created_at: float,
-    outputs: tuple[str, ...],
+    outputs: tuple[str, ...] = (),
     weights: bytes = b"",
+    onnx: bytes = b"",
     num_rounds: int = 20,
 ) -> str:
     """Write the package of a first champion; its digest.
 
     Args:
         store: Where packages are.
-        training: Its plan is the model.
+        training: Its plan is the model; None for an ONNX model that no campaign retrains.
         features: From raw rows to model inputs.
-        pool: Labelled rows: bins, and training where no weights are given.
+        pool: Labelled rows: bins, and training where no model is given.
         population: Whose model.
         version: Its number.
         created_at: Instant, seconds since the epoch.
-        outputs: Names of the outputs.
-        weights: Safetensors of every parameter; empty: it is trained on the pool.
+        outputs: Names of the outputs; empty: they are numbered.
+        weights: Safetensors of every parameter of the plan.
+        onnx: An ONNX model; with neither, the plan is trained on the pool.
         num_rounds: Of that training.
 
     Raises:
-        ConfigError: If plan, features and outputs do not fit each other.
-        DataError: If the weights are not this model's, or training ran away.
+        ConfigError: If model, features and outputs do not fit each other.
+        DataError: If the weights are not this model's, the ONNX model cannot be taken apart, or training ran away.
     """
-    plan, pipeline = training.plan, _fitted(training, features, pool, outputs)
-    schema = pipeline.schema
-    assert schema is not None
-    trainer = plan.make()
-    x = pipeline.apply(pool.x)
-    if weights:
-        tree = _checked(decode_params(weights), trainer)
+    parts = read_onnx(onnx) if onnx else None
+    if parts is not None:
+        input_shape, num_outputs = parts.input_shape, parts.num_outputs
     else:
-        tree = train_on_pool(trainer, ClientData(x, pool.labelled.label_N), num_rounds)
-    made = release(None, tree)
-    graph = export_graph(trainer.model, plan.input_shape)
-    objective = Objective.CLASSIFICATION if plan.num_outputs > 1 else Objective.REGRESSION
-    model = Model(graph, made.weights)
-
-    def scores(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        answers = Calibration().apply(model.predict(pipeline.apply(rows)))
-        return Decision().scores(answers, objective)
-
-    vectors = make_vectors(scores, _clear(scores, schema), tolerance=TOLERANCE)
+        assert training is not None
+        input_shape, num_outputs = tuple(training.plan.input_shape), training.plan.num_outputs
+    outputs = outputs or tuple(f"output {i}" for i in range(num_outputs))
+    pipeline = _fitted(features, pool, outputs, input_shape, num_outputs)
+    x = pipeline.apply(pool.x)
+    if parts is not None:
+        first = _of_onnx(parts, training)
+    else:
+        assert training is not None
+        first = _of_plan(training.plan.make(), weights, ClientData(x, pool.labelled.label_N), num_rounds)
+    objective = Objective.CLASSIFICATION if num_outputs > 1 else Objective.REGRESSION
+    made = release(None, first.tree)
     about = TrainingRecord(
-        strategy=Strategy.IMPORTED if weights else Strategy.CENTRAL,
-        recipe="first champion",
+        strategy=first.strategy,
+        recipe=first.recipe,
         snapshot=pool.digest,
-        rounds=0 if weights else num_rounds,
+        rounds=num_rounds if first.strategy is Strategy.CENTRAL else 0,
     )
+    vectors = _sanity(Model(first.graph, made.weights), pipeline, objective)
     return write_package(
         store,
-        Contents(made, graph, pipeline, vectors, freeze(_bins(pipeline, x))),
+        Contents(made, first.graph, pipeline, vectors, freeze(_bins(pipeline, x))),
         population=population,
         version=version,
         created_at=created_at,
         outputs=outputs,
         objective=objective,
-        personalization=_personalization(trainer),
+        personalization=first.personalization,
         training=about,
     )
+
+
+def _of_plan(trainer: Trainer, weights: bytes, data: ClientData, num_rounds: int) -> _First:
+    """The plan's model, from weights or trained on the pool."""
+    graph = export_graph(trainer.model, trainer.plan.input_shape)
+    how = _personalization(trainer)
+    if weights:
+        tree = _checked(read_weights(weights), trainer)
+        return _First(graph, tree, how, Strategy.IMPORTED, "first champion")
+    return _First(graph, train_on_pool(trainer, data, num_rounds), how, Strategy.CENTRAL, "first champion")
+
+
+def _of_onnx(parts: OnnxParts, training: TrainingFile | None) -> _First:
+    """An ONNX model; the plan's own graph where it is the plan's model."""
+    trainer = None if training is None else training.plan.make()
+    if trainer is not None and _is_plans(parts, trainer):
+        graph = export_graph(trainer.model, trainer.plan.input_shape)
+        return _First(graph, parts.weights, _personalization(trainer), Strategy.IMPORTED, "first champion")
+    return _First(parts.graph, parts.weights, Personalization(), Strategy.IMPORTED, FROM_ONNX)
+
+
+def _is_plans(parts: OnnxParts, trainer: Trainer) -> bool:
+    """Whether a model has the plan's parameters by name and shape, and answers as the plan's model does with them."""
+    wanted = {name: np.shape(leaf) for name, leaf in trainer.model.first_params().items()}
+    if wanted != {name: leaf.shape for name, leaf in parts.weights.items()}:
+        return False
+    if parts.input_shape != tuple(trainer.plan.input_shape):
+        return False
+    graph = export_graph(trainer.model, trainer.plan.input_shape)
+    rows = np.random.default_rng(0).normal(size=(SANITY_ROWS, *parts.input_shape)).astype(np.float32)
+    ours, theirs = Model(graph, parts.weights).predict(rows), Model(parts.graph, parts.weights).predict(rows)
+    return ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _sanity(model: Model, pipeline: Pipeline, objective: Objective) -> SanityVectors:
+    """What the model must answer, from raw rows that are made up."""
+    schema = pipeline.schema
+    assert schema is not None
+
+    def scores(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        answers = Calibration().apply(model.predict(pipeline.apply(rows)))
+        return Decision().scores(answers, objective)
+
+    return make_vectors(scores, _clear(scores, schema), tolerance=TOLERANCE)
 
 
 def _personalization(trainer: Trainer) -> Personalization:

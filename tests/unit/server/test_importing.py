@@ -113,7 +113,7 @@ def test_outputs_and_features_must_be_the_plans(folder):
         _make(folder, outputs=("a", "b"))
     training = read_training(folder / "training.yaml")
     wide = replace(training, plan=replace(training.plan, input_shape=(FEATURES + 1,)))
-    with pytest.raises(ConfigError, match=r"the plan wants \(5,\) and 3"):
+    with pytest.raises(ConfigError, match=r"the model wants \(5,\) and 3"):
         _make(folder, training=wide)
     narrow = replace(training, plan=replace(training.plan, num_outputs=CLASSES - 1))
     with pytest.raises(ConfigError, match="wants \\(4,\\) and 2"):
