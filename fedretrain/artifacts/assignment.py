@@ -14,55 +14,31 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
+from fedretrain.artifacts.envelope import MAX_ENVELOPE_BYTES, EnvelopeError, Refusal, opened, seal
 from fedretrain.core.errors import DataError
 from fedretrain.core.ids import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MAX_ENVELOPE_BYTES = 32 * 1024
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 MAX_WITHDRAWN = 256
 
 _MAGIC = b"fedretrain assignment 1\n"
-_SIGNATURE_BYTES = 64
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):([0-9]{1,5})")
 _MAX_COUNTER = 2**63 - 1
 _MAX_TIME = 1e300  # a whole number above the largest float would overflow in the conversion
 
 
-class Refusal(StrEnum):
-    """Why an envelope is not followed."""
+class AssignmentError(EnvelopeError):
+    """An envelope that a device does not follow."""
 
-    OVERSIZE = "oversize"
-    MALFORMED = "malformed"
-    BAD_SIGNATURE = "bad_signature"
-    OTHER_POPULATION = "other_population"
-    OTHER_DEVICE = "other_device"
-    OLD_COUNTER = "old_counter"
-    SAME_COUNTER = "same_counter"
-    EXPIRED = "expired"
-
-
-class AssignmentError(DataError):
-    """An envelope that a device does not follow.
-
-    Args:
-        refusal: Why, by name.
-        what: The same for a person.
-    """
-
-    def __init__(self, refusal: Refusal, what: str) -> None:
-        super().__init__(
-            what, where=f"assignment: {refusal}", fix="the device keeps the assignment that it has"
-        )
-        self.refusal = refusal
+    kind = "assignment"
+    fix = "the device keeps the assignment that it has"
 
 
 @dataclass(frozen=True)
@@ -190,7 +166,7 @@ def sign(assignment: Assignment, key: Ed25519PrivateKey) -> bytes:
         DataError: If it is longer than a device accepts.
     """
     content = assignment.to_bytes()
-    envelope = _MAGIC + key.sign(_MAGIC + content) + content
+    envelope = seal(_MAGIC, content, key)
     if len(envelope) > MAX_ENVELOPE_BYTES:
         raise DataError(
             f"an assignment of {len(envelope)} bytes", where=assignment.device, fix="withdraw fewer digests"
@@ -222,7 +198,7 @@ def verify(
     Raises:
         AssignmentError: If it may not, by name.
     """
-    found = Assignment.from_bytes(_signed_content(envelope, keys))
+    found = Assignment.from_bytes(opened(_MAGIC, envelope, keys, AssignmentError))
     if found.population != population:
         raise AssignmentError(
             Refusal.OTHER_POPULATION, f"it is for population {found.population}, not {population}"
@@ -236,26 +212,6 @@ def verify(
     if now >= found.expires_at:
         raise AssignmentError(Refusal.EXPIRED, f"it expired at {found.expires_at}; it is {now}")
     return found
-
-
-def _signed_content(envelope: bytes, keys: Iterable[bytes]) -> bytes:
-    if len(envelope) > MAX_ENVELOPE_BYTES:
-        raise AssignmentError(Refusal.OVERSIZE, f"{len(envelope)} bytes are more than {MAX_ENVELOPE_BYTES}")
-    start = len(_MAGIC) + _SIGNATURE_BYTES
-    if not envelope.startswith(_MAGIC) or len(envelope) <= start:
-        raise AssignmentError(Refusal.MALFORMED, "not an envelope of an assignment")
-    signature, content = envelope[len(_MAGIC) : start], envelope[start:]
-    if not any(_is_signed(key, signature, content) for key in keys):
-        raise AssignmentError(Refusal.BAD_SIGNATURE, "no known key signed it")
-    return content
-
-
-def _is_signed(key: bytes, signature: bytes, content: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, _MAGIC + content)
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:

@@ -16,9 +16,10 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from fedretrain.artifacts.decision import Answers, decide
+from fedretrain.artifacts.decision import Answers, class_probabilities, decide
 from fedretrain.core.errors import DataError
 from fedretrain.core.params import Layout
+from fedretrain.core.types import Objective
 from fedretrain.training.personal import effective_params, personal_layout
 from fedretrain.validation.sanity import SanityOutcome, SanityVectors, check_sanity
 
@@ -147,6 +148,12 @@ class Predictor:
     def answers(self, inputs: NDArray[np.float32]) -> Answers:
         """Label, confidence and entropy of each row of model inputs ``[N, *F]``, for those who keep the inputs too."""
         return decide(self._calibrated(inputs), self.manifest.decision, self.manifest.objective)
+
+    def judged(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What validation compares of model inputs ``[N, *F]``: class probabilities ``[N, M]``, or values ``[N, 1]``."""
+        outputs = self._calibrated(inputs)
+        is_class = self.manifest.objective is Objective.CLASSIFICATION
+        return class_probabilities(outputs) if is_class else outputs
 
     def check(self, vectors: SanityVectors) -> SanityOutcome:
         """What the package's sanity vectors say; ask a predictor without personal state and past."""

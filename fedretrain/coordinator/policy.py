@@ -24,7 +24,7 @@ from fedretrain.rollout.config import OnRetrain, OnSecond, RolloutPolicy
 from fedretrain.rollout.looks import GatePolicy, LookPlan, Stage, plan_looks
 from fedretrain.rollout.quarantine import QuarantineRules
 from fedretrain.rollout.safety import SafetyRules
-from fedretrain.validation.config import ValidationPolicy
+from fedretrain.validation.config import Source, ValidationPolicy
 
 if TYPE_CHECKING:
     from fedretrain.retraining.config import Mode
@@ -44,9 +44,20 @@ class OnDecay(StrEnum):
     RULES = "rules"
 
 
+class TelemetryMode(StrEnum):
+    """What devices may say of their inputs, predictions and labels, and of an evaluation on their own rows."""
+
+    OFF = "off"  # nothing but alerts: nobody watches, and nothing that needs a fleet's word is released
+    OPERATIONAL = "operational"  # counts without noise; never called differential privacy
+    NOISED = "noised"  # refused: see `Policy`
+
+
 @dataclass(frozen=True)
 class Policy:
     """A policy file.
+
+    Noised telemetry is refused until it is charged: monitors, gates and validation rest on each device's own counts (the device is
+    the unit of analysis), and no noised form of those is in the privacy ledger.
 
     Attributes:
         format: Of the file; another one than `FORMAT` is refused.
@@ -59,6 +70,7 @@ class Policy:
         safety: Limits that enter safe mode by themselves.
         quarantine: The way back of versions, and of devices that something else than a monitor kept out.
         on_decay: What serves while the champion's confidence has decayed.
+        telemetry: What devices may say.
     """
 
     format: int = FORMAT
@@ -71,6 +83,7 @@ class Policy:
     safety: SafetyRules = field(default_factory=SafetyRules)
     quarantine: QuarantineRules = field(default_factory=QuarantineRules)
     on_decay: OnDecay = OnDecay.LAST_GOOD
+    telemetry: TelemetryMode = TelemetryMode.OPERATIONAL
 
     def __post_init__(self) -> None:
         require(
@@ -88,6 +101,7 @@ class Policy:
         self._check_kpis()
         self._check_safety()
         self._check_second()
+        self._check_telemetry()
 
     def _check_kpis(self) -> None:
         """A KPI of the rollout is one that devices report, and points the same way for monitors and gates."""
@@ -128,6 +142,28 @@ class Policy:
             f"a retrain by the rule {', '.join(stopping)} begins while a rollout is on, and its candidate would be refused",
             key="rollout.on_second",
             fix="set on_second: queue or on_retrain: supersede, or take `supersede` from the rules",
+        )
+
+    def _check_telemetry(self) -> None:
+        """Nobody is asked what the policy does not let them say, and no candidate is given up while devices still answer."""
+        require(
+            self.telemetry is not TelemetryMode.NOISED,
+            "noised telemetry is not charged to the privacy ledger yet",
+            key="telemetry",
+            fix="say operational (counts without noise, outside every epsilon) or off",
+        )
+        asks = self.validation.source is not Source.POOL
+        require(
+            not asks or self.telemetry is not TelemetryMode.OFF,
+            "devices shall evaluate candidates, and telemetry is off",
+            key="validation.source",
+            fix="validate on the pool, or set telemetry: operational",
+        )
+        require(
+            not asks or self.validation.field.deadline_s < self.rollout.pending_limit_s,
+            "a candidate would be given up before the devices' deadline",
+            key="validation.field.deadline_s",
+            fix="give less than rollout.pending_limit_s",
         )
 
     @property

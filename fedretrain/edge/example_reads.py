@@ -7,15 +7,40 @@ Rules of this file:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fedretrain.edge.transaction import transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
+
+    from numpy.typing import NDArray
 
     from fedretrain.edge.examples import Stream
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """Labelled examples with their instants, in the order of time.
+
+    Attributes:
+        at_N: float64 instant of the prediction.
+        label_at_N: float64 instant at which the label came.
+        x: ``[N, *F]`` float32 model inputs.
+        y: ``[N]`` int64 classes.
+    """
+
+    at_N: NDArray[np.float64]
+    label_at_N: NDArray[np.float64]
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
 
 
 class Reads:
@@ -50,6 +75,48 @@ class Reads:
             " where device = ? and model = ? order by number desc limit ?",
             (*self._key, limit),
         ).fetchall()
+
+    def held(
+        self,
+        from_at: float,
+        until_at: float,
+        preprocessing: str,
+        *,
+        known_at: float,
+        learnt_at: float,
+        min_confidence: float,
+        without: Container[str],
+        most: int,
+    ) -> HeldRows | None:
+        """The newest labelled predictions of a period; None if there are none.
+
+        Args:
+            from_at: Made at it or later.
+            until_at: Made before it.
+            preprocessing: Only those prepared by this version.
+            known_at: Labels that arrived later are left out.
+            learnt_at: Likewise labels that arrived no later than it.
+            min_confidence: Likewise labels that are less sure.
+            without: Ids that are left out.
+            most: At most so many.
+        """
+        found = self._connection.execute(
+            "select id, at, label_at, inputs, shape, label from predictions where device = ? and model = ?"
+            " and label is not null and label_at <= ? and label_at > ? and at >= ? and at < ? and preprocessing = ?"
+            " and label_confidence >= ? order by at, number",
+            (*self._key, known_at, learnt_at, from_at, until_at, preprocessing, min_confidence),
+        )
+        rows = [row[1:] for row in found if row[0] not in without][-most:]
+        if not rows:
+            return None
+        at, label_at, inputs, shapes, label = zip(*rows, strict=True)
+        shape = tuple(int(n) for n in shapes[0].split(",") if n)
+        return HeldRows(
+            np.array(at, dtype=np.float64),
+            np.array(label_at, dtype=np.float64),
+            np.frombuffer(b"".join(inputs), dtype="<f4").astype(np.float32).reshape(len(rows), *shape),
+            np.array(label, dtype=np.int64),
+        )
 
     def predicted(self, id_: str) -> tuple[str, int, int]:
         """Of a prediction: the version that made it, the class, and how many labels were ever given to it."""

@@ -176,16 +176,7 @@ class Follower:
             self._refuse(digest, why_bad)
             return
         try:
-            if digest not in (
-                state.current,
-                *state.previous,
-            ):  # those were verified before, and a device may go back
-                info = installable(digest)
-                if info is None:
-                    self._refuse(digest, "it is not in the signed list of installable versions")
-                    return
-                if digest not in state.held:
-                    self._stage(digest, info, download)
+            self._hold(digest, installable, download)
             with self.lock:
                 if activate:
                     self._slots.activate(digest)
@@ -198,6 +189,31 @@ class Follower:
             return
         del self._due_s[digest]
         self._memory.note(lambda told: told.accepting(digest))
+
+    def fetched(self, digest: str, installable: Installable, download: Download) -> Package:
+        """A version that is to be looked at and not served: verified as one that is, and refused to the caller alone.
+
+        Raises:
+            ControlError: If something cannot be fetched just now.
+            TrustError: If nothing may be installed just now.
+            UserError: If it may not be installed here, or does not pass this device's checks.
+        """
+        if why_bad := self._slots.state.why_bad(digest):
+            raise DataError(why_bad, where="package")
+        self._hold(digest, installable, download)
+        with self.lock:
+            return self._slots.package(digest)
+
+    def _hold(self, digest: str, installable: Installable, download: Download) -> None:
+        """See to it that a version is in the slots, each file verified."""
+        state = self._slots.state
+        if digest in (state.current, *state.previous):
+            return  # those were verified before, and a device may go back
+        info = installable(digest)
+        if info is None:
+            raise DataError("it is not in the signed list of installable versions", where="package")
+        if digest not in state.held:
+            self._stage(digest, info, download)
 
     def _stage(self, digest: str, info: TargetInfo, download: Download) -> None:
         sizes = {digest: info.length}

@@ -126,6 +126,13 @@ class Lineage:
             Use(c, campaign, made, tuple(json.loads(ids)), at) for c, campaign, made, ids, at in found
         )
 
+    def seen(self) -> frozenset[str]:
+        """Ids of the examples that any training here was given."""
+        found = self._connection.execute(
+            "select examples from lineage where device = ? and model = ?", self._key
+        )
+        return frozenset(id_ for (ids,) in found for id_ in json.loads(ids))
+
     def verify(self, told: str) -> bool:
         """Whether a commitment that others hold is opened by what is kept here."""
         found = self._connection.execute(

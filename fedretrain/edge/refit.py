@@ -131,6 +131,33 @@ def _held(folder: Path, stream: Stream) -> tuple[Personal | None, str]:
         return None, f"{error.what}; "
 
 
+def can_refit(package: Package) -> bool:
+    """Whether the device itself can re-fit a version's personal state."""
+    if package.manifest.personalization.method is MethodKind.FEDAVG:
+        return False
+    try:
+        _head_names(package)
+    except UserError:
+        return False
+    return True
+
+
+def refitted(package: Package, data: ClientData, config: RefitConfig) -> Params:
+    """The personal state that these examples alone lead to, from the global head on; empty: the global model.
+
+    Args:
+        package: A version for which `can_refit` holds.
+        data: Labelled model inputs, in the order of time.
+        config: How.
+    """
+    names = _head_names(package)
+    try:
+        head, _ = _refitted(package, names, {}, data, config)
+    except UserError:  # the head is not the model's last layer: the device would serve the global model
+        return {}
+    return {} if head is None else {names[0]: head.weight, names[1]: head.bias}
+
+
 def _checked(package: Package, params: Params) -> Outcome:
     try:
         device_params(package.manifest, package.weights, params)

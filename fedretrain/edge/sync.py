@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from fedretrain.artifacts.assignment import AssignmentError, Refusal, verify
+from fedretrain.artifacts.assignment import AssignmentError, verify
+from fedretrain.artifacts.envelope import Refusal
 from fedretrain.artifacts.trust.client import TrustClient
 from fedretrain.artifacts.trust.root import online_keys, read_root
 from fedretrain.artifacts.trust.words import Block, TrustError
@@ -24,6 +25,7 @@ from fedretrain.core.clock import Anchor
 from fedretrain.core.errors import DataError
 from fedretrain.edge.conditions import conditions
 from fedretrain.edge.control import CALL_S, ControlClient, ControlError
+from fedretrain.edge.evaluating import Evaluating
 from fedretrain.edge.joining import credentials, renew, renewal_at
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
@@ -70,6 +72,7 @@ class Syncing:
         self._runtime = runtime
         self._client: ControlClient | None = None
         self._trust = TrustClient(runtime.folder / "trust", runtime.joined.root.encode(), self._fetch_trust)
+        self._evaluating = Evaluating(runtime)
         self._busy = threading.Lock()
         self._renew_from_s = 0.0
         self.visit = Visit()
@@ -102,6 +105,17 @@ class Syncing:
         self.visit = replace(self.visit, problem=problem, next_s=reply.next_s or self.visit.next_s)
         self._runtime.flush()
         self._send()
+        self._evaluate(reply.evaluation)
+
+    def _evaluate(self, envelope: bytes) -> None:
+        """Answer the federated evaluation that is on, once what was said before is sent."""
+        if not envelope:
+            return
+        try:
+            if self._evaluating.answer(envelope, self._installable, self._download):
+                self._send()
+        except (ControlError, DataError) as error:  # not for this device, or not to be had just now
+            self.visit = replace(self.visit, problem=str(error))
 
     def _renew(self) -> str:
         """Renew the certificate once that is due and the time is trusted; what went wrong."""
@@ -126,8 +140,9 @@ class Syncing:
             assert state.offset_s is not None  # it was trusted just now
             store.outbox.anchor(Anchor(state.boot, state.offset_s))
             store.database.raise_floor(reply.server_at)
-        if reply.slot_s > 0 and reply.slot_s != runtime.remembered.value.slot_s:
-            runtime.remembered.note(lambda told: replace(told, slot_s=reply.slot_s))
+        slot_s = max(reply.slot_s, 0.0)  # below 0: the policy wants no telemetry
+        if reply.slot_s and slot_s != runtime.remembered.value.slot_s:
+            runtime.remembered.note(lambda told: replace(told, slot_s=slot_s))
         self.visit = replace(self.visit, heard_at=reply.server_at)
         return reply
 

@@ -126,9 +126,14 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def listed(arguments: argparse.Namespace) -> int:
         found = desk_of(arguments).models_listed()
         lines = [
-            f"{one['version']:>4} {one['package'][:12]} {one['role']:12} {one['origin']}" for one in found
+            f"{one['version']:>4} {one['package'][:12]} {one['role']:12} {one['validation']:12} {one['origin']}"
+            for one in found
         ]
         return say(arguments, found, "\n".join(lines) or "there is no version yet")
+
+    def reported(arguments: argparse.Namespace) -> int:
+        found = desk_of(arguments).report(arguments.version)
+        return say(arguments, found["report"], found["text"])
 
     def imported(arguments: argparse.Namespace) -> int:
         weights = content_of(arguments.weights) if arguments.weights else b""
@@ -153,7 +158,9 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         )
 
     group = below.add_parser("models", help="versions of models").add_subparsers(required=True)
-    command(group, "list", listed, "every version, and what it is now")
+    command(group, "list", listed, "every version, what it is now, and what its validation said")
+    made = command(group, "report", reported, "the last offline validation of a version")
+    made.add_argument("version", type=int)
     made = command(group, "import", imported, "make the first champion: trained on the pool, or of a model")
     given = made.add_mutually_exclusive_group()
     given.add_argument(

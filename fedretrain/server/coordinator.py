@@ -16,11 +16,13 @@ import socket
 import time
 import uuid
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedretrain.artifacts.package import read_manifest, references
+from fedretrain.coordinator.policy import TelemetryMode, read_policy
 from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.enrolment import Enrolling, Told
@@ -29,6 +31,8 @@ from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
 from fedretrain.server.peers import POLL_S, Peers
 from fedretrain.server.quota import Quotas
 from fedretrain.server.steward import Steward
+from fedretrain.server.training_file import read_yaml
+from fedretrain.wire.control import NO_TELEMETRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     import grpc
 
     from fedretrain.artifacts.store import ContentStore
-    from fedretrain.server.config import ServerConfig
+    from fedretrain.server.config import Population, ServerConfig
     from fedretrain.server.event_log import EventLog, Fence
     from fedretrain.server.fleet import Device
     from fedretrain.server.keys import Keys
@@ -84,7 +88,7 @@ class Coordinator:
     async def run(self) -> None:
         """Serve and decide until `stop`."""
         listen = self._config.listen
-        slot_s = {name: one.watching.slot_s for name, one in self._config.populations.items()}
+        slot_s = {name: _slot_s(one) for name, one in self._config.populations.items()}
         quotas = Quotas(self._config.quota)
         control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
         told = Told(self._keys.root, control)
@@ -197,6 +201,12 @@ class Coordinator:
         if self._fence is not None:
             self._log.release(self._fence)
         self._writer.close()
+
+
+def _slot_s(population: Population) -> float:
+    """The length of a population's slots, as its devices are told: none where its policy wants no telemetry."""
+    policy = read_policy(read_yaml(Path(population.policy)), where=population.policy)
+    return NO_TELEMETRY if policy.telemetry is TelemetryMode.OFF else population.watching.slot_s
 
 
 def _files_of(packages: ContentStore, digest: str) -> frozenset[str]:

@@ -22,11 +22,12 @@ from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.verdict import Verdict
-from fedretrain.server import alerts, fleet, intake, memory, orders, refreshes
+from fedretrain.server import alerts, fleet, intake, memory, orders, refreshes, validations
 from fedretrain.server.config import read_server
 from fedretrain.server.database import check_url, open_database, reading
 from fedretrain.server.enrolment import make_tokens
 from fedretrain.server.event_log import EventLog
+from fedretrain.server.examining import pool_verdict
 from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.models import Models
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fedretrain.server.config import Population
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
+    from fedretrain.server.validations import Validations
 
 
 _ALERTS = 5  # that status shows
@@ -163,6 +165,7 @@ class Desk:
             record = self.models.campaign(state.training.version)
             rounds = 0 if record is None else len(record.rounds)
             found["training"] = f"version {state.training.version}, {rounds} rounds"
+        found["evaluation"] = self.validations().describe()
         found |= {
             "safe_mode": state.safety.safe_mode,
             "stopped": sorted(str(one) for one in state.safety.stopped),
@@ -206,7 +209,7 @@ class Desk:
 
     def models_listed(self) -> list[dict[str, Any]]:
         """Every version, and what it is now."""
-        state = self.memory().state
+        state, judged = self.memory().state, self.validations().judged
         found = []
         for number, one in sorted(self.models.versions.by_number.items()):
             role = ""
@@ -215,8 +218,17 @@ class Desk:
                 candidate = opened and state.rollout is not None and state.rollout.plan.candidate == number
                 role = "champion" if number == state.champion else "candidate" if candidate else ""
                 role = "quarantined" if number in state.quarantined else role
-            found.append({"version": number, "package": one.package, "role": role, "origin": one.origin})
+            told = {"version": number, "package": one.package, "role": role, "origin": one.origin}
+            found.append({**told, "validation": judged[number].verdict if number in judged else ""})
         return found
+
+    def validations(self) -> Validations:
+        """What is known of offline validations."""
+        return validations.recall(self.log.read(validations.stream(self.population)))
+
+    def report(self, version: int) -> dict[str, Any]:
+        """The last offline validation of a version; see `validations.report_of`."""
+        return validations.report_of(self.validations(), version, self.models.stores.campaigns)
 
     def verify(self) -> dict[str, Any]:
         """Recompute every digest; what was checked, and what is wrong: all of it, not only the first."""
@@ -318,7 +330,7 @@ class Desk:
 
         Raises:
             ConfigError: If this person may not.
-            DataError: If there is no such version, it is what serves, it failed, or the offline validation does not pass it.
+            DataError: If there is no such version, it is what serves, it failed, or the pool does not pass it.
         """
         self._check(Propose(version, by, reason))
         self.models.versions.package_of(version)
@@ -333,8 +345,8 @@ class Desk:
                 where=self.population,
                 fix="fedretrain incident resubmit",
             )
-        verdict = self.models.validate(version, state.champion)
-        if verdict is not Verdict.PASS:
+        verdict = pool_verdict(self.models, version, state.champion)
+        if verdict not in (None, Verdict.PASS):
             raise DataError(
                 f"the offline validation of version {version} says {verdict}",
                 where=self.population,

@@ -16,6 +16,7 @@ EXAMPLES: Mapping[str, str] = {
     "devices revoke": "fedretrain devices revoke pump-1",
     "devices retire": "fedretrain devices retire pump-1",
     "models list": "fedretrain models list -p pumps",
+    "models report": "fedretrain models report 7",
     "models import": "fedretrain models import --onnx first.onnx --outputs ok,worn",
     "models propose": "fedretrain models propose --weights new.safetensors --by anna --reason 'the laboratory'",
     "models withdraw": "fedretrain models withdraw 7 --by anna --reason 'wrong units'",

@@ -66,7 +66,7 @@ class Gateway(rpc.FleetControlServicer):
         files: What they may fetch.
         clock: Seconds since the epoch.
         heartbeat_s: How often they shall be heard.
-        slot_s: The devices of a population report one row for each slot of so many seconds.
+        slot_s: The devices of a population report one row for each slot of so many seconds; below 0: nothing.
         quotas: How much each may ask.
     """
 
@@ -105,6 +105,7 @@ class Gateway(rpc.FleetControlServicer):
             next_s=self._heartbeat_s,
             trust_version=self._files.trust_version(),
             slot_s=self._slot_s.get(device.population, 0.0),  # none: the population was taken out of the file
+            evaluation=self._peers.question(device.population),
         )
 
     async def Telemetry(  # noqa: N802

@@ -30,7 +30,6 @@ from fedretrain.core.types import MethodKind, Objective
 from fedretrain.monitoring.bins import Bins
 from fedretrain.privacy.accountant import Spending
 from fedretrain.privacy.claims import scope_text
-from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import versions as table
 from fedretrain.server.campaign import (
     CampaignDefinition,
@@ -39,10 +38,9 @@ from fedretrain.server.campaign import (
     read_campaign,
 )
 from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
-from fedretrain.server.pool import Pool, read_pool, validate
+from fedretrain.server.pool import Pool, read_pool
 from fedretrain.server.releasing import release_version
 from fedretrain.server.versions import Versions
-from fedretrain.validation.report import Verdict as Validated
 from fedretrain.wire.control import ReportShape
 
 if TYPE_CHECKING:
@@ -58,12 +56,6 @@ if TYPE_CHECKING:
     from fedretrain.server.campaign import CampaignRecord
     from fedretrain.server.event_log import EventLog, Fence
     from fedretrain.server.training_file import TrainingFile
-
-_VERDICTS = {
-    Validated.PASS: Verdict.PASS,
-    Validated.FAIL: Verdict.FAIL,
-    Validated.INCONCLUSIVE: Verdict.INCONCLUSIVE,
-}
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ class Models:
     ) -> None:
         self.population, self.policy, self.training = population, policy, training
         self._log, self.stores, self._fence, self._clock = log, stores, fence, clock
-        self._pool: Pool | None = read_pool(Path(pool)) if pool else None
+        self.pool: Pool | None = read_pool(Path(pool)) if pool else None
         self.versions = Versions()
         self._read = -1
         self._package = lru_cache(maxsize=8)(lambda digest: read_package(stores.packages, digest))
@@ -172,20 +164,10 @@ class Models:
             return False
         return (ours.calibration, ours.decision) == (theirs.calibration, theirs.decision)
 
-    # ---- validation
-
     @property
     def num_pool_rows(self) -> int:
         """Labelled rows of the pool."""
-        return 0 if self._pool is None else len(self._pool)
-
-    def validate(self, candidate: int, champion: int) -> Verdict:
-        """The offline verdict on a version; INCONCLUSIVE where nothing is there to judge by."""
-        if self._pool is None:
-            return Verdict.INCONCLUSIVE
-        theirs = self.package(champion) if champion in self.versions.by_number else None
-        report = validate(self.policy.validation, self._pool, self.package(candidate), theirs)
-        return _VERDICTS[report.verdict]
+        return 0 if self.pool is None else len(self.pool)
 
     # ---- campaigns
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.server import fleet
+from fedretrain.server import fleet, questions
 from fedretrain.server.database import reading
 from fedretrain.server.fleet import Device, Standing
 
@@ -41,6 +41,7 @@ class Peers:
         self._lock = threading.Lock()
         self._devices: dict[tuple[str, str], Device] = {}
         self._heard: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
+        self._asked: dict[str, bytes] = {}
         self._seen_at = 0.0
         self.poll()
 
@@ -50,9 +51,16 @@ class Peers:
         since = min(self._seen_at, begun)  # a clock that was set back dates what is new before what was seen
         with reading(self._engine) as connection:
             changed = fleet.changed_since(connection, since - _OVERLAP_S)
+            asked = questions.asked(connection)
         with self._lock:
+            self._asked = asked
             self._devices |= {(device.population, device.device): device for device in changed}
             self._seen_at = begun
+
+    def question(self, population: str) -> bytes:
+        """The signed federated evaluation that a population's devices are asked; empty: none."""
+        with self._lock:
+            return self._asked.get(population, b"")
 
     def at_hand(self, shown: DeviceIdentity) -> Device | None:
         """As `find`, of the picture alone: no database, and None where that would have to be asked."""

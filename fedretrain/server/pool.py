@@ -9,14 +9,13 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from fedretrain.artifacts.decision import class_probabilities
 from fedretrain.artifacts.inference import Predictor
 from fedretrain.core.errors import DataError
 from fedretrain.core.types import Objective
@@ -31,8 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.artifacts.package import Package
+    from fedretrain.validation.checks import Answered
     from fedretrain.validation.config import ValidationPolicy
     from fedretrain.validation.report import EvaluationReport
+    from fedretrain.validation.statistics import DeviceStatistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,38 +87,76 @@ def write_pool(
     safetensors.numpy.save_file({name: np.ascontiguousarray(one) for name, one in arrays.items()}, path)
 
 
+@dataclass(frozen=True, eq=False)
+class FieldCounts:
+    """What devices counted on the rows that they hold.
+
+    Attributes:
+        stats: Of those that count, merged.
+        answered: What became of asking them.
+    """
+
+    stats: DeviceStatistics
+    answered: Answered
+
+
 def validate(
-    policy: ValidationPolicy, pool: Pool, candidate: Package, champion: Package | None
+    policy: ValidationPolicy,
+    pool: Pool | None,
+    candidate: Package,
+    champion: Package | None,
+    field: FieldCounts | None = None,
 ) -> EvaluationReport:
-    """What the pool says of a candidate.
+    """What labelled rows say of a candidate: the pool's, those of devices, or each of both.
 
     Args:
         policy: Margins and required checks.
-        pool: Labelled rows.
+        pool: Labelled rows of the server; None: they are not asked.
         candidate: Its package.
         champion: What serves; None is the rules baseline, the most frequent answer of the pool.
+        field: What devices counted; None: they were not asked.
+
+    Raises:
+        DataError: If there is neither, or a label of the pool is no class.
     """
+    if pool is None and field is None:
+        raise DataError("there is nothing to validate on", where="pool", fix="name a pool, or ask devices")
+    counted = None if pool is None else count_pool(policy, pool, candidate, champion)
+    found = replace(inspect(candidate, champion), answered=None if field is None else field.answered)
+    number = 0 if champion is None else champion.manifest.version
+    first, beside = (field.stats, counted) if field is not None else (counted, None)
+    assert first is not None  # one of the two is there
+    return evaluate(
+        policy, first, found, candidate=candidate.manifest.version, champion=number, beside=beside
+    )
+
+
+def count_pool(
+    policy: ValidationPolicy, pool: Pool, candidate: Package, champion: Package | None
+) -> DeviceStatistics:
+    """Both models' statistics on the pool's rows; arguments as for `validate`."""
     manifest = candidate.manifest
     num_classes = len(manifest.outputs) if manifest.objective is Objective.CLASSIFICATION else 0
     at = pool.labelled.at_N
     cuts = even_cuts(float(at.min()), float(at.max()), policy.num_slices) if at.min() < at.max() else ()
     theirs = _prior(pool, num_classes) if champion is None else _answers(champion, pool.x)
-    counted = count_rows(
-        Layout.of(policy, num_classes, cuts), Rows(pool.labelled, _answers(candidate, pool.x), theirs)
-    )
-    found = Inspection(
+    rows = Rows(pool.labelled, _answers(candidate, pool.x), theirs)
+    return count_rows(Layout.of(policy, num_classes, cuts), rows)
+
+
+def inspect(candidate: Package, champion: Package | None) -> Inspection:
+    """What is found by looking at the packages."""
+    return Inspection(
         nonfinite_weights=sum(int((~np.isfinite(leaf)).sum()) for leaf in candidate.weights.values()),
         sanity=Predictor.of(candidate).check(candidate.sanity),
         footprint=_footprint(candidate),
         champion_footprint=None if champion is None else _footprint(champion),
     )
-    number = 0 if champion is None else champion.manifest.version
-    return evaluate(policy, counted, found, candidate=manifest.version, champion=number)
 
 
 def _answers(package: Package, x: NDArray[Any]) -> NDArray[np.float32]:
-    outputs = Predictor.of(package).outputs(x)
-    return class_probabilities(outputs) if package.manifest.objective is Objective.CLASSIFICATION else outputs
+    predictor = Predictor.of(package)
+    return predictor.judged(predictor.pipeline.apply(x))
 
 
 def _prior(pool: Pool, num_classes: int) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from fedretrain.rollout.assignment import confirm, exposure
 from fedretrain.rollout.causes import EventKind
 from fedretrain.rollout.evidence import Coverage, RolloutEvidence
 from fedretrain.rollout.exposure import JOINED
+from fedretrain.rollout.safety import Switch
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import fleet, orders, refreshes
 from fedretrain.server.assigning import grown
@@ -111,7 +112,7 @@ class Population:
                 None if look is None else look[2],
                 (0, 0) if look is None else look[:2],
             )
-        self._examiner = Examiner(models)
+        self.examiner = Examiner(name, models, log, fence)
         self.trouble: DataError | None = None
 
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
@@ -165,7 +166,9 @@ class Population:
         if telemetry is None or not telemetry.fits(self.devices) or self._bins != bins.digest:
             telemetry = self._start_watching(bins, now)
         telemetry.know(self.devices)
+        telemetry.evaluation = self.examiner.known.evaluation
         read = telemetry.catch_up(self.models.versions.digests, now)
+        telemetry.malformed += self.examiner.hear(telemetry.taken_answers(), self.devices, now)
         telemetry.prune(now, max(PRUNED_AT_ONCE, 2 * read))
 
     def _start_watching(self, bins: Bins, now: float) -> Telemetry:
@@ -178,6 +181,8 @@ class Population:
             bins,
             self.models.shape(champion, bins),
             self.devices,
+            evaluation=self.examiner.known.evaluation,
+            mode=self.policy.telemetry,
         )
         keep = self._clockwork.keep_slots(self.policy.monitoring) * self._clockwork.slot_s
         telemetry.catch_up(self.models.versions.digests, now, since=now - keep)
@@ -304,7 +309,6 @@ class Population:
         state, seed = self.memory.begun, secrets.randbits(62)
         blob = self._states.put(freeze(Ranked(queue(self.devices, secrets.randbits(62)))))
         self._looking.begin(seed)
-        self._examiner = Examiner(self.models)
         return {"kind": RANKS, "rollout": state.num_rollouts + 1, "blob": blob, "seed": seed}
 
     def _load_ranks(self, digest: str) -> NDArray[np.float64]:
@@ -316,6 +320,7 @@ class Population:
         rollout = self.memory.begun.rollout
         heard_D = np.array([device.seen_at for device in self.devices])
         seen = exposure(self.memory.assignments, now, heard_D)
+        self.examiner.settle(rollout, now)
         if rollout is None or not rollout.is_open:
             return RolloutEvidence(exposure=seen, approval=told.approval, operator=told.operator)
         if self.telemetry is not None:
@@ -332,7 +337,9 @@ class Population:
 
     def _validated(self, rollout: RolloutState, now: float) -> Verdict:
         try:
-            return self._examiner.validated(rollout, now)
+            state = self.memory.begun
+            may_ask = state.safety.allows(Switch.INSTALLS)
+            return self.examiner.validated(rollout, self.devices, state.kept_devices, now, may_ask=may_ask)
         except DataError as error:
             self.trouble = error
             return Verdict.INCONCLUSIVE

@@ -11,19 +11,24 @@ from fedretrain.server.registry_view import RegistryView, VersionView
 if TYPE_CHECKING:
     from fedretrain.server.memory import Memory
     from fedretrain.server.models import Models
+    from fedretrain.server.validations import Judged, Validations
     from fedretrain.server.versions import Version
 
 
-def view_of(models: Models, memory: Memory) -> RegistryView:
+def view_of(models: Models, memory: Memory, validations: Validations) -> RegistryView:
     """A population as its log has it.
 
     Args:
         models: Its versions and packages.
         memory: Where its loop stands.
+        validations: What its offline validations said.
     """
     known = models.versions.by_number
     by_weights = {one.weights: number for number, one in known.items()}
-    versions = tuple(_version(models, one, by_weights) for _, one in sorted(known.items()))
+    versions = tuple(
+        _version(models, one, by_weights, validations.judged.get(number))
+        for number, one in sorted(known.items())
+    )
     state = memory.state
     if state is None:
         return RegistryView(versions)
@@ -40,7 +45,7 @@ def view_of(models: Models, memory: Memory) -> RegistryView:
     )
 
 
-def _version(models: Models, one: Version, by_weights: dict[str, int]) -> VersionView:
+def _version(models: Models, one: Version, by_weights: dict[str, int], judged: Judged | None) -> VersionView:
     manifest = read_manifest(models.stores.packages, one.package)
     made = manifest.training
     return VersionView(
@@ -55,5 +60,7 @@ def _version(models: Models, one: Version, by_weights: dict[str, int]) -> Versio
         training=made,
         epsilon=made.epsilon,
         scope=made.scope,
+        verdict="" if judged is None else judged.verdict,
+        metrics=() if judged is None else tuple(sorted(judged.figures.items())),
         manifest=manifest.to_bytes().decode(),
     )

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.assignment import CampaignInvite
 from fedretrain.artifacts.assignment import verify as verify_assignment
+from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import FedretrainError
-from fedretrain.server import alerts, fleet
+from fedretrain.server import alerts, fleet, questions
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.database import reading
@@ -72,6 +73,7 @@ class Steward:
         self._stores, self._fence = stores, fence
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
+        self._asked: dict[str, bytes] = {}
         self._registries = _registries(config)
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
@@ -152,8 +154,11 @@ class Steward:
             self._see_to_campaign(name, population)
         finally:  # a campaign that cannot be run keeps no device from hearing of safe mode, or of what is withdrawn
             self._assign(name, population, now)
+        self._ask(name, population)
         if name in self._registries:
-            self._registries[name].offer(view_of(population.models, population.memory))
+            self._registries[name].offer(
+                view_of(population.models, population.memory, population.examiner.known)
+            )
         if population.trouble is not None:
             raise population.trouble
 
@@ -197,6 +202,14 @@ class Steward:
         fleet.tell(self._log.engine, self._fence, name, told_now, self._clock)
         for device, assignment, _ in due:
             told[device.number] = assignment
+
+    def _ask(self, name: str, population: Population) -> None:
+        """Let every gateway tell the question of the federated evaluation that is on, and no other."""
+        question = population.examiner.question
+        envelope = b"" if question is None else sign_question(question, self._keys.online.assignment)
+        if self._asked.get(name) != envelope:
+            questions.tell(self._log.engine, self._fence, name, envelope)
+            self._asked[name] = envelope
 
     def _remember(self, name: str, population: Population, told: dict[int, Assignment]) -> None:
         """The assignments that an earlier process gave."""

@@ -62,6 +62,14 @@ devices = Table(
 )
 """One row for each device: what it is, what it was last told, what it last said."""
 
+questions = Table(
+    "questions",
+    metadata,
+    Column("population", String(100), primary_key=True),
+    Column("envelope", LargeBinary, nullable=False),
+)
+"""The signed federated evaluation that is on in each population that has one: what every gateway tells its devices."""
+
 tokens = Table(
     "tokens",
     metadata,

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import delete, func, select
 
+from fedretrain.coordinator.policy import TelemetryMode
 from fedretrain.monitoring.intake import Intake
 from fedretrain.monitoring.reports import LabelReports, Reports, join
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.server.database import reading
 from fedretrain.server.refreshes import KEPT
 from fedretrain.server.tables import telemetry
-from fedretrain.wire.control import SHADOW, Alert, MalformedError, Refreshed, ReportShape, decode
+from fedretrain.wire.control import SHADOW, Alert, Evaluated, MalformedError, Refreshed, ReportShape, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,8 @@ class Telemetry:
         bins: Of the champion.
         shape: Of reports.
         devices: Who is in the fleet; their numbers index every array.
+        evaluation: The federated evaluation that is on; answers to another one are refused. May be set anew.
+        mode: What devices may say; what they say beyond it is refused.
     """
 
     def __init__(
@@ -64,7 +67,12 @@ class Telemetry:
         bins: Bins,
         shape: ReportShape,
         devices: Sequence[Device],
+        *,
+        evaluation: str = "",
+        mode: TelemetryMode = TelemetryMode.OPERATIONAL,
     ) -> None:
+        self.evaluation, self._mode = evaluation, mode
+        self.answers: dict[int, tuple[int, Evaluated]] = {}  # by device, with their records' numbers
         self._engine, self._population = engine, population
         self._shape = shape
         self.capacity = _room(len(devices))
@@ -183,10 +191,30 @@ class Telemetry:
         if isinstance(said, Alert):
             self.alerts.append((row.number, said))
             return None
+        if self._mode is not TelemetryMode.OPERATIONAL:
+            self.malformed[f"telemetry: {self._mode}"] += 1
+            return None
         if isinstance(said, Refreshed):
             self.refreshed.append(said)
             return None
+        if isinstance(said, Evaluated):
+            self._keep(row.number, said)
+            return None
         return said
+
+    def _keep(self, record: int, said: Evaluated) -> None:
+        """The first answer of each device to the evaluation that is on, until somebody takes it."""
+        if said.evaluation != self.evaluation:
+            self.malformed["evaluation: not on"] += 1
+        elif said.device in self.answers:
+            self.malformed["evaluation: repeated"] += 1
+        else:
+            self.answers[said.device] = (record, said)
+
+    def taken_answers(self) -> dict[int, tuple[int, Evaluated]]:
+        """The answers that came in since the last time; they are the caller's from now on."""
+        found, self.answers = self.answers, {}
+        return found
 
     def _count(self, parts: Sequence[Reports | LabelReports], versions: tuple[int, ...], now: float) -> None:
         """Telemetry first, so that labels find their predictions."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.artifacts.package import read_package
 from fedretrain.core.errors import DataError, UserError
-from fedretrain.server import memory, versions
+from fedretrain.server import memory, validations, versions
 from fedretrain.server.keys import open_stores
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.showing import view_of
@@ -70,8 +70,9 @@ def verify(
     ]
     checked["packages"] = f"{len(packages)} packages"
     checked["signed list"] = f"{len(offered)} packages"
-    if config.mlflow != "off" and memory.stream(population) not in damaged:
-        wrong += [f"MLflow: {one}" for one in _shown_otherwise(config, models, recalled)]
+    shown = (memory.stream(population), validations.stream(population))
+    if config.mlflow != "off" and not damaged.keys() & set(shown):
+        wrong += [f"MLflow: {one}" for one in _shown_otherwise(config, models, log, recalled)]
         checked["MLflow"] = f"{len(models.versions.by_number)} versions"
     return {"checked": checked, "wrong": wrong}
 
@@ -90,12 +91,15 @@ def _packages(models: Models) -> tuple[set[str], list[str]]:
     return {one.package for one in models.versions.by_number.values()}, wrong
 
 
-def _shown_otherwise(config: ServerConfig, models: Models, recalled: Callable[[], Memory]) -> list[str]:
+def _shown_otherwise(
+    config: ServerConfig, models: Models, log: EventLog, recalled: Callable[[], Memory]
+) -> list[str]:
     """What MLflow says otherwise than the log; a running coordinator has a moment to show what is new."""
     registry = Registry(config.mlflow or default_uri(Path(config.folder)), models.population)
     wrong: list[str] = []
     for _ in range(_LOOKS):
-        wrong = registry.compare(view_of(models, recalled()))
+        known = validations.recall(log.read(validations.stream(models.population)))
+        wrong = registry.compare(view_of(models, recalled(), known))
         if not wrong:
             break
         time.sleep(_LOOK_S)

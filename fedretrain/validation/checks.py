@@ -4,6 +4,8 @@ Rules of this file:
     * `evaluate` is given numbers, never a model: statistics that were counted on devices or in a pool, and what
       inspections of the candidate itself found.
     * What was not inspected is INCONCLUSIVE, never PASS; what is not a number where a number must be is FAIL.
+    * Statistics of two sources are judged apart, and all checks on both must hold: a fleet's loss is not made up for by the
+      laboratory's gain. The questions of both share one alpha.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +27,17 @@ from fedretrain.validation.report import Check, DataUsed, EvaluationReport, Verd
 from fedretrain.validation.statistics import CANDIDATE, CHAMPION, LATE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedretrain.validation.config import ValidationPolicy
+    from fedretrain.validation.questions import Question
     from fedretrain.validation.replay import ReplayOutcome
+    from fedretrain.validation.report import Gap
     from fedretrain.validation.sanity import SanityOutcome
     from fedretrain.validation.statistics import DeviceStatistics
+
+BESIDE = "pool "
+"""Before the part of a check on the server's pool, where devices were asked too."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,32 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What became of asking devices.
+
+    Attributes:
+        num_asked: Devices.
+        num_counted: Those whose counts came and could be counted.
+        num_rows: Rows of them.
+        quorum: The fewest devices that decide.
+        min_rows: The fewest rows that do.
+        failures: Why the others did not count, by name, with how many.
+    """
+
+    num_asked: int
+    num_counted: int
+    num_rows: int
+    quorum: int
+    min_rows: int
+    failures: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether anything may be decided on them."""
+        return self.num_counted >= self.quorum and self.num_rows >= self.min_rows
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What was found by looking at the candidate itself; None: nobody looked.
 
@@ -54,6 +89,7 @@ class Inspection:
         replay: Of the replay test.
         footprint: The candidate's.
         champion_footprint: The champion's.
+        answered: Of the devices that were asked; None: none was, and nothing is checked.
     """
 
     nonfinite_weights: int | None = None
@@ -61,6 +97,7 @@ class Inspection:
     replay: ReplayOutcome | None = None
     footprint: Footprint | None = None
     champion_footprint: Footprint | None = None
+    answered: Answered | None = None
 
 
 def evaluate(
@@ -70,6 +107,7 @@ def evaluate(
     *,
     candidate: int,
     champion: int,
+    beside: DeviceStatistics | None = None,
 ) -> EvaluationReport:
     """The verdict on a candidate.
 
@@ -79,17 +117,28 @@ def evaluate(
         inspection: What was found on the candidate itself.
         candidate: Its version.
         champion: The version that serves.
+        beside: Statistics of the server's pool, where `stats` are of devices and both must hold.
     """
-    gaps, fairness = compare_parts(policy, stats)
+    sources = [("", stats)] if beside is None else [("", stats), (BESIDE, beside)]
+    gaps: list[Gap] = []
+    segments: list[Check] = []
+    asked: list[Question] = []
+    for name, one in sources:
+        found, fairness = compare_parts(policy, one)
+        gaps += [replace(gap, part=name + gap.part) for gap in found]
+        segments += [replace(check, part=name + check.part) for check in check_segments(policy, one)]
+        asked += [replace(one, part=name + one.part) for one in (*ask(policy, one), *fairness)]
     checks = (
-        _finite(policy, stats, inspection),
+        _finite(policy, [one for _, one in sources], inspection),
         _sanity(policy, inspection.sanity),
         _replay(policy, inspection.replay),
         *_costs(policy, inspection),
-        *check_segments(policy, stats),
-        *answer(policy, [*ask(policy, stats), *fairness]),
+        *_answers(inspection.answered),
+        *segments,
+        *answer(policy, asked),
     )
-    return EvaluationReport(candidate, champion, policy_digest(policy), _data(policy, stats), checks, gaps)
+    used = _data(policy, [one for _, one in sources])
+    return EvaluationReport(candidate, champion, policy_digest(policy), used, checks, tuple(gaps))
 
 
 def policy_digest(policy: ValidationPolicy) -> str:
@@ -97,14 +146,16 @@ def policy_digest(policy: ValidationPolicy) -> str:
     return hashlib.sha256(json.dumps(plain(policy), sort_keys=True).encode()).hexdigest()
 
 
-def _data(policy: ValidationPolicy, stats: DeviceStatistics) -> DataUsed:
-    period = stats.period_D2
+def _data(policy: ValidationPolicy, sources: Sequence[DeviceStatistics]) -> DataUsed:
+    """Of all sources; the digest of one is its own, of two the digest of both."""
+    digests = [one.digest for one in sources]
+    period = np.concatenate([one.period_D2 for one in sources])
     return DataUsed(
-        digest=stats.digest,
-        num_devices=stats.num_devices,
-        num_groups=len(np.unique(stats.group_D)),
-        num_rows=stats.num_rows,
-        num_late=int(stats.paired_DSTM4[:, :, LATE].sum()),
+        digest=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
+        num_devices=sum(one.num_devices for one in sources),
+        num_groups=sum(len(np.unique(one.group_D)) for one in sources),
+        num_rows=sum(one.num_rows for one in sources),
+        num_late=sum(int(one.paired_DSTM4[:, :, LATE].sum()) for one in sources),
         first_at=float(period[:, 0].min()) if len(period) else math.nan,
         last_at=float(period[:, 1].max()) if len(period) else math.nan,
         unit=policy.unit,
@@ -119,16 +170,17 @@ def _passed(ok: bool) -> Verdict:
     return Verdict.PASS if ok else Verdict.FAIL
 
 
-def _finite(policy: ValidationPolicy, stats: DeviceStatistics, inspection: Inspection) -> Check:
-    broken = stats.broken_D2.sum(axis=0)
+def _finite(policy: ValidationPolicy, sources: Sequence[DeviceStatistics], inspection: Inspection) -> Check:
+    broken = np.sum([one.broken_D2.sum(axis=0) for one in sources], axis=0)
+    num_rows = sum(one.num_rows for one in sources)
     weights = inspection.nonfinite_weights
     reason = (
-        f"{'unknown' if weights is None else weights} weights and {broken[CANDIDATE]:,} of {stats.num_rows:,} predictions "
+        f"{'unknown' if weights is None else weights} weights and {broken[CANDIDATE]:,} of {num_rows:,} predictions "
         f"are no numbers or no distribution (champion: {broken[CHAMPION]:,} predictions)"
     )
     if weights or broken[CANDIDATE]:
         return _check(policy, CheckName.FINITE, Verdict.FAIL, reason)
-    unseen = weights is None or not stats.num_rows
+    unseen = weights is None or not num_rows
     return _check(policy, CheckName.FINITE, Verdict.INCONCLUSIVE if unseen else Verdict.PASS, reason)
 
 
@@ -151,6 +203,20 @@ def _replay(policy: ValidationPolicy, found: ReplayOutcome | None) -> Check:
         first = found.mismatches[0]
         reason += f", the first: {first.fold}, {first.disorder}, seed {first.seed}"
     return _check(policy, CheckName.REPLAY, _passed(found.ok), reason)
+
+
+def _answers(found: Answered | None) -> tuple[Check, ...]:
+    """Whether enough devices answered: required wherever devices were asked."""
+    if found is None:
+        return ()
+    failures = ", ".join(f"{count} {name}" for name, count in found.failures) or "none"
+    reason = (
+        f"{found.num_counted:,} of {found.num_asked:,} devices with {found.num_rows:,} rows (at least {found.quorum:,} "
+        f"and {found.min_rows:,}); failures: {failures}"
+    )
+    verdict = Verdict.PASS if found.is_enough else Verdict.INCONCLUSIVE
+    check = Check(CheckName.ANSWERS, "", verdict, reason, required=True)
+    return (replace(check, num_devices=found.num_counted, num_rows=found.num_rows),)
 
 
 def _costs(policy: ValidationPolicy, inspection: Inspection) -> tuple[Check, Check]:

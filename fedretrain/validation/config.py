@@ -6,6 +6,7 @@ Rules of this file:
     * A check in `required` must PASS: INCONCLUSIVE there holds the candidate. Any other check stops the candidate only
       by failing; what it could not tell is said in the report.
     * Instants are seconds on the fleet's clock; an end that is left out is open.
+    * Where devices are asked, `ANSWERS` must pass too: silence never passes a candidate.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fedretrain.core import checks
+
+MAX_DEVICE_ROWS = 500_000
+"""Of one device in an evaluation: losses of so many rows fit into 63 bits."""
 
 
 class CheckName(StrEnum):
@@ -35,6 +39,7 @@ class CheckName(StrEnum):
     CRITICAL = "critical"  # each critical segment of history
     LATENCY = "latency"  # of one prediction
     SIZE = "size"  # of the package
+    ANSWERS = "answers"  # enough devices answered, where devices were asked
 
 
 class Unit(StrEnum):
@@ -67,6 +72,60 @@ class Margins:
     def __post_init__(self) -> None:
         for name in ("overall", "worst_decile", "group", "slice", "late", "gap"):
             checks.not_negative(f"margins.{name}", getattr(self, name))
+
+
+class Source(StrEnum):
+    """Whose labelled rows a candidate is validated on."""
+
+    POOL = "pool"  # what the server holds
+    DEVICES = "devices"  # a federated evaluation: devices count on their own rows, and send the counts
+    BOTH = "both"  # it must hold on each of them
+
+
+@dataclass(frozen=True)
+class FieldRules:
+    """How devices are asked to evaluate a candidate on the rows that they hold.
+
+    Attributes:
+        max_devices: Asked at most so many, drawn by a public coin of each device and evaluation.
+        quorum: The fewest devices whose counts are looked at; with fewer nothing is decided.
+        min_rows: The fewest rows of all devices together; likewise.
+        deadline_s: What comes later is not waited for.
+        spread_s: Devices begin at an instant of their own within so long.
+        history_s: How far back rows are taken.
+        max_rows: Of one device, the newest.
+    """
+
+    max_devices: int = 1000
+    quorum: int = 20
+    min_rows: int = 1000
+    deadline_s: float = 6 * 3600.0
+    spread_s: float = 600.0
+    history_s: float = 30 * 86_400.0
+    max_rows: int = 20_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_devices", "quorum", "min_rows", "deadline_s", "history_s", "max_rows"):
+            checks.positive(f"field.{name}", getattr(self, name))
+        checks.not_negative("field.spread_s", self.spread_s)
+        checks.require(
+            self.quorum <= self.max_devices,
+            f"a quorum of {self.quorum} of {self.max_devices} devices",
+            key="field.quorum",
+            fix="give at most field.max_devices",
+        )
+        checks.require(
+            self.spread_s < self.deadline_s,
+            "devices would begin after the deadline",
+            key="field.spread_s",
+            fix="give less than field.deadline_s",
+        )
+        checks.require(
+            self.max_rows <= MAX_DEVICE_ROWS,
+            f"{self.max_rows} rows of a device",
+            key="field.max_rows",
+            fix=f"give at most {MAX_DEVICE_ROWS}: losses are summed in 63 bits",
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +187,8 @@ class ValidationPolicy:
         segments: Critical segments of history.
         required: Checks that must PASS.
         seed: Of the sign-flip test's draws.
+        source: Whose rows. (The simulator validates on its devices' rows, whatever this says: it holds them all.)
+        field: How devices are asked, where they are.
     """
 
     alpha: float = 0.05
@@ -155,6 +216,8 @@ class ValidationPolicy:
         CheckName.CRITICAL,
     )
     seed: int = 0
+    source: Source = Source.POOL
+    field: FieldRules = FieldRules()
 
     def __post_init__(self) -> None:
         checks.as_tuples(self, ("segments", "required"))

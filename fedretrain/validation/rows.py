@@ -18,11 +18,12 @@ import numpy as np
 
 from fedretrain.core.build import plain
 from fedretrain.core.errors import DataError
+from fedretrain.validation.config import CriticalSegment  # noqa: TC001 - `core.build` reads the annotations
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fedretrain.validation.config import CriticalSegment, ValidationPolicy
+    from fedretrain.validation.config import ValidationPolicy
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,12 @@ class DeviceStatistics:
     def digest(self) -> str:
         """SHA-256 of the content, in hex: of the data that a verdict rests on."""
         content = hashlib.sha256(self.layout.digest.encode())
-        for name in ("device_D", "group_D", "period_D2", *_SUMS):
+        for name in ("device_D", "group_D", "period_D2", *SUMS):
             content.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return content.hexdigest()
 
 
-_SUMS = (
+SUMS = (
     "paired_DSTM4",
     "loss_DST2",
     "sound_DST",
@@ -97,6 +97,7 @@ _SUMS = (
     "segment_loss_DQ2",
     "broken_D2",
 )
+"""The fields that are counts and sums: what `merge` adds."""
 
 
 def empty(layout: Layout) -> DeviceStatistics:
@@ -130,7 +131,7 @@ def merge_all(layout: Layout, parts: Sequence[DeviceStatistics]) -> DeviceStatis
 
     period = stacked("period_D2")
     ends = (np.minimum.reduceat(period[:, 0], starts), np.maximum.reduceat(period[:, 1], starts))
-    sums = {name: np.add.reduceat(stacked(name), starts, axis=0) for name in _SUMS}
+    sums = {name: np.add.reduceat(stacked(name), starts, axis=0) for name in SUMS}
     return DeviceStatistics(
         layout, device[order][starts], group[order][starts], np.stack(ends, axis=1), **sums
     )

@@ -48,6 +48,9 @@ SHADOW = 1 << 30
 MAX_KPIS = 64
 MAX_KIND = 40
 MAX_DETAIL = 500
+MAX_EVALUATION = 100
+NO_TELEMETRY = -1.0
+"""The length of a slot that tells devices to report nothing."""
 _MAX_SLOT = 1 << 40
 _MAX_COUNT = 2**31 - 1
 
@@ -105,6 +108,21 @@ class Refreshed:
     refresh: int
     package: str
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A device's answer to a federated evaluation; `wire.answers` reads it, once it is known what was asked.
+
+    Attributes:
+        device: Its number.
+        evaluation: Which, by its own word.
+        content: The message.
+    """
+
+    device: int
+    evaluation: str
+    content: bytes
 
 
 def shadow_version(version: int) -> int:
@@ -176,7 +194,7 @@ def encode_refreshed(refresh: int, package: str, verdict: Verdict) -> bytes:
 
 def decode(
     payload: bytes, device: int, sent_at: float, shape: ReportShape, version_of: Callable[[str], int | None]
-) -> Reports | LabelReports | Alert | Refreshed:
+) -> Reports | LabelReports | Alert | Refreshed | Evaluated:
     """What a record says.
 
     Args:
@@ -198,6 +216,11 @@ def decode(
         return Alert(device, alert.kind, alert.package, alert.detail)
     if what == "refreshed":
         return _refreshed(message.refreshed, device)
+    if what == "evaluation":
+        name = message.evaluation.evaluation
+        if not 0 < len(name) <= MAX_EVALUATION:
+            raise MalformedError("evaluation: without a name, or too long")
+        return Evaluated(device, name, message.evaluation.SerializeToString())
     if what is None:
         raise MalformedError("payload: says nothing")
     if what == "report":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedretrain.coordinator.policy import Policy, read_policy
+from fedretrain.coordinator.policy import Policy, TelemetryMode, read_policy
 from fedretrain.core.errors import ConfigError
 from fedretrain.retraining.config import Mode
 from sim.configure import config_folder
@@ -33,7 +33,7 @@ def load_policy(name: str) -> Policy:
         name: A path, or a name under ``conf/policy``.
 
     Raises:
-        ConfigError: If there is no such file, or it is no policy.
+        ConfigError: If there is no such file, it is no policy, or nobody could watch under it.
     """
     import yaml
 
@@ -54,7 +54,15 @@ def load_policy(name: str) -> Policy:
         raise ConfigError(
             f"the policy cannot be read: {line}", where=str(path), fix="write it as YAML"
         ) from error
-    return read_policy(values, where=str(path) if path.parent != shipped else f"policy {path.stem}")
+    where = str(path) if path.parent != shipped else f"policy {path.stem}"
+    policy = read_policy(values, where=where)
+    if policy.telemetry is TelemetryMode.OFF:
+        raise ConfigError(
+            "a life is watched by its devices' telemetry, and it is off",
+            where=f"{where}: telemetry",
+            fix="set telemetry: operational",
+        )
+    return policy
 
 
 def policies_of(config: LifetimeConfig) -> tuple[NamedPolicy, ...]:

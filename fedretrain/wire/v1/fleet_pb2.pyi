@@ -123,20 +123,22 @@ class Conditions(_message.Message):
     def __init__(self, on_power: _Optional[bool] = ..., metered: _Optional[bool] = ..., temperature_c: _Optional[float] = ..., free_bytes: _Optional[int] = ..., num_labelled: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s")
+    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s", "evaluation")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     SERVER_AT_FIELD_NUMBER: _ClassVar[int]
     NEXT_S_FIELD_NUMBER: _ClassVar[int]
     TRUST_VERSION_FIELD_NUMBER: _ClassVar[int]
     SLOT_S_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     assignment: bytes
     server_at: float
     next_s: float
     trust_version: int
     slot_s: float
-    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ...) -> None: ...
+    evaluation: bytes
+    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ..., evaluation: _Optional[bytes] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("boot", "priority", "sequence", "at", "monotonic_s", "payload")
@@ -203,16 +205,18 @@ class TelemetryAck(_message.Message):
     def __init__(self, batch: _Optional[int] = ..., num_fresh: _Optional[int] = ..., num_repeated: _Optional[int] = ..., refused_records: _Optional[_Iterable[int]] = ..., refused_gaps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Payload(_message.Message):
-    __slots__ = ("report", "labels", "alert", "refreshed")
+    __slots__ = ("report", "labels", "alert", "refreshed", "evaluation")
     REPORT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ALERT_FIELD_NUMBER: _ClassVar[int]
     REFRESHED_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
     report: DeviceReport
     labels: LabelReport
     alert: Alert
     refreshed: Refreshed
-    def __init__(self, report: _Optional[_Union[DeviceReport, _Mapping]] = ..., labels: _Optional[_Union[LabelReport, _Mapping]] = ..., alert: _Optional[_Union[Alert, _Mapping]] = ..., refreshed: _Optional[_Union[Refreshed, _Mapping]] = ...) -> None: ...
+    evaluation: EvaluationAnswer
+    def __init__(self, report: _Optional[_Union[DeviceReport, _Mapping]] = ..., labels: _Optional[_Union[LabelReport, _Mapping]] = ..., alert: _Optional[_Union[Alert, _Mapping]] = ..., refreshed: _Optional[_Union[Refreshed, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationAnswer, _Mapping]] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
     __slots__ = ("package", "shadow", "slot", "row", "bins", "features", "violations", "outputs", "confidence", "entropy", "latency", "kpis", "distance", "gap", "bases")
@@ -302,6 +306,30 @@ class Refreshed(_message.Message):
     package: str
     verdict: str
     def __init__(self, refresh: _Optional[int] = ..., package: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...
+
+class EvaluationAnswer(_message.Message):
+    __slots__ = ("evaluation", "failure", "paired", "loss", "sound", "confusion", "calibration", "segment", "segment_loss", "broken")
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    PAIRED_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SOUND_FIELD_NUMBER: _ClassVar[int]
+    CONFUSION_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_FIELD_NUMBER: _ClassVar[int]
+    evaluation: str
+    failure: str
+    paired: _containers.RepeatedScalarFieldContainer[int]
+    loss: _containers.RepeatedScalarFieldContainer[int]
+    sound: _containers.RepeatedScalarFieldContainer[int]
+    confusion: _containers.RepeatedScalarFieldContainer[int]
+    calibration: _containers.RepeatedScalarFieldContainer[int]
+    segment: _containers.RepeatedScalarFieldContainer[int]
+    segment_loss: _containers.RepeatedScalarFieldContainer[int]
+    broken: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, evaluation: _Optional[str] = ..., failure: _Optional[str] = ..., paired: _Optional[_Iterable[int]] = ..., loss: _Optional[_Iterable[int]] = ..., sound: _Optional[_Iterable[int]] = ..., confusion: _Optional[_Iterable[int]] = ..., calibration: _Optional[_Iterable[int]] = ..., segment: _Optional[_Iterable[int]] = ..., segment_loss: _Optional[_Iterable[int]] = ..., broken: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ArtifactRequest(_message.Message):
     __slots__ = ("protocol", "digest", "trust_file", "offset", "sealed")

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from fedretrain.artifacts import assignment as module
 from fedretrain.artifacts.assignment import (
-    MAX_ENVELOPE_BYTES,
     MAX_WITHDRAWN,
     Assignment,
     AssignmentError,
     CampaignInvite,
-    Refusal,
     sign,
     verify,
 )
+from fedretrain.artifacts.envelope import MAX_ENVELOPE_BYTES, Refusal
 from fedretrain.core.errors import DataError
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

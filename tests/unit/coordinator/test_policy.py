@@ -51,6 +51,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "two limits of one name",
     ),
     ({"rollout": {"on_retrain": "finish"}}, "its candidate would be refused"),
+    ({"telemetry": "noised"}, "noised telemetry is not charged to the privacy ledger yet.*say operational"),
+    ({"telemetry": "on"}, "telemetry"),
+    ({"telemetry": "off", "validation": {"source": "devices"}}, "telemetry is off"),
+    ({"telemetry": "off", "validation": {"source": "both"}}, "telemetry is off"),
+    (
+        {
+            "validation": {"source": "devices", "field": {"deadline_s": 7200}},
+            "rollout": {"pending_limit_s": 3600},
+        },
+        "before the devices' deadline",
+    ),
 ]
 
 

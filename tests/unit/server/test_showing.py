@@ -18,6 +18,7 @@ from fedretrain.server.memory import Memory
 from fedretrain.server.models import Models, Stores
 from fedretrain.server.releasing import release_version
 from fedretrain.server.showing import view_of
+from fedretrain.server.validations import Validations
 from tests import package_cases as cases
 from tests.cycle_cases import Drive
 
@@ -54,7 +55,7 @@ def _memory(**changes):
 
 
 def test_versions_are_shown_as_their_packages_say(models):
-    first, second = view_of(models, Memory()).versions
+    first, second = view_of(models, Memory(), Validations()).versions
     assert (first.version, first.origin, first.campaign, first.at) == (1, "imported", "", 4.0)
     assert first.package == models.versions.package_of(1)
     assert first.manifest == models.package(1).manifest.to_bytes().decode()
@@ -69,34 +70,34 @@ def test_versions_are_shown_as_their_packages_say(models):
 
 
 def test_before_the_loop_began_nothing_has_a_role(models):
-    found = view_of(models, Memory())
+    found = view_of(models, Memory(), Validations())
     assert (found.champion, found.candidate, found.staging) == (0, 0, 0)
     assert (found.quarantined, found.drifted) == (frozenset(), frozenset())
 
 
 def test_the_champion_is_shown_and_whether_it_has_drifted(models):
-    found = view_of(models, _memory())
+    found = view_of(models, _memory(), Validations())
     assert (found.champion, found.candidate, found.drifted) == (1, 0, frozenset())
     drive = Drive()
     drive.watch(psi=0.9)
     monitor = drive.state.monitor
     assert monitor.drifted
-    assert view_of(models, _memory(monitor=monitor)).drifted == {1}
-    assert view_of(models, _memory(champion=0, monitor=monitor)).drifted == frozenset()
+    assert view_of(models, _memory(monitor=monitor), Validations()).drifted == {1}
+    assert view_of(models, _memory(champion=0, monitor=monitor), Validations()).drifted == frozenset()
 
 
 def test_a_version_on_its_way_is_the_candidate_until_its_rollout_is_over(models):
     drive = Drive()
     assert drive.retrained() == 2
     drive.to(Phase.CANARY)
-    found = view_of(models, Memory(state=drive.state))
+    found = view_of(models, Memory(state=drive.state), Validations())
     assert (found.champion, found.candidate) == (1, 2)
     drive.to(Phase.CHAMPION)
-    found = view_of(models, Memory(state=drive.state))
+    found = view_of(models, Memory(state=drive.state), Validations())
     assert (found.champion, found.candidate) == (2, 0)
 
 
 def test_a_version_that_waits_is_in_staging_if_it_was_made(models):
     waiting = tuple(Candidate(version) for version in (9, 2))
-    assert view_of(models, _memory(waiting=waiting)).staging == 2
-    assert view_of(models, _memory(waiting=waiting[:1])).staging == 0
+    assert view_of(models, _memory(waiting=waiting), Validations()).staging == 2
+    assert view_of(models, _memory(waiting=waiting[:1]), Validations()).staging == 0

@@ -20,6 +20,7 @@ class _Silent:
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault, self.turns = fault, 0
         self.memory, self.trouble, self.telemetry = SimpleNamespace(state=None), None, None
+        self.examiner = SimpleNamespace(question=None)
 
     def tick(self, now: float) -> tuple[()]:
         self.turns += 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fedretrain.validation.checks import Footprint, Inspection, evaluate
+from fedretrain.validation.checks import Answered, Footprint, Inspection, evaluate
 from fedretrain.validation.config import CheckName, CriticalSegment, Unit, ValidationPolicy
 from fedretrain.validation.count import count_rows
 from fedretrain.validation.gains import gain, scores
@@ -304,3 +305,57 @@ def test_a_candidate_at_the_margin_passes_with_probability_alpha_at_most():
         by_row += found.value - 1.65 * naive > -margin
     assert 0.02 <= by_device / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
     assert by_row / runs > 0.1  # what the rows of one device share is no evidence
+
+
+def _answered(num_counted, num_rows=60_000):
+    return Answered(130, num_counted, num_rows, 100, 1000, (("timeout", 130 - num_counted),))
+
+
+def test_too_few_answers_are_inconclusive_whatever_the_policy_requires():
+    policy = replace(POLICY, required=())
+    enough, few = (report(policy, replace(SOUND, answered=_answered(num))) for num in (120, 99))
+    assert (enough.verdict, few.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert check(few, CheckName.ANSWERS).reason.endswith("failures: 31 timeout")
+    short = report(policy, replace(SOUND, answered=_answered(120, 999)))
+    assert short.verdict is Verdict.INCONCLUSIVE
+    assert not [one for one in report().checks if one.name is CheckName.ANSWERS]  # nobody was asked
+
+
+def test_a_candidate_must_hold_in_the_pool_and_on_the_devices_each():
+    good, bad = (statistics(layout_of(POLICY), ROWS, p_candidate=p) for p in (0.86, 0.74))
+    for devices, pool, where in ((good, bad, {"pool "}), (bad, good, {""})):
+        found = evaluate(POLICY, devices, SOUND, candidate=2, champion=1, beside=pool)
+        assert found.verdict is Verdict.FAIL
+        overall = {c.part for c in found.failed() if c.name is CheckName.OVERALL}
+        assert overall == where
+    good = statistics(layout_of(POLICY), ROWS, p_candidate=0.81)
+    both = evaluate(POLICY, good, SOUND, candidate=2, champion=1, beside=good)
+    assert both.verdict is Verdict.PASS, both.to_text()
+    assert both.data.num_rows == 2 * good.num_rows
+    assert both.data.digest != good.digest
+    assert {gap.part.startswith("pool ") for gap in both.gaps} == {True, False}
+
+
+def test_the_questions_of_both_sources_share_one_alpha():
+    stats = statistics(layout_of(POLICY), ROWS, p_candidate=0.784)
+    alone = evaluate(POLICY, stats, SOUND, candidate=2, champion=1)
+    one = check(alone, CheckName.OVERALL)
+    num = sum(not math.isnan(c.p_worse) or c.margin == c.margin for c in alone.checks)
+    assert one.estimate < -one.margin
+    # A policy whose alpha is so small that the loss is beyond chance among the questions of one source, and not of two.
+    policy = replace(POLICY, alpha=one.p_worse * num * 1.5)
+    found = evaluate(policy, stats, SOUND, candidate=2, champion=1)
+    assert check(found, CheckName.OVERALL).verdict is Verdict.FAIL
+    both = evaluate(policy, stats, SOUND, candidate=2, champion=1, beside=stats)
+    assert check(both, CheckName.OVERALL).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_broken_prediction_in_either_source_fails():
+    champion, candidate = pair(ROWS, 0.8, 0.8)
+    out = answers(ROWS.label_N, candidate)
+    out[17] = np.nan
+    broken = count_rows(layout_of(POLICY), Rows(ROWS, out, answers(ROWS.label_N, champion)))
+    sound = statistics(layout_of(POLICY), ROWS)
+    for one, other in ((broken, sound), (sound, broken)):
+        found = evaluate(POLICY, one, SOUND, candidate=2, champion=1, beside=other)
+        assert ("finite", "") in failed(found)

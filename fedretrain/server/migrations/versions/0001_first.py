@@ -44,6 +44,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("population", "number"),
     )
     op.create_table(
+        "questions",
+        sa.Column("population", sa.String(100), primary_key=True),
+        sa.Column("envelope", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
         "tokens",
         sa.Column("hash", sa.String(64), primary_key=True),
         sa.Column("population", sa.String(100), nullable=False),
