@@ -13,6 +13,7 @@ from fedretrain.artifacts.encryption import public_half
 from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, request_certificate
 from fedretrain.core.errors import DataError
 from fedretrain.edge.control import ControlClient, Credentials, enrol
+from fedretrain.server.annotations import Annotations
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.config import Quota
 from fedretrain.server.enrolment import Enrolling, Told, make_tokens
@@ -37,6 +38,7 @@ class Loopback:
     engine: Engine
     authority: FleetAuthority
     peers: Peers
+    annotations: Annotations
     blobs: dict[str, bytes] = field(default_factory=dict)
     trust: dict[str, bytes] = field(default_factory=dict)
     trust_version: int = 7
@@ -101,7 +103,7 @@ def loopback(
     certificate = authority.issue_server(request, ["localhost", "127.0.0.1"], now=time.time())
     writer = GroupCommit(engine)
     peers = Peers(engine, writer, time.time)
-    here = Loopback(folder, engine, authority, peers)
+    here = Loopback(folder, engine, authority, peers, Annotations(engine))
     # Devices are told an address that is known once the server listens.
     enrolling = Enrolling(engine, authority, peers, Told(root, "127.0.0.1:1"), time.time)
     files = Files(
@@ -109,6 +111,7 @@ def loopback(
         trust=here.trust_file,
         trust_version=lambda: here.trust_version,
         renew=enrolling.renew,
+        annotations=here.annotations,
     )
     gateway = Gateway(
         peers,

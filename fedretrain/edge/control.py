@@ -126,6 +126,18 @@ class ControlClient:
             raise _failed(error, self._address) from error
         return reply
 
+    def annotate(self, request: pb.AnnotateRequest, *, timeout_s: float = CALL_S) -> pb.AnnotateReply:
+        """Answer for annotations, and hear of more.
+
+        Raises:
+            ControlError: If nobody answers.
+        """
+        try:
+            reply: pb.AnnotateReply = self._stub.Annotate(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise _failed(error, self._address) from error
+        return reply
+
     def send(self, batch: Batch, sent: Instant, installation: str, *, timeout_s: float = CALL_S) -> Batch:
         """Send a batch of the outbox.
 

@@ -23,6 +23,7 @@ from fedretrain.artifacts.trust.root import online_keys, read_root
 from fedretrain.artifacts.trust.words import Block, TrustError
 from fedretrain.core.clock import Anchor
 from fedretrain.core.errors import DataError
+from fedretrain.edge.annotating import take_annotations
 from fedretrain.edge.conditions import conditions
 from fedretrain.edge.control import CALL_S, ControlClient, ControlError
 from fedretrain.edge.evaluating import Evaluating
@@ -104,6 +105,8 @@ class Syncing:
         problem = self._renew() or problem
         self.visit = replace(self.visit, problem=problem, next_s=reply.next_s or self.visit.next_s)
         self._runtime.flush()
+        if reply.annotations:
+            take_annotations(self._runtime, self._connection())
         self._send()
         self._evaluate(reply.evaluation)
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fedretrain.artifacts.package import read_manifest, references
 from fedretrain.coordinator.policy import TelemetryMode, read_policy
 from fedretrain.core.errors import DataError, FedretrainError
+from fedretrain.server.annotations import Annotations
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.enrolment import Enrolling, Told
 from fedretrain.server.event_log import FencedError
@@ -77,6 +78,7 @@ class Coordinator:
         self._config, self._log, self._keys, self._stores, self._clock = config, log, keys, stores, clock
         self._writer = GroupCommit(log.engine)
         self._peers = Peers(log.engine, self._writer, clock)
+        self._annotations = Annotations(log.engine)
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._fence: Fence | None = None
         self._steward: Steward | None = None
@@ -93,7 +95,9 @@ class Coordinator:
         control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
         told = Told(self._keys.root, control)
         enrolling = Enrolling(self._log.engine, self._keys.authority, self._peers, told, self._clock)
-        files = Files(self._blob, self._keys.trust.read, lambda: self._trust_version, enrolling.renew)
+        files = Files(
+            self._blob, self._keys.trust.read, lambda: self._trust_version, enrolling.renew, self._annotations
+        )
         gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s, quotas)
         tls = Tls(
             self._keys.server_key.read_bytes(),
@@ -122,6 +126,7 @@ class Coordinator:
                 if time.monotonic() - flushed_at >= _FLUSH_S:
                     flushed_at = time.monotonic()
                     await asyncio.to_thread(self._peers.flush)
+                    await asyncio.to_thread(self._annotations.poll)
             except _FOR_A_WHILE as error:
                 _log.error("devices: %s", error)
 

@@ -38,6 +38,7 @@ from fedretrain.server.verifying import verify
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
+    from fedretrain.coordinator.roles import Right
     from fedretrain.server.config import Population
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
@@ -382,6 +383,13 @@ class Desk:
         models.add(version, digest, f"proposed by {by}")
         self.give(Propose(version, by, reason))
         return version
+
+    def require(self, by: str, right: Right) -> None:
+        """Raise a `ConfigError` unless somebody gives a name that has a right."""
+        orders.check_name(by)
+        lacks = self._config.roles_of(self.population).lacks(by, right)
+        if lacks:
+            raise ConfigError(lacks, where="--by", fix="roles are in server.toml")
 
     def give(self, said: orders.Said) -> None:
         """Write an order down, if whoever gives it may."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from fedretrain.artifacts.identity import DeviceIdentity
+    from fedretrain.server.annotations import Annotations
     from fedretrain.server.commit import GroupCommit
     from fedretrain.server.fleet import Device
     from fedretrain.server.peers import Peers
@@ -49,12 +50,14 @@ class Files:
         trust: A file of the trust metadata by its name; raises DataError.
         trust_version: Changes with the trust metadata.
         renew: The next certificate of a device; raises DataError.
+        annotations: Labels that people brought.
     """
 
     blob: Callable[[Device, str], bytes]
     trust: Callable[[str], bytes]
     trust_version: Callable[[], int]
     renew: Callable[[Device, pb.RenewRequest], pb.RenewReply]
+    annotations: Annotations
 
 
 class Gateway(rpc.FleetControlServicer):
@@ -106,6 +109,7 @@ class Gateway(rpc.FleetControlServicer):
             trust_version=self._files.trust_version(),
             slot_s=self._slot_s.get(device.population, 0.0),  # none: the population was taken out of the file
             evaluation=self._peers.question(device.population),
+            annotations=self._files.annotations.waits(device),
         )
 
     async def Telemetry(  # noqa: N802
@@ -118,6 +122,12 @@ class Gateway(rpc.FleetControlServicer):
     async def ReportLabels(self, request: pb.TelemetryBatch, context: Context) -> pb.TelemetryAck:  # noqa: N802
         """Keep one batch."""
         return await self._keep(request, context)
+
+    async def Annotate(self, request: pb.AnnotateRequest, context: Context) -> pb.AnnotateReply:  # noqa: N802
+        """What became of annotations, and those that wait."""
+        device = await self._peer(context, request.protocol)
+        await _keep_within(context, self._quotas.call(device))
+        return await asyncio.to_thread(self._files.annotations.exchange, device, request)
 
     async def FetchArtifact(  # noqa: N802
         self, request: pb.ArtifactRequest, context: Context

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 
-from fedretrain.server.tables import received, telemetry
+from fedretrain.server.tables import annotations, received, telemetry
 from fedretrain.wire.inbox import Inbox, receive
 from fedretrain.wire.sequence import Arrival, Gap, Key, Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
@@ -99,7 +99,7 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
 
 
 def forget(connection: Connection, population: str, device: str) -> int:
-    """Delete what a device that is retired sent and is still kept; how many records.
+    """Delete what a device that is retired sent, and what waits for it; how many records.
 
     The newest record of all stays until the next one comes: SQLite would give its number away again.
     """
@@ -108,6 +108,8 @@ def forget(connection: Connection, population: str, device: str) -> int:
     gone = connection.execute(delete(telemetry).where(theirs, telemetry.c.number < newest))
     mine = (received.c.population == population) & (received.c.device == device)
     connection.execute(delete(received).where(mine))
+    told = (annotations.c.population == population) & (annotations.c.device == device)
+    connection.execute(delete(annotations).where(told))
     return gone.rowcount
 
 

@@ -104,3 +104,16 @@ telemetry = Table(
 """Records of devices that have counted, in the order of arrival; views are made from them again after a restart.
 
 Those that no window can need any more are deleted (`telemetry.Telemetry.prune`)."""
+
+annotations = Table(
+    "annotations",
+    metadata,
+    Column("population", String(100), primary_key=True),
+    Column("device", String(100), primary_key=True),
+    Column("prediction", String(200), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("label", BigInteger, nullable=False),
+    Column("at", Float(53), nullable=False),
+    Column("outcome", Text, nullable=False, default="", index=True),
+)
+"""Labels that people brought for predictions of devices; what the device found, once it has answered."""

@@ -20,6 +20,8 @@ from fedretrain.edge.joining import Joined, read_joined, renewal_at
 from fedretrain.edge.renewing import AGAIN_S
 from fedretrain.edge.serving import Served
 from fedretrain.edge.vitals import SAMPLE_S
+from fedretrain.server import annotations
+from fedretrain.server.annotations import Annotation
 from tests.agent_cases import Clock, fleet_of, rows
 
 
@@ -124,6 +126,60 @@ def test_when_a_certificate_is_renewed_is_spread_over_the_fleet(fleet, tmp_path)
         assert 1 / 6 <= share <= 1 / 3
         due.add(renewal_at(joined))
     assert len(due) == 4
+
+
+def test_annotations_reach_their_predictions_once_and_judge_the_heuristics(fleet, tmp_path):
+    (first,) = fleet.make()
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        one, two, three = device.predict(rows(3), ["s1", "s2", "s3"])
+        device.label(one.id, 0, "heuristic:rule")
+        device.label(one.id, 1, "heuristic:rule")  # the last word of each counts
+        device.label(one.id, 2, "heuristic:other")
+        device.label("s2", 2, "heuristic:rule")
+        given = [Annotation("a", one.id, 1), Annotation("a", "s2", 1), Annotation("a", "gone", 0)]
+        for _ in range(2):  # the same file again
+            with fleet.here.engine.begin() as connection:
+                annotations.keep(connection, "plant", given, 1.0)
+            fleet.here.annotations.poll()
+            device.sync()
+            device.sync()
+        with fleet.here.engine.connect() as connection:
+            said = annotations.summary(connection, "plant")
+        assert (said["found"], said["not_found"], said["waiting"]) == (2, 1, 0)
+        wrong = {name: (one["wrong"], one["num"]) for name, one in said["heuristics"].items()}
+        assert wrong == {"rule": (1, 2), "other": (1, 1)}
+        with device.store.database.mutex:
+            assert [label.label for label in device.store.served.history(two.id)] == [2, 1]
+            assert device.store.served.history(three.id) == ()
+
+
+def test_an_annotation_whose_answer_was_lost_is_answered_again(fleet, tmp_path, monkeypatch):
+    (first,) = fleet.make()
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", first)
+        device.sync()
+        (one,) = device.predict(rows())
+        with fleet.here.engine.begin() as connection:
+            annotations.keep(connection, "plant", [Annotation("a", one.id, 1)], 1.0)
+        fleet.here.annotations.poll()
+        client, calls = device._syncing._connection(), []
+
+        def annotate(request, **more):
+            calls.append(request)
+            if request.outcomes:
+                raise ControlError("cut")
+            return type(client).annotate(client, request, **more)
+
+        monkeypatch.setattr(client, "annotate", annotate)
+        with pytest.raises(ControlError, match="cut"):
+            device.sync()
+        monkeypatch.undo()
+        device.sync()
+        with fleet.here.engine.connect() as connection:
+            assert annotations.summary(connection, "plant")["found"] == 1
+        assert len(calls) == 2
 
 
 def test_a_device_serves_after_a_restart_without_a_server(fleet, tmp_path):

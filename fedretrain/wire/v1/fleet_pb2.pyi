@@ -123,7 +123,7 @@ class Conditions(_message.Message):
     def __init__(self, on_power: _Optional[bool] = ..., metered: _Optional[bool] = ..., temperature_c: _Optional[float] = ..., free_bytes: _Optional[int] = ..., num_labelled: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s", "evaluation")
+    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s", "evaluation", "annotations")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     SERVER_AT_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class HeartbeatReply(_message.Message):
     TRUST_VERSION_FIELD_NUMBER: _ClassVar[int]
     SLOT_S_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     assignment: bytes
     server_at: float
@@ -138,7 +139,52 @@ class HeartbeatReply(_message.Message):
     trust_version: int
     slot_s: float
     evaluation: bytes
-    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ..., evaluation: _Optional[bytes] = ...) -> None: ...
+    annotations: bool
+    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ..., evaluation: _Optional[bytes] = ..., annotations: _Optional[bool] = ...) -> None: ...
+
+class AnnotateRequest(_message.Message):
+    __slots__ = ("protocol", "outcomes")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    outcomes: _containers.RepeatedCompositeFieldContainer[AnnotationOutcome]
+    def __init__(self, protocol: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[AnnotationOutcome, _Mapping]]] = ...) -> None: ...
+
+class AnnotationOutcome(_message.Message):
+    __slots__ = ("number", "known", "heuristics")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    HEURISTICS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    known: bool
+    heuristics: _containers.RepeatedCompositeFieldContainer[HeuristicOutcome]
+    def __init__(self, number: _Optional[int] = ..., known: _Optional[bool] = ..., heuristics: _Optional[_Iterable[_Union[HeuristicOutcome, _Mapping]]] = ...) -> None: ...
+
+class HeuristicOutcome(_message.Message):
+    __slots__ = ("source", "agreed")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    agreed: bool
+    def __init__(self, source: _Optional[str] = ..., agreed: _Optional[bool] = ...) -> None: ...
+
+class AnnotateReply(_message.Message):
+    __slots__ = ("protocol", "annotations")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    annotations: _containers.RepeatedCompositeFieldContainer[Annotation]
+    def __init__(self, protocol: _Optional[int] = ..., annotations: _Optional[_Iterable[_Union[Annotation, _Mapping]]] = ...) -> None: ...
+
+class Annotation(_message.Message):
+    __slots__ = ("number", "of", "label")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    of: str
+    label: int
+    def __init__(self, number: _Optional[int] = ..., of: _Optional[str] = ..., label: _Optional[int] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("boot", "priority", "sequence", "at", "monotonic_s", "payload")

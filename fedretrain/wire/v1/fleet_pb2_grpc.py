@@ -59,6 +59,11 @@ class FleetControlStub:
                 request_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.TelemetryBatch.SerializeToString,
                 response_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.TelemetryAck.FromString,
                 _registered_method=True)
+        self.Annotate = channel.unary_unary(
+                '/fedretrain.v1.FleetControl/Annotate',
+                request_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.AnnotateRequest.SerializeToString,
+                response_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.AnnotateReply.FromString,
+                _registered_method=True)
         self.FetchArtifact = channel.unary_stream(
                 '/fedretrain.v1.FleetControl/FetchArtifact',
                 request_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.ArtifactRequest.SerializeToString,
@@ -104,6 +109,13 @@ class FleetControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Annotate(self, request, context):
+        """Labels that people brought for the device's predictions, and what became of those that it was told before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchArtifact(self, request, context):
         """A blob of the artifact store, or a file of the trust metadata.
         """
@@ -138,6 +150,11 @@ def add_FleetControlServicer_to_server(servicer, server):
                     servicer.ReportLabels,
                     request_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.TelemetryBatch.FromString,
                     response_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.TelemetryAck.SerializeToString,
+            ),
+            'Annotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Annotate,
+                    request_deserializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.AnnotateRequest.FromString,
+                    response_serializer=fedretrain_dot_wire_dot_v1_dot_fleet__pb2.AnnotateReply.SerializeToString,
             ),
             'FetchArtifact': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchArtifact,
@@ -280,6 +297,33 @@ class FleetControl:
             '/fedretrain.v1.FleetControl/ReportLabels',
             fedretrain_dot_wire_dot_v1_dot_fleet__pb2.TelemetryBatch.SerializeToString,
             fedretrain_dot_wire_dot_v1_dot_fleet__pb2.TelemetryAck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Annotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedretrain.v1.FleetControl/Annotate',
+            fedretrain_dot_wire_dot_v1_dot_fleet__pb2.AnnotateRequest.SerializeToString,
+            fedretrain_dot_wire_dot_v1_dot_fleet__pb2.AnnotateReply.FromString,
             options,
             channel_credentials,
             insecure,

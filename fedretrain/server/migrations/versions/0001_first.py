@@ -72,3 +72,13 @@ def upgrade() -> None:
         sa.Column("received_at", sa.Float(53), nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),
     )
+    op.create_table(
+        "annotations",
+        sa.Column("population", sa.String(100), primary_key=True),
+        sa.Column("device", sa.String(100), primary_key=True),
+        sa.Column("prediction", sa.String(200), primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("label", sa.BigInteger, nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("outcome", sa.Text, nullable=False, index=True),
+    )
