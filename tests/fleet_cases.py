@@ -13,7 +13,7 @@ from fedretrain.artifacts.encryption import public_half
 from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, request_certificate
 from fedretrain.core.errors import DataError
 from fedretrain.edge.control import ControlClient, Credentials, enrol
-from fedretrain.server.annotations import Annotations
+from fedretrain.server.annotation_store import Annotations
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.config import Quota
 from fedretrain.server.enrolment import Enrolling, Told, make_tokens

@@ -13,7 +13,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.errors import DataError
-from fedretrain.server.annotations import Annotation
+from fedretrain.server.annotation_store import Annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

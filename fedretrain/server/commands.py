@@ -68,7 +68,7 @@ def _config(
 ) -> None:
     def run(arguments: argparse.Namespace) -> int:
         from fedretrain.core.toml_file import read_toml
-        from fedretrain.server.desk import check_config
+        from fedretrain.server.config_check import check_config
 
         values = read_toml(arguments.file)
         is_agent = "devices" in values and "populations" not in values

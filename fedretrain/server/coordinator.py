@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fedretrain.artifacts.package import read_manifest, references
 from fedretrain.coordinator.policy import TelemetryMode, read_policy
 from fedretrain.core.errors import DataError, FedretrainError
-from fedretrain.server.annotations import Annotations
+from fedretrain.server.annotation_store import Annotations
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.enrolment import Enrolling, Told
 from fedretrain.server.event_log import FencedError

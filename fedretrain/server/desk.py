@@ -24,7 +24,7 @@ from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import alerts, fleet, intake, memory, orders, refreshes, validations
 from fedretrain.server.config import read_server
-from fedretrain.server.database import check_url, open_database, reading
+from fedretrain.server.database import open_database, reading
 from fedretrain.server.enrolment import make_tokens
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.examining import pool_verdict
@@ -46,39 +46,6 @@ if TYPE_CHECKING:
 
 
 _ALERTS = 5  # that status shows
-
-
-def check_config(path: Path) -> dict[str, str]:
-    """Read a configuration with every file that it names.
-
-    Args:
-        path: ``server.toml``.
-
-    Returns:
-        What was found, by key.
-
-    Raises:
-        UserError: At the first mistake.
-    """
-    from fedretrain.server.importing import read_features
-
-    config = read_server(path)
-    database = check_url(config.database_url).render_as_string()  # without a password
-    found = {"folder": config.folder, "database": database, "devices": config.listen.control}
-    found["at rest"] = config.at_rest.says
-    for name, one in config.populations.items():
-        policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
-        found[f"populations.{name}.policy"] = f"{policy.name}, digest {policy.digest[:12]}"
-        if one.training:
-            training = read_training(Path(one.training))
-            found[f"populations.{name}.training"] = f"{training.plan.model}, {training.num_rounds} rounds"
-        if one.features:
-            schema = read_features(Path(one.features)).schema
-            assert schema is not None
-            found[f"populations.{name}.features"] = f"{len(schema.channels)} channels"
-        if one.pool:
-            found[f"populations.{name}.pool"] = f"{len(read_pool(Path(one.pool)))} rows"
-    return found
 
 
 class Desk:

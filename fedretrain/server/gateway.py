@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from fedretrain.artifacts.identity import DeviceIdentity
-    from fedretrain.server.annotations import Annotations
+    from fedretrain.server.annotation_store import Annotations
     from fedretrain.server.commit import GroupCommit
     from fedretrain.server.fleet import Device
     from fedretrain.server.peers import Peers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 
-from fedretrain.server.tables import annotations, received, telemetry
+from fedretrain.server.tables import brought_labels, received, telemetry
 from fedretrain.wire.inbox import Inbox, receive
 from fedretrain.wire.sequence import Arrival, Gap, Key, Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
@@ -108,8 +108,8 @@ def forget(connection: Connection, population: str, device: str) -> int:
     gone = connection.execute(delete(telemetry).where(theirs, telemetry.c.number < newest))
     mine = (received.c.population == population) & (received.c.device == device)
     connection.execute(delete(received).where(mine))
-    told = (annotations.c.population == population) & (annotations.c.device == device)
-    connection.execute(delete(annotations).where(told))
+    told = (brought_labels.c.population == population) & (brought_labels.c.device == device)
+    connection.execute(delete(brought_labels).where(told))
     return gone.rowcount
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.coordinator.roles import Right
 from fedretrain.core.errors import DataError
 from fedretrain.core.types import Objective
-from fedretrain.server import annotations
+from fedretrain.server import annotation_store
 from fedretrain.server.annotation_file import read_annotations
 from fedretrain.server.database import reading
 
@@ -39,7 +39,7 @@ def import_labels(desk: Desk, content: bytes, name: str, by: str, reason: str) -
     given = read_annotations(content, name, manifest.outputs)
     now = time.time()
     with desk.log.engine.begin() as connection:
-        found = annotations.keep(connection, desk.population, given, now)
+        found = annotation_store.keep(connection, desk.population, given, now)
     record = {"by": by, "reason": reason, "file": hashlib.sha256(content).hexdigest(), **found}
     desk.log.append(stream(desk.population), [record], at=now)
     return found
@@ -48,4 +48,4 @@ def import_labels(desk: Desk, content: bytes, name: str, by: str, reason: str) -
 def report_labels(desk: Desk) -> dict[str, Any]:
     """How far annotations have come, and the error of heuristic labels by source."""
     with reading(desk.log.engine) as connection:
-        return annotations.summary(connection, desk.population)
+        return annotation_store.summary(connection, desk.population)

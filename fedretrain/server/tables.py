@@ -105,7 +105,7 @@ telemetry = Table(
 
 Those that no window can need any more are deleted (`telemetry.Telemetry.prune`)."""
 
-annotations = Table(
+brought_labels = Table(
     "annotations",
     metadata,
     Column("population", String(100), primary_key=True),

@@ -20,8 +20,8 @@ from fedretrain.edge.joining import Joined, read_joined, renewal_at
 from fedretrain.edge.renewing import AGAIN_S
 from fedretrain.edge.serving import Served
 from fedretrain.edge.vitals import SAMPLE_S
-from fedretrain.server import annotations
-from fedretrain.server.annotations import Annotation
+from fedretrain.server import annotation_store
+from fedretrain.server.annotation_store import Annotation
 from tests.agent_cases import Clock, fleet_of, rows
 
 
@@ -141,12 +141,12 @@ def test_annotations_reach_their_predictions_once_and_judge_the_heuristics(fleet
         given = [Annotation("a", one.id, 1), Annotation("a", "s2", 1), Annotation("a", "gone", 0)]
         for _ in range(2):  # the same file again
             with fleet.here.engine.begin() as connection:
-                annotations.keep(connection, "plant", given, 1.0)
+                annotation_store.keep(connection, "plant", given, 1.0)
             fleet.here.annotations.poll()
             device.sync()
             device.sync()
         with fleet.here.engine.connect() as connection:
-            said = annotations.summary(connection, "plant")
+            said = annotation_store.summary(connection, "plant")
         assert (said["found"], said["not_found"], said["waiting"]) == (2, 1, 0)
         wrong = {name: (one["wrong"], one["num"]) for name, one in said["heuristics"].items()}
         assert wrong == {"rule": (1, 2), "other": (1, 1)}
@@ -162,7 +162,7 @@ def test_an_annotation_whose_answer_was_lost_is_answered_again(fleet, tmp_path, 
         device.sync()
         (one,) = device.predict(rows())
         with fleet.here.engine.begin() as connection:
-            annotations.keep(connection, "plant", [Annotation("a", one.id, 1)], 1.0)
+            annotation_store.keep(connection, "plant", [Annotation("a", one.id, 1)], 1.0)
         fleet.here.annotations.poll()
         client, calls = device._syncing._connection(), []
 
@@ -178,7 +178,7 @@ def test_an_annotation_whose_answer_was_lost_is_answered_again(fleet, tmp_path, 
         monkeypatch.undo()
         device.sync()
         with fleet.here.engine.connect() as connection:
-            assert annotations.summary(connection, "plant")["found"] == 1
+            assert annotation_store.summary(connection, "plant")["found"] == 1
         assert len(calls) == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedretrain.core.errors import DataError
 from fedretrain.server.annotation_file import read_annotations
-from fedretrain.server.annotations import Annotation
+from fedretrain.server.annotation_store import Annotation
 
 OUTPUTS = ("ok", "worn", "broken")
 FOUND = [Annotation("pump-1", "p1", 1), Annotation("pump-2", "s 7", 2)]

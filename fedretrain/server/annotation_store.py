@@ -20,7 +20,7 @@ from sqlalchemy import func, insert, select, update
 
 from fedretrain.monitoring.intervals import wilson
 from fedretrain.server.database import reading
-from fedretrain.server.tables import annotations, devices
+from fedretrain.server.tables import brought_labels, devices
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
@@ -65,12 +65,12 @@ def keep(connection: Connection, population: str, given: Iterable[Annotation], a
         if one.device not in known:
             counts["of_no_device"] += 1
             continue
-        theirs = (annotations.c.population == population) & (annotations.c.device == one.device)
+        theirs = (brought_labels.c.population == population) & (brought_labels.c.device == one.device)
         if one.device not in numbers:
-            last = connection.scalar(select(func.max(annotations.c.number)).where(theirs))
+            last = connection.scalar(select(func.max(brought_labels.c.number)).where(theirs))
             numbers[one.device] = last or 0
-        mine = theirs & (annotations.c.prediction == one.of)
-        before = connection.scalar(select(annotations.c.label).where(mine))
+        mine = theirs & (brought_labels.c.prediction == one.of)
+        before = connection.scalar(select(brought_labels.c.label).where(mine))
         if before == one.label:
             counts["repeated"] += 1
             continue
@@ -78,16 +78,16 @@ def keep(connection: Connection, population: str, given: Iterable[Annotation], a
         told = {"number": numbers[one.device], "label": one.label, "at": at, "outcome": ""}
         if before is None:
             place = {"population": population, "device": one.device, "prediction": one.of}
-            connection.execute(insert(annotations).values(**place, **told))
+            connection.execute(insert(brought_labels).values(**place, **told))
         else:
-            connection.execute(update(annotations).where(mine).values(**told))
+            connection.execute(update(brought_labels).where(mine).values(**told))
         counts["new" if before is None else "corrected"] += 1
     return dict(counts)
 
 
 def summary(connection: Connection, population: str) -> dict[str, Any]:
     """How far annotations have come, and the error of each heuristic on those that were found, with its 95 % interval (Wilson)."""
-    query = select(annotations.c.outcome).where(annotations.c.population == population)
+    query = select(brought_labels.c.outcome).where(brought_labels.c.population == population)
     outcomes = [json.loads(text) if text else None for text in connection.scalars(query)]
     found = [one for one in outcomes if one is not None and one["known"]]
     num: Counter[str] = Counter()
@@ -130,7 +130,9 @@ class Annotations:
 
     def poll(self) -> None:
         """Look for whom something waits."""
-        query = select(annotations.c.population, annotations.c.device).where(annotations.c.outcome == "")
+        query = select(brought_labels.c.population, brought_labels.c.device).where(
+            brought_labels.c.outcome == ""
+        )
         with reading(self._engine) as connection:
             found = frozenset((row.population, row.device) for row in connection.execute(query.distinct()))
         with self._lock:
@@ -146,13 +148,15 @@ class Annotations:
 
         An answer to what was corrected meanwhile, or was answered before, changes nothing.
         """
-        theirs = (annotations.c.population == device.population) & (annotations.c.device == device.device)
-        open_ = theirs & (annotations.c.outcome == "")
+        theirs = (brought_labels.c.population == device.population) & (
+            brought_labels.c.device == device.device
+        )
+        open_ = theirs & (brought_labels.c.outcome == "")
         with self._engine.begin() as connection:
             for one in request.outcomes[:AT_ONCE]:
-                here = open_ & (annotations.c.number == one.number)
-                connection.execute(update(annotations).where(here).values(outcome=_outcome(one)))
-            query = select(annotations).where(open_).order_by(annotations.c.number).limit(AT_ONCE)
+                here = open_ & (brought_labels.c.number == one.number)
+                connection.execute(update(brought_labels).where(here).values(outcome=_outcome(one)))
+            query = select(brought_labels).where(open_).order_by(brought_labels.c.number).limit(AT_ONCE)
             rows = connection.execute(query).all()
         told = [pb.Annotation(number=row.number, of=row.prediction, label=row.label) for row in rows]
         return pb.AnnotateReply(protocol=PROTOCOL, annotations=told)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fedretrain.monitoring.intervals import wilson
-from fedretrain.server import annotations, fleet
-from fedretrain.server.annotations import AT_ONCE, Annotation, Annotations
+from fedretrain.server import annotation_store, fleet
+from fedretrain.server.annotation_store import AT_ONCE, Annotation, Annotations
 from fedretrain.server.desk import Desk
 from fedretrain.server.fleet import Traits
 from fedretrain.server.labelling import stream
@@ -22,7 +22,7 @@ def devices(engine):
 
 def _keep(engine, *given, at=2.0):
     with engine.begin() as connection:
-        return annotations.keep(connection, "p", given, at)
+        return annotation_store.keep(connection, "p", given, at)
 
 
 def _outcome(number, known=True, **agreed):
@@ -37,7 +37,7 @@ def _told(found, device, *outcomes):
 
 def _summary(engine):
     with engine.connect() as connection:
-        return annotations.summary(connection, "p")
+        return annotation_store.summary(connection, "p")
 
 
 def test_an_annotation_counts_once_and_a_correction_is_told_anew(engine, devices):

@@ -1,0 +1,44 @@
+"""`fedretrain config check`: a configuration with every file that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedretrain.coordinator.policy import read_policy
+from fedretrain.server.config import read_server
+from fedretrain.server.database import check_url
+from fedretrain.server.pool import read_pool
+from fedretrain.server.training_file import read_training, read_yaml
+
+
+def check_config(path: Path) -> dict[str, str]:
+    """Read a configuration with every file that it names.
+
+    Args:
+        path: ``server.toml``.
+
+    Returns:
+        What was found, by key.
+
+    Raises:
+        UserError: At the first mistake.
+    """
+    from fedretrain.server.importing import read_features
+
+    config = read_server(path)
+    database = check_url(config.database_url).render_as_string()  # without a password
+    found = {"folder": config.folder, "database": database, "devices": config.listen.control}
+    found["at rest"] = config.at_rest.says
+    for name, one in config.populations.items():
+        policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
+        found[f"populations.{name}.policy"] = f"{policy.name}, digest {policy.digest[:12]}"
+        if one.training:
+            training = read_training(Path(one.training))
+            found[f"populations.{name}.training"] = f"{training.plan.model}, {training.num_rounds} rounds"
+        if one.features:
+            schema = read_features(Path(one.features)).schema
+            assert schema is not None
+            found[f"populations.{name}.features"] = f"{len(schema.channels)} channels"
+        if one.pool:
+            found[f"populations.{name}.pool"] = f"{len(read_pool(Path(one.pool)))} rows"
+    return found
