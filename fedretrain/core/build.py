@@ -99,6 +99,8 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
 def _convert_enum(hint: type[Enum], value: Any, where: str) -> Any:
     if isinstance(value, hint):
         return value
+    if isinstance(value, bool):
+        value = "on" if value else "off"  # what YAML 1.1 makes of these words; nobody means it so
     for member in hint:
         if value == member.value or (isinstance(value, str) and value.lower() == member.name.lower()):
             return member

@@ -59,3 +59,19 @@ def test_each_mistake_is_one_line_with_its_key(values, where, words):
     assert caught.value.where == where
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Switched(StrEnum):
+    OFF = "off"
+    NEAR = "near"
+
+
+@dataclass(frozen=True)
+class Lamp:
+    mode: Switched = Switched.NEAR
+
+
+def test_off_means_off_though_yaml_reads_false():
+    assert build(Lamp, {"mode": False}) == Lamp(Switched.OFF)
+    with pytest.raises(ConfigError, match="'on' is not one of off, near"):
+        build(Lamp, {"mode": True})

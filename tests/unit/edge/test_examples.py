@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.edge.counts import Counter
+from fedretrain.edge.example_reads import Reads
 from fedretrain.edge.examples import Examples, Label, Origin, Prediction, Room, Stream, tables
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.training.keep import BlendConfig
@@ -256,3 +258,35 @@ def test_counts_of_an_unknown_release_or_class_are_refused(connection):
     examples.label(Label("p2", 3, "user", 3.0))
     with pytest.raises(DataError, match="3 classes"):
         COUNTER.labels(examples, 4.0)
+
+
+def held(connection, **asked):
+    plain = {"known_at": 1000.0, "learnt_at": 0.0, "min_confidence": 0.0, "without": (), "most": 100}
+    return Reads(connection, STREAM).held(0.0, 1000.0, "prep-3", **{**plain, **asked})
+
+
+def test_held_rows_are_the_newest_labelled_ones_of_a_period_in_the_order_of_time(connection):
+    examples = filled(connection)
+    examples.add([prediction(30, origin=replace(ORIGIN, preprocessing="prep-4"))], now=30.0)
+    filled(connection, stream=Stream("right-pump", "vibration"))
+    assert held(connection) is None
+    for n in (3, 9, 5, 7, 30):
+        examples.label(Label(f"p{n}", n % 3, "user", 100.0 + n, confidence=0.1 * n if n < 10 else 1.0))
+    found = held(connection)
+    assert found.at_N.tolist() == [3.0, 5.0, 7.0, 9.0]
+    assert found.label_at_N.tolist() == [103.0, 105.0, 107.0, 109.0]
+    assert found.y.tolist() == [0, 2, 1, 0]
+    assert found.x[:, 0, 0].tolist() == [3.0, 5.0, 7.0, 9.0]
+    assert (found.x.shape, found.x.dtype) == ((4, 2, 3), np.float32)
+    for asked, at in (
+        ({"known_at": 106.0}, [3.0, 5.0]),
+        ({"learnt_at": 105.0}, [7.0, 9.0]),
+        ({"min_confidence": 0.6}, [7.0, 9.0]),
+        ({"without": {"p3", "p9"}}, [5.0, 7.0]),
+        ({"most": 2}, [7.0, 9.0]),
+        ({"without": {"p9"}, "most": 1}, [7.0]),
+    ):
+        assert held(connection, **asked).at_N.tolist() == at
+    assert Reads(connection, STREAM).held(
+        5.0, 9.0, "prep-3", known_at=1e9, learnt_at=0.0, min_confidence=0.0, without=(), most=9
+    ).at_N.tolist() == [5.0, 7.0]

@@ -89,3 +89,12 @@ def test_erasure_takes_everything_of_one_stream_from_every_file(connection, tmp_
     assert personal.load(tmp_path, STREAM) is None
     assert connection.execute("select count(*) from labels").fetchone() == (1,)
     erase(connection, STREAM, tmp_path)
+
+
+def test_what_any_training_here_was_given_is_seen(connection):
+    kept, other = Lineage(connection, STREAM), Lineage(connection, Stream("right", "vibration"))
+    assert kept.seen() == frozenset()
+    kept.used("c1", ["p2", "p1"], 1.0)
+    kept.used("c2", ["p3", "p1"], 2.0)
+    other.used("c1", ["q1"], 1.0)
+    assert kept.seen() == {"p1", "p2", "p3"}

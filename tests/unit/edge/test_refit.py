@@ -15,7 +15,7 @@ from fedretrain.edge import personal
 from fedretrain.edge.config import RefitConfig
 from fedretrain.edge.examples import Stream
 from fedretrain.edge.personal import Personal
-from fedretrain.edge.refit import features_under, personal_for
+from fedretrain.edge.refit import can_refit, features_under, personal_for, refitted
 from fedretrain.training.keep import Verdict
 from tests.slot_cases import SIZE, write
 
@@ -182,3 +182,28 @@ def test_a_full_disk_puts_a_refresh_off(tmp_path, monkeypatch):
     monkeypatch.setattr(personal, "save", full)
     with pytest.raises(OSError, match="No space"):
         again(made, tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("method", "patterns", "can"),
+    [
+        (MethodKind.FEDAVG, (), False),
+        (MethodKind.FEDPER, ("head.*",), True),
+        (MethodKind.FEDPER, ("body.*",), False),
+        (MethodKind.DITTO, ("head.*",), False),
+    ],
+)
+def test_a_linear_head_can_be_refitted_here_and_nothing_else(tmp_path, method, patterns, can):
+    assert can_refit(package(tmp_path, method, patterns)) is can
+
+
+def test_a_refit_rests_on_the_given_examples_alone(tmp_path):
+    made = package(tmp_path / "store")
+    data = labelled(made, RNG.normal(size=(3, HIDDEN)))
+    personal.save(tmp_path, STREAM, Personal({"head.bias": np.full(3, 9, np.float32)}, made.digest, 1.0))
+    found = refitted(made, data, RefitConfig())
+    assert set(found) == set(NAMES)
+    said = (features(made, X) @ found["head.weight"].T + found["head.bias"]).argmax(axis=1)
+    plain = (features(made, X) @ made.weights["head.weight"].T + made.weights["head.bias"]).argmax(axis=1)
+    assert (said == data.y).mean() > (plain == data.y).mean() + 0.1
+    assert refitted(made, ClientData(X[:1], data.y[:1]), RefitConfig()) == {}  # too few: the global head

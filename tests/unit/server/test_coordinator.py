@@ -7,15 +7,17 @@ import threading
 import time
 from types import SimpleNamespace
 
+import pytest
 from sqlalchemy import select
 
 from fedretrain.artifacts.package import read_manifest, references, write_package
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.server import coordinator as module
 from fedretrain.server.config import Population, ServerConfig, Watching
-from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator, _files_of
+from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator, _files_of, _slot_s
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.tables import leases
+from fedretrain.wire.control import NO_TELEMETRY
 from tests.package_cases import ABOUT, contents, weights
 
 
@@ -110,3 +112,10 @@ def test_of_two_coordinators_at_once_one_decides(engine, tmp_path, monkeypatch):
     assert one._steward is None
     for each in (one, other):
         each._writer.close()
+
+
+@pytest.mark.parametrize(("telemetry", "slot_s"), [("operational", 60.0), ("off", NO_TELEMETRY)])
+def test_devices_are_told_to_report_nothing_where_the_policy_wants_no_telemetry(tmp_path, telemetry, slot_s):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"name: mine\ntelemetry: '{telemetry}'\n")
+    assert _slot_s(Population(str(policy), watching=Watching(slot_s=60.0))) == slot_s

@@ -18,7 +18,7 @@ from fedretrain.server.memory import Memory
 from fedretrain.server.models import Models, Stores
 from fedretrain.server.releasing import release_version
 from fedretrain.server.showing import view_of
-from fedretrain.server.validations import Validations
+from fedretrain.server.validations import Judged, Validations
 from tests import package_cases as cases
 from tests.cycle_cases import Drive
 
@@ -101,3 +101,10 @@ def test_a_version_that_waits_is_in_staging_if_it_was_made(models):
     waiting = tuple(Candidate(version) for version in (9, 2))
     assert view_of(models, _memory(waiting=waiting), Validations()).staging == 2
     assert view_of(models, _memory(waiting=waiting[:1]), Validations()).staging == 0
+
+
+def test_what_the_validation_said_is_shown_with_its_figures(models):
+    judged = Judged(2, 1, "FAIL", "devices", "d" * 64, "e" * 64, figures={"rows": 12.0, "overall.low": -0.2})
+    first, second = view_of(models, Memory(), Validations(judged={2: judged})).versions
+    assert (first.verdict, first.metrics) == ("", ())
+    assert (second.verdict, dict(second.metrics)) == ("FAIL", judged.figures)

@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 from sqlalchemy import select
 
+from fedretrain.coordinator.policy import TelemetryMode
 from fedretrain.coordinator.watching import Clockwork
+from fedretrain.core.types import FailureKind
 from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.tables import telemetry as table
 from fedretrain.server.telemetry import Telemetry
 from fedretrain.training.keep import Verdict
+from fedretrain.wire.answers import encode_no_answer
 from fedretrain.wire.control import (
     Alert,
     Refreshed,
@@ -239,3 +242,43 @@ def test_what_became_of_refreshes_waits_for_the_loop(engine):
     _send(engine, encode_refreshed(3, PACKAGE, Verdict.KEPT), device="d1")
     assert counted.catch_up(VERSIONS, NOW) == 1
     assert list(counted.refreshed) == [Refreshed(1, 3, PACKAGE, Verdict.KEPT)]
+
+
+def _answer(evaluation="p/2/1", failure=FailureKind.NO_DATA):
+    return encode_no_answer(evaluation, failure)
+
+
+def test_the_first_answer_of_each_device_to_the_evaluation_that_is_on_waits_for_who_takes_it(engine):
+    _send(engine, _answer("p/1/9"), _answer(), _answer(failure=FailureKind.REFUSED))
+    _send(engine, _answer(), device="d2")
+    counted = Telemetry(
+        engine, "p", MonitoringPolicy(), Clockwork(SLOT_S), BINS, SHAPE, _devices(), evaluation="p/2/1"
+    )
+    counted.catch_up(VERSIONS, NOW)
+    assert counted.malformed == {"evaluation: not on": 1, "evaluation: repeated": 1}
+    taken = counted.taken_answers()
+    assert {device: record for device, (record, _) in taken.items()} == {0: 2, 2: 4}
+    assert counted.taken_answers() == {}
+
+
+def test_where_telemetry_is_off_alerts_alone_are_heard(engine):
+    rows = _rows(0, 0)
+    _send(
+        engine, encode_report(rows, PACKAGE), _answer(), encode_alert("rolled_back", PACKAGE, "it was slow")
+    )
+    counted = Telemetry(
+        engine,
+        "p",
+        MonitoringPolicy(),
+        Clockwork(SLOT_S),
+        BINS,
+        SHAPE,
+        _devices(),
+        evaluation="p/2/1",
+        mode=TelemetryMode.OFF,
+    )
+    counted.catch_up(VERSIONS, NOW)
+    assert counted.malformed == {"telemetry: off": 2}
+    assert len(counted.alerts) == 1
+    assert counted.taken_answers() == {}
+    assert _predictions(counted.served) == {}

@@ -42,6 +42,11 @@ def test_a_policy_is_built_from_plain_values_and_back():
         ({"segments": [{"name": "a"}, {"name": "a"}]}, "two segments have one name"),
         ({"segments": [{"name": ""}]}, "needs a name"),
         ({"segments": [{"name": "a", "from_at": 5, "until_at": 5}]}, "before it begins"),
+        ({"source": "phones"}, "not one of pool, devices, both"),
+        ({"field": {"quorum": 0}}, "field.quorum"),
+        ({"field": {"quorum": 30, "max_devices": 20}}, "a quorum of 30 of 20 devices"),
+        ({"field": {"spread_s": 3600, "deadline_s": 3600}}, "after the deadline"),
+        ({"field": {"max_rows": 10**6}}, "at most 500000"),
     ],
 )
 def test_impossible_policies_are_refused_by_name(given, says):

@@ -72,3 +72,10 @@ def test_a_file_that_is_no_policy_is_one_line(tmp_path, content):
 def test_two_policies_of_one_name_are_refused():
     with pytest.raises(ConfigError, match="named twice"):
         policies_of(LifetimeConfig(policies=("never", "never")))
+
+
+def test_a_life_that_nobody_could_watch_is_refused(tmp_path):
+    file = tmp_path / "blind.yaml"
+    file.write_text("name: blind\ntelemetry: off\n")
+    with pytest.raises(ConfigError, match="watched by its devices' telemetry"):
+        load_policy(str(file))
