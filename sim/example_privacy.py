@@ -15,7 +15,7 @@ import numpy as np
 
 from fedretrain.core.types import FailureKind
 from fedretrain.privacy.example import ExampleDp
-from fedretrain.training.example_dp import accounting
+from fedretrain.training.example_cost import accounting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

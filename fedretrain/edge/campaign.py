@@ -24,6 +24,8 @@ from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.edge import personal
 from fedretrain.edge.erasing import CAMPAIGN
+from fedretrain.edge.example_ledger import LEDGER
+from fedretrain.edge.example_privacy import Account
 from fedretrain.edge.joining import supernode_key
 from fedretrain.edge.personal import Personal
 from fedretrain.edge.supernode import CampaignProcesses, Invitation, NodeKeys, TrainingLimits
@@ -166,9 +168,16 @@ class Campaigns:
                 if ids != running.given.get(device.device.name):
                     store.lineage.used(invite.campaign, ids, now)
                     running.given[device.device.name] = ids
+            running.data.put_account(client, self._account(device))
             running.data.put_examples(client, data)
             if running.data.personal(client) is None:
                 self._give_personal(running, device, client)
+
+    def _account(self, device: DeviceRuntime) -> Account:
+        """Where a device keeps what example-level DP has cost it."""
+        budget, model = self._config.training.example_budget, device.answering.serving.model
+        has_local = model is not None and model.package.pipeline.has_local
+        return Account(str(device.folder / LEDGER), budget.epsilon, budget.delta, has_local)
 
     def _give_personal(self, running: Running, device: DeviceRuntime, client: ClientId) -> None:
         model = device.answering.serving.model
@@ -184,7 +193,9 @@ class Campaigns:
 
     def _collect(self, running: Running, device: DeviceRuntime) -> None:
         """Take over the personal state that training left, as a start for the next re-fit."""
-        row = running.data.personal(ClientId(device.joined.number))
+        client = ClientId(device.joined.number)
+        row = running.data.personal(client, noised=True)
+        row = running.data.personal(client) if row is None else row
         model = device.answering.serving.model
         if row is None or model is None:
             return

@@ -25,6 +25,7 @@ from fedretrain.edge.api import LocalApi
 from fedretrain.edge.clock import since_boot
 from fedretrain.edge.config import read_edge
 from fedretrain.edge.erasing import erase_leftovers, erase_store
+from fedretrain.edge.example_ledger import LEDGER, shown
 from fedretrain.edge.examples import Stream
 from fedretrain.edge.joining import Joined, read_joined
 from fedretrain.edge.memory import MemoryFile
@@ -128,21 +129,37 @@ def _status(config: EdgeConfig, args: argparse.Namespace) -> int:
     lines = [
         f"{one['device']}: {'serves ' + one['serves'][:12] if one['serves'] else 'the rules baseline'}"
         f"{', safe mode' if one['safe_mode'] else ''}{', refused ' + one['refused'][:12] if one['refused'] else ''}"
+        f"{_spent(one['example_privacy'])}"
         for one in found["devices"]
     ]
     _say(args, found, "\n".join(["running" if found["running"] else "not running", *lines]))
     return 0
 
 
+def _spent(told: dict[str, Any] | None) -> str:
+    """What example-level DP has cost a device, beside whom and what it protects."""
+    if told is None:
+        return ""
+    if "problem" in told:
+        return f"\n  {told['problem']}"
+    limit = f" of {told['budget']:g}" if told["budget"] else ""
+    return (
+        f"\n  example-level epsilon {told['epsilon']:.3g}{limit} at delta {told['delta']:g} for {told['unit']} "
+        f"({told['relation']}), {told['num_updates']} updates; scope: {told['scope']}"
+    )
+
+
 def _at_rest(config: EdgeConfig, name: str) -> dict[str, Any]:
     """A device whose agent does not run, by what is on the disk."""
     folder = Path(config.folder) / name
     joined = read_joined(folder)
+    privacy = shown(folder / LEDGER, config.training.example_budget)
+    found = {"device": name, "enrolled": joined is not None, "example_privacy": privacy}
     if joined is None:
-        return {"device": name, "enrolled": False, "serves": "", "safe_mode": False, "refused": ""}
+        return {**found, "serves": "", "safe_mode": False, "refused": ""}
     told = MemoryFile(folder).value
     serves = "" if told.safe_mode or not told.serve else Slots(folder / "models").state.current
-    return {"device": name, "enrolled": True, "serves": serves, **plain(told), "serve": told.serve}
+    return {**found, "serves": serves, **plain(told), "serve": told.serve}
 
 
 def _lineage(config: EdgeConfig, args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ Rules of this file:
     * The only module of `edge` that may import torch or Flower. The agent starts it as a process while a campaign runs.
     * The server sends no code: a bundle is hashed and never opened. Another hash than the signed campaign's is refused,
       and what runs is the installed `client_app`.
+    * With example-level DP the ledger is charged durably before the answer is made (`example_privacy`).
     * Training is `fedretrain.training`, the simulator's. A device that cannot train answers with a failure; personal
       state is committed here, and is in no message.
     * The device clips to slightly more than the clip norm, and the server to the norm itself: so the server still sees
@@ -58,6 +59,7 @@ from fedretrain.core import leash
 from fedretrain.core.errors import UserError
 from fedretrain.core.rng import seed_for
 from fedretrain.core.types import FailureKind, UpdateBlock
+from fedretrain.edge.example_privacy import Guard, is_fitted_jointly
 from fedretrain.edge.training_data import open_data
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.plan import TrainingPlan
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
 
 DATA = "FEDRETRAIN_DEVICE_DATA"
 """Environment variable: where this agent's `DeviceData` is."""
+CAMPAIGN = "FEDRETRAIN_CAMPAIGN"
+"""Environment variable: the campaign's id, as the signed invitation names it."""
 CLIP_MARGIN = 1.0 + 2.0**-10
 """The device clips to the clip norm times this."""
 _POLL_S = 0.1
@@ -88,10 +92,11 @@ class Device:
 
     Args:
         data: Their examples and personal states.
+        campaign: What the ledger of example-level DP calls this training.
     """
 
-    def __init__(self, data: DeviceData) -> None:
-        self._data = data
+    def __init__(self, data: DeviceData, campaign: str = "") -> None:
+        self._data, self._campaign = data, campaign
         self._trainers: dict[str, Trainer] = {}
 
     def roll(self) -> RecordDict:
@@ -123,19 +128,39 @@ class Device:
         if not len(data):
             return FailureKind.NO_DATA
         trainer = self._trainer(str(order.options.get(PLAN_OPTION, "")))
+        guard = self._guard(order, trainer, len(data))
+        noised = is_fitted_jointly(trainer.plan.training, trainer.plan.method.kind)
         if set(order.base) != set(trainer.task.shared.names):
             return FailureKind.REFUSED
         seed = seed_for(order.seed, order.round, int(order.client), "training")
-        work = ClientWork(order.client, data, self._data.personal(order.client), seed)
+        work = ClientWork(order.client, data, self._data.personal(order.client, noised=noised), seed)
         (block,) = trainer.executor.train(order.base, [work])
+        if guard is not None:
+            guard.charge()
         if trainer.task.personal.size:
-            self._data.commit_personal(order.client, block.personal_KQ[0], order.base_version)
+            row = block.personal_KQ[0]
+            self._data.commit_personal(order.client, row, order.base_version, noised=noised)
         return block
+
+    def _guard(self, order: TrainOrder, trainer: Trainer, num_examples: int) -> Guard | None:
+        """What must be charged before the answer leaves; None without example-level DP."""
+        if trainer.plan.training.example_dp is None:
+            return None
+        return Guard(
+            trainer.plan.training,
+            trainer.task.phases(),
+            self._data.account(order.client),
+            num_examples=num_examples,
+            campaign=self._campaign,
+            round_=order.round,
+            at=order.at,
+            with_statistics=order.with_statistics,
+        )
 
     def _trainer(self, plan: str) -> Trainer:
         """A campaign has one plan: the next one's takes its place."""
         if plan not in self._trainers:
-            self._trainers = {plan: TrainingPlan.from_text(plan).make()}
+            self._trainers = {plan: TrainingPlan.from_text(plan).make(secret=True)}
         return self._trainers[plan]
 
 
@@ -161,7 +186,7 @@ def _device() -> Device:
     where = os.environ[DATA]
     if where not in _devices:
         torch.set_num_threads(1)  # one core; and the same sums as in the simulator
-        _devices[where] = Device(open_data(where))
+        _devices[where] = Device(open_data(where), os.environ.get(CAMPAIGN, ""))
     return _devices[where]
 
 

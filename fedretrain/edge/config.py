@@ -20,6 +20,7 @@ from fedretrain.core.clock import DAY_S
 from fedretrain.core.ids import is_name
 from fedretrain.core.toml_file import check_address, read_toml, under
 from fedretrain.edge.health_limits import HealthLimits
+from fedretrain.privacy.example import ExampleBudget
 from fedretrain.training.keep import BlendConfig
 
 if TYPE_CHECKING:
@@ -121,12 +122,24 @@ class TrainingConfig:
         supernode_bytes: Private memory of the SuperNode.
         app_bytes: Private memory of the process that trains.
         min_confidence: Labels of heuristics that are less sure are not trained on, 0 to 1.
+        example_epsilon: The most that example-level DP may cost the examples of a logical device; 0: charged without a limit.
+        example_delta: Of it; below one over the number of examples.
     """
 
     insecure: bool = False
     supernode_bytes: int = 512 * MIB
     app_bytes: int = 1024 * MIB
     min_confidence: float = 0.0
+    example_epsilon: float = 0.0
+    example_delta: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.example_budget  # noqa: B018 - it checks both
+
+    @property
+    def example_budget(self) -> ExampleBudget:
+        """What a device lets its examples cost."""
+        return ExampleBudget(self.example_epsilon, self.example_delta)
 
 
 @dataclass(frozen=True)

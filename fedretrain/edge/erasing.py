@@ -3,6 +3,7 @@
 Rules of this file:
     * Erased is everything that was made of the device's samples: examples, labels, lineage, personal parameters, what waits to be
       sent, databases that were set aside as damaged, and what a campaign that was cut left behind.
+    * What training has cost the examples stays too (`example_ledger`): the noised updates that it paid for are out.
     * Keys, the certificate and models stay: they say nothing of samples, and the server knows the device by them. What was sent stays
       where it was sent.
     * Files are overwritten before they are removed. What the storage underneath keeps of them (flash does) is beyond this.

@@ -85,9 +85,14 @@ class Renewing:
     def _done(self, refresh: int, version: str, found: Outcome) -> None:
         runtime = self._runtime
         verdict = found.verdict or Verdict.NOT_POSSIBLE
+        if runtime.remembered.value.slot_s > 0:  # the policy wants telemetry
+            self._report(refresh, version, verdict)
+        runtime.remembered.note(lambda told: replace(told, refreshed=refresh))
+        self._due_s = 0.0
+
+    def _report(self, refresh: int, version: str, verdict: Verdict) -> None:
+        runtime = self._runtime
         with runtime.mending():
             outbox, instant = runtime.store.outbox, runtime.store.clock.instant()
             outbox.add(Priority.KPIS, encode_refreshed(refresh, version, verdict), instant)
             outbox.flush(instant)
-        runtime.remembered.note(lambda told: replace(told, refreshed=refresh))
-        self._due_s = 0.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fedretrain.edge.example_ledger import LEDGER, shown
 
 if TYPE_CHECKING:
     from fedretrain.edge.device import DeviceRuntime
@@ -32,6 +34,7 @@ class DeviceStatus:
         num_labelled: Of those, with a label.
         heard_at: When the coordinator was heard last; 0 for never since the start.
         problem: What went wrong at the last visit.
+        example_privacy: What example-level DP has cost its examples, with unit, relation and scope; None: nothing.
     """
 
     device: str
@@ -52,6 +55,7 @@ class DeviceStatus:
     num_labelled: int
     heard_at: float
     problem: str
+    example_privacy: dict[str, Any] | None
 
     @classmethod
     def of(cls, runtime: DeviceRuntime) -> DeviceStatus:
@@ -80,4 +84,5 @@ class DeviceStatus:
             num_labelled=sum(serving.rules.told.values()),
             heard_at=runtime.visit.heard_at,
             problem=runtime.visit.problem,
+            example_privacy=shown(runtime.folder / LEDGER, runtime.config.training.example_budget),
         )

@@ -111,6 +111,7 @@ class CampaignProcesses:
         secret, port = folder / "secret", _free_port()
         write_whole(secret, secrets.token_bytes(32))
         env = {**_QUIET, "FLWR_HOME": str(folder / "flwr"), "FEDRETRAIN_DEVICE_DATA": str(data)}
+        env["FEDRETRAIN_CAMPAIGN"] = invitation.campaign
         supernode = leashed(
             "flower-supernode",
             *keys.words(),

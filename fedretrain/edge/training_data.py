@@ -8,6 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,9 +16,11 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from fedretrain.core.build import build, plain
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import DataError
 from fedretrain.core.types import ClientData
+from fedretrain.edge.example_privacy import Account
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,18 +49,30 @@ class DeviceData(Protocol):
         """
         ...
 
-    def personal(self, client: ClientId) -> NDArray[np.float32] | None:
-        """``[Q]`` the packed personal state; None if there is none yet."""
+    def personal(self, client: ClientId, *, noised: bool = False) -> NDArray[np.float32] | None:
+        """``[Q]`` the packed personal state; None if there is none yet.
+
+        Args:
+            client: Whose.
+            noised: The one that only example-level DP has made, kept apart: no example goes into it without noise.
+        """
         ...
 
-    def commit_personal(self, client: ClientId, row: NDArray[np.float32], base_version: int) -> None:
+    def commit_personal(
+        self, client: ClientId, row: NDArray[np.float32], base_version: int, *, noised: bool = False
+    ) -> None:
         """Keep a new personal state durably.
 
         Args:
             client: Whose.
             row: ``[Q]`` packed.
             base_version: Version of the shared parameters that it was trained beside.
+            noised: See `personal`.
         """
+        ...
+
+    def account(self, client: ClientId) -> Account | None:
+        """Where the client keeps what its examples have cost; None if this agent keeps nothing of it."""
         ...
 
 
@@ -108,15 +123,36 @@ class FolderData:
             arrays["known_at"] = np.asarray(known_at, dtype=np.float64)
         self._save(f"examples-{int(client)}", arrays)
 
-    def personal(self, client: ClientId) -> NDArray[np.float32] | None:
+    def personal(self, client: ClientId, *, noised: bool = False) -> NDArray[np.float32] | None:
         """See `DeviceData.personal`."""
-        arrays = self._load(f"personal-{int(client)}")
+        arrays = self._load(_personal(client, noised=noised))
         return None if arrays is None else arrays["row"]
 
-    def commit_personal(self, client: ClientId, row: NDArray[np.float32], base_version: int) -> None:
+    def commit_personal(
+        self, client: ClientId, row: NDArray[np.float32], base_version: int, *, noised: bool = False
+    ) -> None:
         """See `DeviceData.commit_personal`."""
         version = np.array([base_version], dtype=np.int64)
-        self._save(f"personal-{int(client)}", {"row": np.ascontiguousarray(row), "base_version": version})
+        content: dict[str, NDArray[np.generic]] = {"row": np.ascontiguousarray(row), "base_version": version}
+        self._save(_personal(client, noised=noised), content)
+
+    def account(self, client: ClientId) -> Account | None:
+        """See `DeviceData.account`."""
+        path = self._account(client)
+        try:
+            return build(Account, json.loads(path.read_bytes()), where=str(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"the file cannot be read: {error}", where=str(path)) from error
+
+    def put_account(self, client: ClientId, account: Account) -> None:
+        """Write where a client keeps what its examples have cost."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._account(client), json.dumps(plain(account)).encode())
+
+    def _account(self, client: ClientId) -> Path:
+        return self._folder / f"account-{int(client)}.json"
 
     def _load(self, name: str) -> Arrays | None:
         path = self._folder / f"{name}.safetensors"
@@ -150,6 +186,10 @@ def open_data(where: Path | str) -> DeviceData:
             "there are no examples to train on", where=str(where), fix="name the agent's folder of examples"
         )
     return FolderData(where)
+
+
+def _personal(client: ClientId, *, noised: bool) -> str:
+    return f"{'noised' if noised else 'personal'}-{int(client)}"
 
 
 def _number(name: str) -> int:

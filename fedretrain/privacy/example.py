@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from fedretrain.privacy.event import EVERYBODY, PrivacyEvent, Sampling
 from fedretrain.privacy.mechanism import Relation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -105,12 +108,8 @@ class ExampleDp:
         if not profile:
             return 0.0
         if kind is AccountantKind.RDP:
-            rates = [float(self.sampling_rate(examples)) for examples, _ in profile]
-            each = [
-                steps * sampled_rdp(q, self.noise_multiplier)
-                for q, (_, steps) in zip(rates, profile, strict=True)
-            ]
-            return rdp_epsilon(WHOLE_ORDERS, np.sum(each, axis=0), self.delta)
+            rates = [(float(self.sampling_rate(examples)), steps) for examples, steps in profile]
+            return composed_epsilon([(q, self.noise_multiplier, steps) for q, steps in rates], self.delta)
         spent = Spending()
         for examples, steps in profile:
             spent = spent.charge(self._event(examples), steps)
@@ -131,6 +130,109 @@ class ExampleDp:
             amplified=True,
             purpose="example",
         )
+
+
+def composed_epsilon(steps: Iterable[tuple[float, float, int]], delta: float) -> float:
+    """Epsilon of steps of several kinds on one device's examples.
+
+    Renyi divergences of steps that are chosen in view of earlier outputs add up at each order (arXiv 2008.11193), so this
+    serves a budget over campaigns whose settings differ.
+
+    Args:
+        steps: ``(q, noise multiplier, how many)`` of each kind.
+        delta: In (0, 1).
+    """
+    total = np.zeros(len(WHOLE_ORDERS))
+    for q, noise_multiplier, count in steps:
+        total = total + count * sampled_rdp(q, noise_multiplier)
+    return rdp_epsilon(WHOLE_ORDERS, total, delta) if total.any() else 0.0
+
+
+@dataclass(frozen=True)
+class ExampleCharge:
+    """What one update of a device cost its examples: the durable fact of which epsilon is a function.
+
+    Attributes:
+        campaign: Which training.
+        round: Its round; a repeated one is charged again.
+        num_examples: That the device held.
+        num_steps: Releases.
+        sample_rate: With which an example joined a batch.
+        noise_multiplier: Of each release, in clip norms.
+        clip_norm: Of one example's gradient; for audit.
+        at: Seconds since the epoch.
+    """
+
+    campaign: str
+    round: int
+    num_examples: int
+    num_steps: int
+    sample_rate: float
+    noise_multiplier: float
+    clip_norm: float
+    at: float
+
+    def __post_init__(self) -> None:
+        real = 0 < self.sample_rate <= 1 and self.noise_multiplier > 0 and np.isfinite(self.noise_multiplier)
+        if not real or self.num_examples < 1 or self.num_steps < 0:
+            raise PrivacyError(f"{self} is no charge", where="example privacy", fix="give positive numbers")
+
+
+@dataclass(frozen=True)
+class ExampleBudget:
+    """What a device lets its examples cost.
+
+    Attributes:
+        epsilon: The most; 0: charged without a limit.
+        delta: Of it; below one over the examples of the device.
+    """
+
+    epsilon: float = 0.0
+    delta: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.epsilon) and self.epsilon >= 0 and 0 < self.delta < 1):
+            raise PrivacyError(
+                f"epsilon {self.epsilon}, delta {self.delta}",
+                where="training.example_epsilon, training.example_delta",
+                fix="give an epsilon of 0 or more and a delta in (0, 1)",
+            )
+
+    def spent(self, charges: Iterable[ExampleCharge]) -> float:
+        """Epsilon of all charges."""
+        kinds: Counter[tuple[float, float]] = Counter()
+        for one in charges:
+            kinds[one.sample_rate, one.noise_multiplier] += one.num_steps
+        return composed_epsilon(((q, z, count) for (q, z), count in sorted(kinds.items())), self.delta)
+
+    def after(self, charges: Iterable[ExampleCharge], charge: ExampleCharge) -> float:
+        """Epsilon once `charge` is added.
+
+        Raises:
+            PrivacyError: If that is more than the budget, or the delta is too large for so many examples.
+        """
+        if self.delta * charge.num_examples >= 1:
+            raise PrivacyError(
+                f"delta {self.delta:g} is not below 1/{charge.num_examples}, this device's examples",
+                where="training.example_delta",
+                fix=f"take {1 / (10 * charge.num_examples):.1g} or less",
+            )
+        epsilon = self.spent([*charges, charge])
+        if self.epsilon and epsilon > self.epsilon:
+            raise PrivacyError(
+                f"the example budget of this device is spent: epsilon would be {epsilon:.3g}, at most "
+                f"{self.epsilon:g} is allowed",
+                where="training.example_epsilon",
+                fix="train without this device, or let its owner allow more",
+            )
+        return epsilon
+
+
+EXAMPLE_UNIT, EXAMPLE_RELATION = "one training example", "add_remove"
+EXAMPLE_SCOPE = (
+    "what this device sends in training, the server included; a device or a person with many examples is protected "
+    "less; not telemetry; the number of examples is taken as public"
+)
 
 
 def example_scope_text(worst: float, delta: float) -> str:

@@ -20,12 +20,12 @@ and relative errors of the probabilities near 2**-52. `discrete.py` draws the di
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from fedretrain.core import entropy
 from fedretrain.core.errors import PrivacyError
 from fedretrain.core.rng import generator
 
@@ -117,12 +117,7 @@ class SystemNoise:
 
     def gaussian(self, size: int, stddev: float) -> NDArray[np.float64]:
         """Independent draws of N(0, stddev^2), by Box and Muller's transform."""
-        pairs = (size + 1) // 2
-        words = np.frombuffer(os.urandom(16 * pairs), dtype="<u8").reshape(2, pairs)
-        u = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        radius, angle = np.sqrt(-2.0 * np.log(u[0])), 2.0 * np.pi * u[1]
-        drawn = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
-        return drawn * _checked_stddev(stddev)
+        return entropy.normals(size) * _checked_stddev(stddev)
 
 
 def lattice_gaussian(source: NoiseSource, size: int, stddev: float, step: float) -> NDArray[np.int64]:

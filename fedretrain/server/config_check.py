@@ -7,6 +7,7 @@ from pathlib import Path
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.server.config import read_server
 from fedretrain.server.database import check_url
+from fedretrain.server.example_rules import check_whole
 from fedretrain.server.pool import read_pool
 from fedretrain.server.training_file import read_training, read_yaml
 
@@ -32,11 +33,13 @@ def check_config(path: Path) -> dict[str, str]:
     for name, one in config.populations.items():
         policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
         found[f"populations.{name}.policy"] = f"{policy.name}, digest {policy.digest[:12]}"
+        pipeline = read_features(Path(one.features)) if one.features else None
         if one.training:
             training = read_training(Path(one.training))
+            check_whole(training.plan, pipeline)
             found[f"populations.{name}.training"] = f"{training.plan.model}, {training.num_rounds} rounds"
-        if one.features:
-            schema = read_features(Path(one.features)).schema
+        if pipeline is not None:
+            schema = pipeline.schema
             assert schema is not None
             found[f"populations.{name}.features"] = f"{len(schema.channels)} channels"
         if one.pool:

@@ -17,6 +17,7 @@ from fedretrain.core.build import build
 from fedretrain.core.checks import not_negative, positive
 from fedretrain.core.errors import ConfigError
 from fedretrain.server.campaign_rules import CampaignRules
+from fedretrain.server.example_rules import check_plan
 from fedretrain.training.plan import TrainingPlan  # noqa: TC001 - `core.build` reads the annotations
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class TrainingFile:
         not_negative("training.interval_s", self.interval_s)
         positive("training.patience_s", self.patience_s)
         positive("training.max_s", self.max_s)
+        check_plan(self.plan, self.rules)
 
 
 def read_training(path: Path) -> TrainingFile:

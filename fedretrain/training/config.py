@@ -157,6 +157,11 @@ class LocalTraining:
         self._check_class_weights()
         self._check_example_dp()
 
+    @property
+    def claims_examples(self) -> bool:
+        """Whether an example-level claim is made: example-level DP is on, and so is its noise."""
+        return self.example_dp is not None and self.example_dp.noise_multiplier > 0
+
     def _check_class_weights(self) -> None:
         if self.class_weights is None:
             return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.core import entropy
 from fedretrain.core.rng import permutations, seeds_for, uniforms
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ def num_steps(sizes: NDArray[np.int64], batch_size: int, epochs: int, max_steps:
 
 
 def plan(
-    local: LocalTraining, phase: Phase, sizes: NDArray[np.int64], seeds: NDArray[np.uint64]
+    local: LocalTraining,
+    phase: Phase,
+    sizes: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    *,
+    secret: bool = False,
 ) -> BatchPlan:
     """The batches of one phase.
 
@@ -61,10 +67,11 @@ def plan(
         phase: The phase; its name is part of the randomness.
         sizes: ``[K]`` samples of each client.
         seeds: ``[K]`` uint64, each client's own.
+        secret: Toss the coins of example-level DP with the system's entropy: on a device, whose seeds the server knows.
     """
     steps = num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps)
     if local.example_dp is not None:
-        return poisson_plan(sizes, seeds, steps, local.batch_size, phase.name)
+        return poisson_plan(sizes, seeds, steps, local.batch_size, phase.name, secret=secret)
     return permuted_plan(sizes, seeds, steps, local.batch_size, phase.name)
 
 
@@ -100,6 +107,8 @@ def poisson_plan(
     steps: NDArray[np.int64],
     batch_size: int,
     purpose: str,
+    *,
+    secret: bool = False,
 ) -> BatchPlan:
     """Batches of independent coins: each sample joins each batch with probability ``batch_size / N`` (at most 1).
 
@@ -111,7 +120,8 @@ def poisson_plan(
     drawn: list[NDArray[np.int64]] = []
     width = 1
     for step in range(most):
-        coins = uniforms(client_seeds(seeds, f"poisson/{purpose}", step), widest)
+        seeded = client_seeds(seeds, f"poisson/{purpose}", step)
+        coins = entropy.uniforms(len(sizes), widest) if secret else uniforms(seeded, widest)
         joined = (coins < rate[:, None]) & in_reach & (step < steps)[:, None]
         width = max(width, int(joined.sum(axis=1).max(initial=0)))
         order = np.argsort(~joined, axis=1, kind="stable")

@@ -5,6 +5,7 @@ Rules of this file:
     * It serves any `nn.Module`: BatchNorm (its statistics are shared parameters, changed by the forward pass) and
       Dropout (its random state is seeded by client and step) included.
     * Padding is dropped, not masked: a batch holds the samples it has.
+    * It alone draws example-level DP's noise and coins from the system's entropy (`secret`): what devices run.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
 class EachExecutor:
     """Trains clients one after the other; see `executor.Executor`."""
 
-    def __init__(self, task: LocalTask, model: ModelBundle, local: LocalTraining) -> None:
-        self._task, self._local = task, local
+    def __init__(
+        self, task: LocalTask, model: ModelBundle, local: LocalTraining, *, secret: bool = False
+    ) -> None:
+        self._task, self._local, self._secret = task, local, secret
         self._training = copy.deepcopy(model.module).train()
         self._serving = copy.deepcopy(model.module).eval()
-        self._engine = _Engine(self._training, local)
+        self._engine = _Engine(self._training, local, secret=secret)
 
     def train(self, shared: Params, work: Sequence[ClientWork]) -> Iterator[UpdateBlock]:
         """One block for each client."""
@@ -99,7 +102,7 @@ class EachExecutor:
         total, seen = 0.0, 0
         with torch.random.fork_rng(devices=[]):
             for phase in phases:
-                plan = data.plan(self._local, phase, sizes, seeds)
+                plan = data.plan(self._local, phase, sizes, seeds, secret=self._secret)
                 for index in range(int(plan.steps[0])):
                     chosen = plan.index_KSB[0, index]
                     batch = _batch(one, chosen[chosen >= 0])
@@ -114,7 +117,8 @@ class _Engine:
 
     lead = 0
 
-    def __init__(self, module: torch.nn.Module, local: LocalTraining) -> None:
+    def __init__(self, module: torch.nn.Module, local: LocalTraining, *, secret: bool) -> None:
+        self._secret = secret
         self._module, self._dp, self._batch_size = module, local.example_dp, local.batch_size
         self._loss = Loss.of(local)
         self._constants = {n: b for n, b in module.named_buffers() if not b.is_floating_point()}
@@ -170,7 +174,9 @@ class _Engine:
     ) -> tuple[Tree, Tensor]:
         assert self._dp is not None
         sums, loss = per_example.clipped_sums(params, batch, trainable, self._dp.clip_norm)
-        if self._dp.noise_multiplier > 0:
+        if self._dp.noise_multiplier > 0 and self._secret:
+            sums = example_dp.noised_secretly(self._dp, sums)
+        elif self._dp.noise_multiplier > 0:
             drawn = example_dp.noise(self._dp, self._noise_seed, params, trainable, lead=0)
             sums = {name: leaf + drawn[name] for name, leaf in sums.items()}
         return {name: leaf / self._batch_size for name, leaf in sums.items()}, loss

@@ -4,86 +4,37 @@ Rules of this file:
     * A private gradient is (sum over the batch of gradients clipped by example + noise) / `batch_size`. The
       divisor is the expected size of a Poisson batch, never the size drawn: that would depend on the data.
     * The clip and the noise cover all parameters that are differentiated, jointly.
-    * Noise is seeded by client and step (simulation only), so executors agree with the noise on, too.
-    * `accounting` says what a device must be charged for; whoever trains charges it.
+    * In simulation noise is seeded by client and step, so executors agree with the noise on, too. On a device the server is the
+      adversary and knows the seeds: noise and coins are the system's entropy there, and the noisy sum is rounded to a lattice
+      that does not depend on the data: low bits of floating point would tell them (Mironov 2012).
+    * `example_cost.accounting` says what a device must be charged for; whoever trains charges it.
 
 Source: Abadi et al. 2016, "Deep learning with differential privacy", https://arxiv.org/abs/1607.00133.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fedretrain.core.errors import PrivacyError, UnsupportedModelError
+from fedretrain.core import entropy
+from fedretrain.core.errors import UnsupportedModelError
 from fedretrain.core.params import Layout
 from fedretrain.core.rng import normals
-from fedretrain.training.data import client_seeds, num_steps, sample_rates
+from fedretrain.training.data import client_seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from fedretrain.training.config import ExampleDp, LocalTraining
+    from fedretrain.training.config import ExampleDp
     from fedretrain.training.phase import Phase
     from fedretrain.training.task import Tree
-
-
-@dataclass(frozen=True)
-class ExampleAccounting:
-    """What one device's local training must be charged for: so many Poisson-sampled Gaussian releases.
-
-    Attributes:
-        sample_rate: The probability with which an example joins a batch.
-        noise_multiplier: Noise standard deviation on the sum, in clip norms.
-        steps: Releases in one round.
-    """
-
-    sample_rate: float
-    noise_multiplier: float
-    steps: int
-
-
-def accounting(
-    local: LocalTraining, phases: Sequence[Phase], sizes: NDArray[np.int64]
-) -> list[ExampleAccounting]:
-    """What each device's training in one round costs under example-level DP (add/remove one example).
-
-    A phase that is not `released` (a private copy that feeds nothing) costs nothing; a device without samples takes
-    no step and is charged nothing.
-
-    Args:
-        local: How clients train.
-        phases: `task.phases()`, or `task.refit_phases()` for a re-fit.
-        sizes: ``[K]`` samples of each device.
-
-    Raises:
-        PrivacyError: If example-level DP is off, or its noise is.
-    """
-    dp = local.example_dp
-    if dp is None or dp.noise_multiplier == 0:
-        raise PrivacyError(
-            "there is no example-level privacy to account: its noise is off",
-            where="training.example_dp.noise_multiplier",
-            fix="set a noise multiplier above 0",
-        )
-    steps = sum(
-        (
-            num_steps(sizes, local.batch_size, phase.epochs, phase.max_steps)
-            for phase in phases
-            if phase.released
-        ),
-        start=np.zeros_like(sizes),
-    )
-    rates = sample_rates(sizes, local.batch_size)
-    return [
-        ExampleAccounting(float(q), dp.noise_multiplier, int(s)) for q, s in zip(rates, steps, strict=True)
-    ]
 
 
 def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
@@ -120,6 +71,26 @@ def noise(
         name: part.reshape(*seeds.shape, *shape)
         for name, part, shape in zip(layout.names, parts, shapes, strict=True)
     }
+
+
+def noised_secretly(dp: ExampleDp, sums: Tree) -> Tree:
+    """Sums of clipped gradients plus noise that nobody can replay.
+
+    Sum and noise are added in 64 bits and rounded to whole steps of a power of two, a sixteenth of a thousandth of the noise's standard
+    deviation or less; what is released is exact in 32 bits up to 256 standard deviations.
+
+    Args:
+        dp: Clip norm and a noise multiplier above 0.
+        sums: Without lead axes.
+    """
+    stddev = dp.noise_multiplier * dp.clip_norm
+    step = 2.0 ** (math.floor(math.log2(stddev)) - 15)
+    found = {}
+    for name in sorted(sums):
+        total = sums[name].detach().double().numpy()
+        total = total + entropy.normals(total.size).reshape(total.shape) * stddev
+        found[name] = torch.from_numpy((np.rint(total / step) * step).astype(np.float32))
+    return found
 
 
 def refuse_unserved_layers(module: nn.Module) -> None:

@@ -87,7 +87,9 @@ class Executor(Protocol):
         ...
 
 
-def executor_for(name: str, task: LocalTask, model: ModelBundle, local: LocalTraining) -> Executor:
+def executor_for(
+    name: str, task: LocalTask, model: ModelBundle, local: LocalTraining, *, secret: bool = False
+) -> Executor:
     """The executor of a name.
 
     Args:
@@ -95,15 +97,22 @@ def executor_for(name: str, task: LocalTask, model: ModelBundle, local: LocalTra
         task: The method, from `methods.make_task`.
         model: The model that the task was made for.
         local: How clients train.
+        secret: Whether example-level DP draws from the system's entropy, which `each` alone does.
 
     Raises:
-        ConfigError: If there is no such executor.
+        ConfigError: If there is no such executor, or it cannot draw so.
         UnsupportedModelError: If it cannot serve the model.
     """
     if name == "each":
         from fedretrain.training.each import EachExecutor
 
-        return EachExecutor(task, model, local)
+        return EachExecutor(task, model, local, secret=secret)
+    if name == "batched" and secret and local.example_dp is not None:
+        raise ConfigError(
+            "the batched executor draws example-level noise from seeds, for simulation",
+            where="plan.executor",
+            fix="use each on devices",
+        )
     if name == "batched":
         from fedretrain.training.batched import BatchedExecutor
 

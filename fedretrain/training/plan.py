@@ -75,13 +75,16 @@ class TrainingPlan:
             raise ConfigError(f"no readable training plan: {error}", where="plan") from error
         return build(cls, values, where="plan")
 
-    def make(self) -> Trainer:
+    def make(self, *, secret: bool = False) -> Trainer:
         """Everything that trains by this plan.
+
+        Args:
+            secret: On a device: the noise and coins of example-level DP are the system's entropy.
 
         Raises:
             ConfigError: If its parts do not fit each other.
         """
-        return Trainer(self)
+        return Trainer(self, secret=secret)
 
 
 class Trainer:
@@ -89,10 +92,11 @@ class Trainer:
 
     Args:
         plan: Which.
+        secret: See `TrainingPlan.make`.
     """
 
-    def __init__(self, plan: TrainingPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: TrainingPlan, *, secret: bool = False) -> None:
+        self.plan, self._secret = plan, secret
 
     @cached_property
     def model(self) -> ModelBundle:
@@ -124,7 +128,8 @@ class Trainer:
         """What trains."""
         from fedretrain.training.executor import executor_for
 
-        return executor_for(self.plan.executor, self.task, self.model, self.plan.training)
+        plan = self.plan
+        return executor_for(plan.executor, self.task, self.model, plan.training, secret=self._secret)
 
     def first_shared(self) -> Params:
         """The shared parameters of a model that nobody has trained."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from fedretrain.edge import cli
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.api import LocalApi
 from fedretrain.edge.config import read_edge
+from fedretrain.edge.example_ledger import LEDGER, ExampleLedger
+from fedretrain.privacy.example import ExampleBudget, ExampleCharge
 from tests.agent_cases import fleet_of, rows
 from tests.integration.test_agent import write_config
 
@@ -136,3 +139,22 @@ def test_erasure_of_a_running_device_takes_what_is_in_memory_too(fleet, tmp_path
         assert device.recent(10) == []
         assert device.status().num_labelled == 0
         assert np.isfinite(device.predict(rows())[0].confidence)
+
+
+def test_what_example_level_privacy_has_cost_is_in_the_status(fleet, tmp_path, capsys):
+    path = write_config(fleet, tmp_path, "a")
+    folder = Path(read_edge(path).folder) / "a"
+    folder.mkdir(parents=True)
+    spent = ExampleLedger(folder / LEDGER).charge(
+        ExampleCharge("c1", 0, 100, 5, 0.1, 1.2, 0.5, 10.0), ExampleBudget(0.0, 1e-5)
+    )
+    code, out, _ = say(capsys, "status", "--config", path)
+    wanted = (
+        f"example-level epsilon {spent:.3g} at delta 1e-05 for one training example (add_remove), 1 updates"
+    )
+    assert (code, wanted in out, "scope: what this device sends" in out) == (0, True, True)
+    code, out, _ = say(capsys, "status", "--config", path, "--json")
+    assert json.loads(out)["devices"][0]["example_privacy"]["epsilon"] == spent
+    (folder / LEDGER).write_bytes(b"nothing" * 1000)
+    code, out, _ = say(capsys, "status", "--config", path)
+    assert (code, "cannot be used" in out) == (0, True)

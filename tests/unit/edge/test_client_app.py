@@ -12,8 +12,10 @@ from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.core.types import ClientData, ClientFailure, FailureKind
 from fedretrain.edge.client_app import CLIP_MARGIN, Device
+from fedretrain.edge.example_ledger import ExampleLedger
+from fedretrain.edge.example_privacy import Account
 from fedretrain.edge.training_data import FolderData
-from fedretrain.training.config import MethodConfig, MethodKind
+from fedretrain.training.config import ExampleDp, LocalTraining, MethodConfig, MethodKind
 from fedretrain.wire.records import (
     PLAN_OPTION,
     Reply,
@@ -139,3 +141,89 @@ def test_a_roll_call_names_the_clients(data: FolderData) -> None:
     assert decode_roll(Device(data).roll()) == (3, 12)
     assert decode_roll(None) == ()
     assert decode_roll(encode_order(order())) == ()
+
+
+PRIVATE = replace(
+    PLAN, training=LocalTraining(batch_size=4, epochs=0, max_steps=3, example_dp=ExampleDp(1.5, 0.5))
+)
+
+
+def accounted(data: FolderData, folder: Path, **changes: object) -> ExampleLedger:
+    account = Account(str(folder / "ledger.db"), 0.0, 1e-5)
+    data.put_account(ClientId(3), replace(account, **changes))  # type: ignore[arg-type]
+    return ExampleLedger(folder / "ledger.db")
+
+
+def refusal(data: FolderData, asked: TrainOrder) -> str:
+    found = answer(data, asked)
+    assert isinstance(found, ClientFailure)
+    assert found.kind is FailureKind.REFUSED
+    return found.detail
+
+
+def test_an_update_is_charged_before_it_is_answered(data: FolderData, tmp_path: Path) -> None:
+    ledger = accounted(data, tmp_path)
+    for round_ in range(2):
+        assert isinstance(answer(data, order(plan=PRIVATE.to_text(), round=round_)), Reply)
+        assert len(ledger.rows()) == round_ + 1
+    charge = ledger.rows()[-1].charge
+    assert (charge.round, charge.num_examples, charge.num_steps) == (1, 12, 3)
+    assert (charge.sample_rate, charge.noise_multiplier, charge.clip_norm) == (4 / 12, 1.5, 0.5)
+
+
+def test_the_same_order_twice_is_two_updates_with_noise_of_their_own(
+    data: FolderData, tmp_path: Path
+) -> None:
+    ledger = accounted(data, tmp_path)
+    one, other = (answer(data, order(plan=PRIVATE.to_text())) for _ in range(2))
+    assert isinstance(one, Reply)
+    assert isinstance(other, Reply)
+    assert not np.array_equal(one.block.delta_KP, other.block.delta_KP)
+    assert len(ledger.rows()) == 2
+
+
+def test_a_spent_budget_is_refused_by_name_and_nothing_is_charged(data: FolderData, tmp_path: Path) -> None:
+    ledger = accounted(data, tmp_path)
+    answer(data, order(plan=PRIVATE.to_text()))
+    accounted(data, tmp_path, epsilon=ledger.rows()[-1].epsilon)
+    assert "the example budget of this device is spent" in refusal(data, order(plan=PRIVATE.to_text()))
+    assert len(ledger.rows()) == 1
+    assert isinstance(answer(data, order()), Reply)  # without example-level DP nothing is asked of it
+
+
+def test_what_would_make_the_claim_false_is_refused_here_too(data: FolderData, tmp_path: Path) -> None:
+    plan = PRIVATE.to_text()
+    assert "keeps no ledger" in refusal(data, order(plan=plan))
+    ledger = accounted(data, tmp_path)
+    assert "without noise" in refusal(data, order(plan=plan, with_statistics=True))
+    loud = replace(PRIVATE, training=replace(PRIVATE.training, example_dp=ExampleDp(0.0, 0.5)))
+    assert "noise is off" in refusal(data, order(plan=loud.to_text()))
+    fedrep = replace(PRIVATE, method=MethodConfig(MethodKind.FEDREP))
+    assert "fedrep" in refusal(data, order(plan=fedrep.to_text()))
+    batched = replace(PRIVATE, executor="batched")
+    assert "use each" in refusal(data, order(plan=batched.to_text()))
+    accounted(data, tmp_path, has_local=True)
+    assert "own scaler" in refusal(data, order(plan=plan))
+    accounted(data, tmp_path, delta=0.5)
+    assert "not below 1/12" in refusal(data, order(plan=plan))
+    assert ledger.rows() == ()
+
+
+def test_a_head_that_was_fitted_without_noise_never_goes_into_private_training(
+    data: FolderData, tmp_path: Path
+) -> None:
+    accounted(data, tmp_path)
+    fedper = replace(PRIVATE, method=MethodConfig(MethodKind.FEDPER))
+    size = fedper.make().task.personal.size
+    own = np.full(size, 1e6, np.float32)  # would push every gradient
+    data.commit_personal(ClientId(3), own, 1)
+    base = fedper.make().first_shared()
+    found = answer(data, replace(order(plan="fedper"), base=base, options={PLAN_OPTION: fedper.to_text()}))
+    assert isinstance(found, Reply)
+    assert np.isfinite(found.block.delta_KP).all()
+    noised = data.personal(ClientId(3), noised=True)
+    assert noised is not None
+    assert np.abs(noised).max() < 1e3
+    kept = data.personal(ClientId(3))
+    assert kept is not None
+    assert kept.tobytes() == own.tobytes()

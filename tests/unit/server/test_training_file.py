@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fedretrain.core.errors import ConfigError, UserError
+from fedretrain.core.errors import ConfigError, PrivacyError, UserError
+from fedretrain.features.pipeline import Pipeline
+from fedretrain.features.scaler import Scaler
+from fedretrain.server.example_rules import check_whole
 from fedretrain.server.training_file import TrainingFile, read_training, read_yaml
 from fedretrain.training.plan import ModelName
 from tests.server_cases import TRAINING
@@ -77,3 +80,39 @@ def test_a_file_that_is_missing_a_folder_or_no_text_is_named(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path / "binary.yaml")
+
+
+def _private(**changes):
+    """A training file with example-level DP, but for a part of it."""
+    local = {"batch_size": 8, "epochs": 0, "max_steps": 4, "example_dp": {"noise_multiplier": 1.2}}
+    plan = {
+        **TRAINING["plan"],
+        "training": {**local, **changes.pop("training", {})},
+        **changes.pop("plan", {}),
+    }
+    return {**TRAINING, "plan": plan, **changes}
+
+
+def test_example_level_privacy_is_read(tmp_path):
+    found = read_training(_write(tmp_path, _private()))
+    assert found.plan.training.claims_examples
+    check_whole(found.plan, Pipeline((Scaler("range"),)))
+    with pytest.raises(PrivacyError, match="own scaler"):
+        check_whole(found.plan, Pipeline((Scaler("local"),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"training": {"example_dp": {"noise_multiplier": 0.0}}}, "without noise claims nothing"),
+        ({"training": {"epochs": 1}}, "number of steps must not depend"),
+        ({"training": {"class_weights": [1.0, 1.0, 2.0]}}, "class weights"),
+        ({"plan": {"method": {"kind": "fedrep"}}}, "fedrep"),
+        ({"plan": {"executor": "batched"}}, "use each on devices"),
+        ({"rules": {"step": {"aggregator": "example_weighted"}}}, "example_weighted"),
+        ({"rules": {"step": {"aggregator": "median"}}}, "median"),
+    ],
+)
+def test_what_would_make_an_example_level_claim_false_is_refused(tmp_path, changes, named):
+    with pytest.raises(UserError, match=named):
+        read_training(_write(tmp_path, _private(**changes)))

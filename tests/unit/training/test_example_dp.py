@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedretrain.core.errors import PrivacyError, UnsupportedModelError
+from fedretrain.core.errors import ConfigError, PrivacyError, UnsupportedModelError
 from fedretrain.training import data, example_dp
 from fedretrain.training.config import ExampleDp, LocalTraining, MethodConfig, MethodKind, OptimizerConfig
 from fedretrain.training.each import EachExecutor
+from fedretrain.training.example_cost import accounting
+from fedretrain.training.executor import executor_for
 from fedretrain.training.methods.make import make_task
 from fedretrain.training.models import ModelBundle
 from tests.training_cases import clients, model_case
@@ -146,8 +149,8 @@ def test_accounting_charges_what_leaves_the_device():
     charges = {}
     for kind in (MethodKind.FEDAVG, MethodKind.DITTO, MethodKind.APFL, MethodKind.FEDPER):
         task = make_task(MethodConfig(kind=kind), local, case.model)
-        charges[kind] = example_dp.accounting(local, task.phases(), sizes)
-        refit = example_dp.accounting(local, task.refit_phases(), sizes)
+        charges[kind] = accounting(local, task.phases(), sizes)
+        refit = accounting(local, task.refit_phases(), sizes)
         # A fedper head feeds the next round's shared gradients, so its re-fit costs too.
         assert [c.steps for c in refit] == ([5, 5, 0] if kind is MethodKind.FEDPER else [0, 0, 0])
     for rows in charges.values():
@@ -159,9 +162,9 @@ def test_accounting_charges_what_leaves_the_device():
 def test_accounting_without_noise_is_refused():
     phases = make_task(MethodConfig(), QUIET, model_case("mlp").model).phases()
     with pytest.raises(PrivacyError, match="noise is off"):
-        example_dp.accounting(QUIET, phases, np.array([5]))
+        accounting(QUIET, phases, np.array([5]))
     with pytest.raises(PrivacyError, match="noise is off"):
-        example_dp.accounting(LocalTraining(), phases, np.array([5]))
+        accounting(LocalTraining(), phases, np.array([5]))
 
 
 class _Recurrent(nn.Module):
@@ -187,3 +190,79 @@ def test_layers_that_cannot_be_served_are_refused_by_name(module, layer):
     task = make_task(MethodConfig(), QUIET, model)
     with pytest.raises(UnsupportedModelError, match=layer):
         EachExecutor(task, model, QUIET)
+
+
+@pytest.fixture
+def entropy_of(monkeypatch):
+    """The operating system's entropy, but the same in every run."""
+    drawn = np.random.default_rng(5)
+    monkeypatch.setattr(os, "urandom", drawn.bytes)
+
+
+def secretly(case, local, work, kind=MethodKind.FEDAVG):
+    task = make_task(MethodConfig(kind=kind), local, case.model)
+    shared = {n: case.model.first_params()[n] for n in task.shared.names}
+    return list(EachExecutor(task, case.model, local, secret=True).train(shared, work))
+
+
+@pytest.mark.parametrize("kind", [MethodKind.FEDAVG, MethodKind.FEDPER])
+def test_secret_noise_has_the_standard_deviation_that_is_claimed(kind, entropy_of):
+    case = model_case("mlp")
+    work = clients(case.shape, (BATCH,) * 30)  # every example in every batch, so that noise alone differs
+    dp = ExampleDp(noise_multiplier=1.7, clip_norm=0.4)
+    local = LocalTraining(
+        batch_size=BATCH, epochs=0, max_steps=1, optimizer=OptimizerConfig(lr=1.0), example_dp=dp
+    )
+    noisy = secretly(case, local, work, kind)
+    _, quiet = deltas(case, replace(local, example_dp=replace(dp, noise_multiplier=0.0)), work, kind)
+    drawn = np.concatenate(
+        [
+            np.concatenate([(a.delta_KP - b.delta_KP)[0], (a.personal_KQ - b.personal_KQ)[0]])
+            for a, b in zip(noisy, quiet, strict=True)
+        ]
+    )
+    z = drawn / (1.7 * 0.4 / BATCH)
+    assert abs(z.mean()) < 4 / np.sqrt(z.size)
+    assert abs(z.var() - 1) < 4 * np.sqrt(2 / z.size)
+    ordered = np.sort(z)
+    normal = 0.5 * (1 + torch.erf(torch.as_tensor(ordered) / np.sqrt(2))).numpy()
+    assert np.abs(normal - np.arange(z.size) / z.size).max() < 2.2 / np.sqrt(z.size)
+
+
+def test_who_knows_the_seeds_knows_neither_noise_nor_coins():
+    case = model_case("mlp")
+    work = clients(case.shape, (60,))
+    local = replace(QUIET, example_dp=ExampleDp(1.0, 0.4))
+    one, other = secretly(case, local, work), secretly(case, local, work)
+    assert not np.array_equal(one[0].delta_KP, other[0].delta_KP)
+    sizes, seeds = np.array([200]), np.array([7], dtype=np.uint64)
+    phase = make_task(MethodConfig(), local, case.model).phases()[0]
+    plans = [data.plan(local, phase, sizes, seeds, secret=True).index_KSB.tolist() for _ in range(2)]
+    assert plans[0] != plans[1]
+
+
+def test_secret_coins_fall_as_often_as_is_charged(entropy_of):
+    local = replace(QUIET, max_steps=4000)
+    phase = make_task(MethodConfig(), local, model_case("mlp").model).phases()[0]
+    seeds = np.array([7], dtype=np.uint64)
+    plan = data.plan(local, phase, np.array([20]), seeds, secret=True)
+    joined = np.bincount(plan.index_KSB[plan.index_KSB >= 0], minlength=20)
+    rate = BATCH / 20
+    assert np.abs(joined - 4000 * rate).max() < 5 * np.sqrt(4000 * rate * (1 - rate))
+
+
+def test_secretly_noised_sums_lie_on_a_lattice_that_the_data_do_not_choose():
+    dp = ExampleDp(noise_multiplier=1.3, clip_norm=0.5)
+    step = 2.0 ** (np.floor(np.log2(1.3 * 0.5)) - 15)
+    for value in (0.0, 1e-7, 0.3333333, 2.0 / 3.0):
+        noised = example_dp.noised_secretly(dp, {"w": torch.full((500,), value)})["w"].double().numpy()
+        assert np.array_equal(np.rint(noised / step) * step, noised)
+
+
+def test_the_batched_executor_cannot_draw_secretly():
+    case = model_case("mlp")
+    local = replace(QUIET, example_dp=ExampleDp(1.0, 0.4))
+    task = make_task(MethodConfig(), local, case.model)
+    with pytest.raises(ConfigError, match="use each"):
+        executor_for("batched", task, case.model, local, secret=True)
+    assert executor_for("each", task, case.model, local, secret=True)
