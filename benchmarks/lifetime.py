@@ -20,8 +20,8 @@ import torch
 from benchmarks.measure import Tree, cores, versions
 from benchmarks.results import append
 from sim.configure import configure
-from sim.lifetime.loop import live
 from sim.lifetime.policies import policies_of
+from sim.lifetime.underway import live
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedretrain.coordinator.state import ServerState
 from fedretrain.core.build import plain
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import ConfigError, DataError, PrivacyError, UnsupportedModelError, UserError
 from fedretrain.privacy.event import PrivacyEvent
 from sim.campaign import Progress
 from sim.personal_store import PersonalStore
@@ -24,7 +25,7 @@ from sim.plain import from_plain, to_plain
 from sim.results import DeviceScore, RoundRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -136,6 +137,27 @@ def _progress(arm: Arm, header: dict[str, str], arrays: dict[str, NDArray[Any]])
 def begun(path: Path) -> bool:
     """Whether a run's folder holds the progress of any arm."""
     return any((path / FOLDER).glob("*.safetensors"))
+
+
+@contextmanager
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Whatever stops a run that has a checkpoint says how to continue it; one without leaves no folder."""
+    how = f"continue with: python -m sim resume={folder.path}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("" if folder.finished else how) from None
+    except UserError as error:
+        asked_wrong = isinstance(
+            error, (ConfigError, PrivacyError, UnsupportedModelError)
+        )  # and always will be
+        if not (folder.finished or begun(folder.path)):
+            folder.discard()
+            raise
+        if asked_wrong or folder.finished:
+            raise
+        fix = f"{error.fix}; then {how}" if error.fix else how
+        raise type(error)(error.what, where=error.where, fix=fix) from error
 
 
 def remove(folder: RunFolder) -> None:

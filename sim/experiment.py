@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.core import params
-from fedretrain.core.errors import ConfigError, PrivacyError, UnsupportedModelError, UserError
+from fedretrain.core.errors import UserError
 from sim import checkpoint
 from sim.arm import Arms
 from sim.campaign import Campaign, metric_of
@@ -69,21 +69,24 @@ def run_overrides(
         The exit status: 0, or 1 where sabotage did not end as it should.
     """
     resume = [word.split("=", 1)[1] for word in overrides if word.startswith("resume=")]
+    resumed: RunFolder | None = None
     if resume and resume[0]:
         plan, path = resumed_plan(resume[0], overrides)
-        run_folder = RunFolder(path.absolute().parent.parent, path.absolute())
+        resumed = RunFolder(path.absolute().parent.parent, path.absolute())
     else:
         plan = plan_run(overrides, folder=folder)
-        if plan.config.sabotage.is_on:
-            from sim.sabotage.run import run_sabotage
+    if plan.config.sabotage.is_on:
+        from sim.sabotage.run import run_sabotage
 
-            return run_sabotage(plan, quiet=quiet)
-        if plan.config.lifetime.duration_s:
-            from sim.lifetime.run import run_lifetime
+        return run_sabotage(plan, resumed, quiet=quiet)
+    if plan.config.lifetime.duration_s:
+        from sim.lifetime.run import run_lifetime
 
-            run_lifetime(plan, quiet=quiet)
-            return 0
-        run_folder = RunFolder.create(Path(plan.config.output_dir), plan.config.name, datetime.now(UTC))
+        run_lifetime(plan, resumed, quiet=quiet)
+        return 0
+    run_folder = resumed or RunFolder.create(
+        Path(plan.config.output_dir), plan.config.name, datetime.now(UTC)
+    )
     run = execute(plan, run_folder, quiet=quiet, grid=grid)
     if not quiet:
         from sim.console import announce
@@ -106,7 +109,7 @@ def execute(plan: Plan, folder: RunFolder, *, quiet: bool = False, grid: Grid | 
     started, begun = datetime.now(UTC), time.perf_counter()
     gathered, arms = Gathered(), Arms()
     _check(plan, arms, folder)
-    with _resumable(folder):
+    with checkpoint.resumable(folder):
         with _pool(plan, grid) as pool, _shown(plan, arms, quiet=quiet) as shown:
             for seed in plan.seeds:
                 for planned in plan.arms:
@@ -145,27 +148,6 @@ def _check(plan: Plan, arms: Arms, folder: RunFolder) -> None:
         if not checkpoint.begun(folder.path):
             folder.discard()
         raise
-
-
-@contextmanager
-def _resumable(folder: RunFolder) -> Iterator[None]:
-    """Whatever stops a run that has a checkpoint says how to continue it; one without leaves no folder."""
-    how = f"continue with: python -m sim resume={folder.path}"
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("" if folder.finished else how) from None
-    except UserError as error:
-        asked_wrong = isinstance(
-            error, (ConfigError, PrivacyError, UnsupportedModelError)
-        )  # and always will be
-        if not (folder.finished or checkpoint.begun(folder.path)):
-            folder.discard()
-            raise
-        if asked_wrong or folder.finished:
-            raise
-        fix = f"{error.fix}; then {how}" if error.fix else how
-        raise type(error)(error.what, where=error.where, fix=fix) from error
 
 
 def _run_arm(

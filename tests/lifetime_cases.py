@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from fedretrain.coordinator.policy import read_policy
 from sim.arm import Arms
 from sim.configure import configure
-from sim.lifetime.loop import Living, live
+from sim.lifetime.loop import Living
 from sim.lifetime.policies import NamedPolicy
 from sim.lifetime.rows import LifeRows
+from sim.lifetime.underway import live
 
 if TYPE_CHECKING:
     from sim.arm import Arm

@@ -83,15 +83,13 @@ class Chronicle:
         self._champion = -1
         self._fallback: int | None = None
         self._calm_s = 0.0
-        self._digest = hashlib.sha256()
+        self._digest = ""
 
     def note(self, event: CycleEvent, state: CycleState) -> None:
         """Write an event down."""
         body = event.body
         record = plain(body)
-        self._digest.update(
-            json.dumps([event.at, type(body).__name__, record], sort_keys=True, default=str).encode()
-        )
+        self._chain([event.at, type(body).__name__, record])
         if isinstance(body, Decision):
             if body.action is not Action.NONE:
                 self._decision(event.at, body, state)
@@ -110,6 +108,11 @@ class Chronicle:
                 self._alert(event.at, body, state)
         elif not isinstance(body, (Outcome, Begun)):
             self._standing(event, body, state)
+
+    def _chain(self, record: list[Any]) -> None:
+        """One more record of the log, and all before it, in one digest."""
+        text = self._digest + json.dumps(record, sort_keys=True, default=str)
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
 
     def _standing(
         self,
@@ -165,7 +168,7 @@ class Chronicle:
         reverted = isinstance(told.event, Reverted)
         text = told.event.reason if isinstance(told.event, Reverted) else "the rest is over"
         kind = "online_reverted" if reverted else "online_resumed"
-        self._digest.update(json.dumps([at, kind, told.device, text]).encode())
+        self._chain([at, kind, told.device, text])
         self._write(at, kind, f"device {told.device}: {text}", told.version, {"device": float(told.device)})
 
     def _alert(self, at: float, body: Body, state: CycleState) -> None:
@@ -303,7 +306,7 @@ class Chronicle:
             false_alarms=sum(self._is_false(event) for event in self._events),
             feature_years=self._calm_s / _YEAR_S * living.watch.num_features if living.truth.groups else 0.0,
             wall_s=wall_s,
-            digest=self._digest.hexdigest(),
+            digest=self._digest,
             privacy_scope=campaigns.privacy_scope(),
         )
 

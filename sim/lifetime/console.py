@@ -41,7 +41,7 @@ _MENDED = (
     "drift",
     "policy",
     "onsets",
-    "noticed, half",
+    "noticed, half in",
     "harmful",
     "restored",
     "not restored",
@@ -83,7 +83,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
 def _mended(item: Found) -> tuple[str, ...]:
     """How one kind of drift was noticed and mended under one policy."""
     times = (item.half.shown, item.late.shown) if item.harmed else (DASH, DASH)
-    seen = f"{round(item.noticed * item.num)} in {shown_delay(item.median_s)}"
+    seen = str(round(item.noticed * item.num))
+    if math.isfinite(item.median_s):
+        seen += f", {shown_delay(item.median_s)}"
     counts = (str(item.num), seen, str(item.harmed), str(item.restored), str(item.censored))
     return (item.kind, item.policy, *counts, *times)
 

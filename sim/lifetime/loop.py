@@ -12,7 +12,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -54,16 +53,6 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 BASE_LATENCY_S = 0.001
-
-
-def live(config: Config, policy: NamedPolicy, seed: int) -> Life:
-    """Live one life to its end."""
-    begun = time.perf_counter()
-    lived = Living(config, policy, seed)
-    lived.begin()
-    for tick in range(config.lifetime.num_ticks):
-        lived.tick(tick)
-    return lived.finish(time.perf_counter() - begun)
 
 
 class Living:

@@ -199,7 +199,7 @@ class PolicySummary:
         false_alarms: Drift alerts without an active injected drift.
         feature_years: Watched features x years without active drift, the denominator of the false-alarm rate.
         wall_s: Seconds that the simulation of this life took.
-        digest: SHA-256 of its event log.
+        digest: SHA-256 of its event log, each event's chained to those before it.
         privacy_scope: Whom `epsilon` protects, at which delta, and what it covers; empty without DP.
     """
 

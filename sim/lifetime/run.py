@@ -2,7 +2,7 @@
 
 Rules of this file:
     * What can be refused is refused before anything lives: policies, configuration, output folder, data, privacy.
-    * The run's folder is unfinished until its summary is written, last.
+    * The run's folder is unfinished until its summary is written, last. Ctrl-C and errors leave a checkpoint from which lives go on.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import yaml
 
 from fedretrain.core.build import plain
 from fedretrain.core.errors import ConfigError
+from sim import checkpoint
 from sim.arm import Arms
+from sim.checkpoint import resumable
 from sim.describe import environment
 from sim.lifetime.jobs import LifeJob, run_jobs
 from sim.lifetime.oracle import Truth
 from sim.lifetime.policies import policies_of
 from sim.lifetime.records import DeviceScore, FeatureRecord, LifetimeRun, StepRecord, TruthRecord
+from sim.lifetime.shelf import shelf_of
 from sim.outputs import CONFIG, REPORT, SUMMARY, RunFolder
 from sim.plain import to_plain
 from sim.sensors.config import SHAPED
@@ -43,10 +46,18 @@ DEVICES = "devices.parquet"
 FORMAT = 1
 
 
-def run_lifetime(plan: Plan, *, quiet: bool = False) -> tuple[LifetimeRun, RunFolder]:
+def run_lifetime(
+    plan: Plan, resumed: RunFolder | None = None, *, quiet: bool = False
+) -> tuple[LifetimeRun, RunFolder]:
     """Live every life of a plan and write the run's folder.
 
+    Args:
+        plan: What to live.
+        resumed: The folder of an interrupted run of this plan; None: a new one.
+        quiet: Print nothing.
+
     Raises:
+        KeyboardInterrupt: After Ctrl-C, with the command that resumes the run.
         UserError: For whatever a person can mend.
     """
     from sim.lifetime.console import announce
@@ -55,16 +66,14 @@ def run_lifetime(plan: Plan, *, quiet: bool = False) -> tuple[LifetimeRun, RunFo
     config, begun = plan.config, time.perf_counter()
     policies = policies_of(config.lifetime)
     _check(config)
-    folder = RunFolder.create(Path(config.output_dir), config.name, datetime.now(UTC))
-    try:
+    folder = resumed or RunFolder.create(Path(config.output_dir), config.name, datetime.now(UTC))
+    with resumable(folder):
+        shelf = shelf_of(plan, policies, folder)
         jobs = [LifeJob(config, policy, seed) for seed in plan.seeds for policy in policies]
-        lives = run_jobs(jobs, _teller(len(jobs), quiet=quiet))
+        lives = run_jobs(jobs, _teller(len(jobs), quiet=quiet), shelf)
         run = _gather(config, policies, plan.seeds, lives, time.perf_counter() - begun)
         _write(run, folder, plan, policies, render_lifetime(run))
-    except BaseException:
-        if not folder.finished:
-            folder.discard()
-        raise
+    checkpoint.remove(folder)
     if not quiet:
         announce(run, folder)
     return run, folder

@@ -55,34 +55,49 @@ class CaseJob:
         """What to call it if it fails."""
         return f"the case {self.case}, seed {self.seed},"
 
-    def run(self) -> CaseOutcome:
-        """Live it, in this process."""
+    def begin(self, saved: bytes | None, where: str) -> CaseUnderWay:
+        """Begin it in this process; a case is never put aside half lived."""
         import torch
 
+        assert saved is None, where
         torch.set_num_threads(1)
         (case,) = chosen([self.case])
-        return live_case(self.config, case, self.seed)
+        return CaseUnderWay(self.config, case, self.seed)
 
 
-def live_case(config: Config, case: Case, seed: int) -> CaseOutcome:
-    """Live a case until its rollout is decided.
+class CaseUnderWay:
+    """A case that is lived until its rollout is decided.
 
     Args:
         config: The experiment's configuration, before the case changes it.
         case: What is done.
         seed: Of everything random.
     """
-    begun = time.perf_counter()
-    named = policies_of(config.lifetime)[0]
-    saboteur = case.make()
-    living = Living(case.configured(config, named.policy), named, seed, saboteur)
-    trial = _Trial(living, saboteur, config.sabotage.horizon_s)
-    living.begin()
-    for tick in range(living.life.num_ticks):
-        living.tick(tick)
-        if trial.over((tick + 1) * living.life.tick_s):
-            break
-    return trial.outcome(case, living.finish(0.0).summary.digest, time.perf_counter() - begun)
+
+    def __init__(self, config: Config, case: Case, seed: int) -> None:
+        self._begun = time.perf_counter()
+        named = policies_of(config.lifetime)[0]
+        saboteur = case.make()
+        self._case = case
+        self._living = Living(case.configured(config, named.policy), named, seed, saboteur)
+        self._trial = _Trial(self._living, saboteur, config.sabotage.horizon_s)
+        self._num_ticked = 0
+        self._living.begin()
+
+    def go(self, seconds: float) -> CaseOutcome | None:
+        """Go on for about so many seconds; what became of the case once it is over."""
+        begun, living = time.perf_counter(), self._living
+        while time.perf_counter() - begun < seconds:
+            living.tick(self._num_ticked)
+            self._num_ticked += 1
+            over = self._trial.over(self._num_ticked * living.life.tick_s)
+            if over or self._num_ticked == living.life.num_ticks:
+                digest = living.finish(0.0).summary.digest
+                return self._trial.outcome(self._case, digest, time.perf_counter() - self._begun)
+        return None
+
+    def save(self) -> None:
+        """A case takes less than a minute: one that is interrupted begins again."""
 
 
 _FORWARD = (Phase.PENDING, Phase.SHADOW, Phase.CANARY, Phase.RAMP, Phase.CHAMPION)

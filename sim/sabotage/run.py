@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim import checkpoint
 from sim.lifetime.jobs import run_jobs
 from sim.lifetime.policies import policies_of
+from sim.lifetime.shelf import shelf_of
 from sim.outputs import CONFIG, REPORT, SUMMARY, RunFolder
 from sim.plain import to_plain
 from sim.sabotage.cases import chosen
@@ -33,29 +35,32 @@ CASES = "cases.parquet"
 FORMAT = 1
 
 
-def run_sabotage(plan: Plan, *, quiet: bool = False) -> int:
+def run_sabotage(plan: Plan, resumed: RunFolder | None = None, *, quiet: bool = False) -> int:
     """Live every case, or simulate gates; print what became of it.
+
+    Args:
+        plan: What to do.
+        resumed: The folder of an interrupted run of this plan, whose finished cases are not lived again; None: a new one.
+        quiet: Print nothing.
 
     Returns:
         0, or 1 where a case did not end as it should.
 
     Raises:
+        KeyboardInterrupt: After Ctrl-C, with the command that resumes the run.
         UserError: For whatever a person can mend.
     """
     config = plan.config
     if config.sabotage.rollouts:
         return _monte_carlo(config)
     cases = chosen(config.sabotage.cases)
-    policies_of(config.lifetime)  # refused before anything lives
-    folder = RunFolder.create(Path(config.output_dir), config.name, datetime.now(UTC))
-    try:
+    policies = policies_of(config.lifetime)  # refused before anything lives
+    folder = resumed or RunFolder.create(Path(config.output_dir), config.name, datetime.now(UTC))
+    with checkpoint.resumable(folder):
         jobs = [CaseJob(config, case.name, seed) for case in cases for seed in plan.seeds]
-        found = run_jobs(jobs, lambda one: None if quiet else _tell(one))
+        found = run_jobs(jobs, lambda one: None if quiet else _tell(one), shelf_of(plan, policies, folder))
         _write(folder, plan, found)
-    except BaseException:
-        if not folder.finished:
-            folder.discard()
-        raise
+    checkpoint.remove(folder)
     if not quiet:
         print(table(found))
         print(f"\nreport   {folder.path / REPORT}\nsummary  {folder.path / SUMMARY}")

@@ -13,8 +13,11 @@ import yaml
 from fedretrain.coordinator import cycle
 from sim.configure import configure
 from sim.lifetime.jobs import LifeJob, run_jobs
-from sim.lifetime.loop import Living, live
+from sim.lifetime.loop import Living
 from sim.lifetime.policies import policies_of
+from sim.lifetime.shelf import Shelf
+from sim.lifetime.underway import live
+from sim.outputs import RunFolder
 from sim.schema import RunnerKind
 from tests.run_cases import command
 
@@ -145,12 +148,13 @@ def test_a_life_is_a_pure_function_whatever_the_span(words, life):
 
 
 @pytest.mark.slow
-def test_lives_in_ray_are_the_lives_of_this_process(words, life):
+def test_lives_in_ray_are_the_lives_of_this_process(words, life, tmp_path):
     config = configure(list(words))
     config = replace(config, runner=replace(config.runner, kind=RunnerKind.RAY))
     (policy,) = policies_of(config.lifetime)
     told = []
-    found = run_jobs([LifeJob(config, policy, 0), LifeJob(config, policy, 1)], told.append)
+    shelf = Shelf(RunFolder(tmp_path, tmp_path / "run"), {}, 0.0)
+    found = run_jobs([LifeJob(config, policy, 0), LifeJob(config, policy, 1)], told.append, shelf)
     assert found[0].summary.digest == life.summary.digest
     assert found[1].summary.digest != life.summary.digest
     assert len(told) == 2

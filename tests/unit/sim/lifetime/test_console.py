@@ -52,9 +52,9 @@ def test_times_from_onset_to_restored_are_told_for_each_kind_with_those_that_wer
     (head,) = (i for i, line in enumerate(lines) if line.startswith("drift "))
     rows = [re.split(" {2,}", line) for line in lines[head + 1 : head + 10]]
     assert [row[:2] for row in rows[:2]] == [["gain linear", "never"], ["gain linear", "scheduled"]]
-    assert rows[0][2:] == ["3", "3 in 3 days", "3", "0", "3", "over 19 days", "over 20 days"]
-    assert rows[2][2:] == ["3", "3 in 3 days", "3", "3", "0", "10 days", "11 days"]
-    assert rows[-1] == ["missing", "hybrid", "3", "2 in 4 days", "0", "0", "0", "\u2014", "\u2014"]
+    assert rows[0][2:] == ["3", "3, 3 days", "3", "0", "3", "over 19 days", "over 20 days"]
+    assert rows[2][2:] == ["3", "3, 3 days", "3", "3", "0", "10 days", "11 days"]
+    assert rows[-1] == ["missing", "hybrid", "3", "2, 4 days", "0", "0", "0", "\u2014", "\u2014"]
     assert not any(line.startswith("drift ") for line in said(make_lifetime(truth=False)))
 
 

@@ -12,9 +12,10 @@ from torch.func import functional_call
 from fedretrain.retraining.config import Mode, OnlineGuard, Strategy
 from fedretrain.retraining.online import OnlineStatus, Resumed, Reverted, RevertReason
 from sim.configure import configure
-from sim.lifetime.loop import Living, live
+from sim.lifetime.loop import Living
 from sim.lifetime.online import Learner
 from sim.lifetime.policies import policies_of
+from sim.lifetime.underway import live
 
 SMALL = (
     "experiment=lifetime_synthetic",

@@ -19,9 +19,10 @@ from fedretrain.retraining.signals import Signals
 from fedretrain.training.executor import ClientWork, executor_for
 from fedretrain.training.methods.make import make_task
 from sim.configure import configure
-from sim.lifetime.loop import Living, live
+from sim.lifetime.loop import Living
 from sim.lifetime.policies import policies_of
 from sim.lifetime.pool import Pool
+from sim.lifetime.underway import live
 
 SMALL = (
     "experiment=lifetime_synthetic",
