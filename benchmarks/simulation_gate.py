@@ -32,6 +32,7 @@ from fedretrain.rollout.gate import judge
 from fedretrain.rollout.looks import GatePolicy, Stage, plan_looks
 from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence, MetricRule
 from fedretrain.rollout.verdict import Verdict
+from fedretrain.wire.fleet_log import write_log
 from sim.arm import Arms
 from sim.campaign import Campaign
 from sim.configure import configure
@@ -39,7 +40,6 @@ from sim.fit.files import read_fleet, write_fleet
 from sim.fit.fitted import fit, share_interval
 from sim.fleetlog.play import header_of, play
 from sim.fleetlog.reader import read_log
-from sim.fleetlog.writer import write_log
 from sim.gating.config import GateConfig
 from sim.gating.gate import Contender, SimulationGate
 from sim.local_runner import LocalRunner

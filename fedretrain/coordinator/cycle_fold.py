@@ -149,7 +149,10 @@ def _decided(body: Decision, state: CycleState, at: float) -> CycleState:
         refreshes = body.strategy is Strategy.PERSONAL_ONLY
         return replace(after, refresh=after.trigger.num_retrains) if refreshes else after
     change = Change.FULL if body.from_scratch else Change.INCREMENTAL
-    candidate = Candidate(state.next_version, after.trigger.num_retrains, change=change)
+    aggregated = body.where is Where.FEDERATED or body.then_federated
+    candidate = Candidate(
+        state.next_version, after.trigger.num_retrains, change=change, aggregated=aggregated
+    )
     return replace(after, training=candidate, next_version=state.next_version + 1)
 
 

@@ -193,6 +193,7 @@ def _creation(log: Log, candidate: Candidate) -> RolloutEvent:
         change=candidate.change,
         proposed_by=candidate.by,
         decides_otherwise=candidate.version in log.decides_otherwise,
+        simulated=candidate.aggregated,
     )
 
 

@@ -39,6 +39,8 @@ class Candidate:
         answer: What it was told last; None before it asked.
         change: How it came about.
         by: Who brought it; empty for a retrain's.
+        aggregated: Whether a federated campaign makes it: the simulation gate replays aggregation, and has nothing to replay of
+            a version that was trained on a pool or brought.
     """
 
     version: int
@@ -47,6 +49,7 @@ class Candidate:
     answer: Admission | None = None
     change: Change = Change.INCREMENTAL
     by: str = ""
+    aggregated: bool = False
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,24 @@ def go_on(
     if state.paused_by or evidence.installs_stopped or state.broken_at is not None:
         return None
     if state.phase is Phase.PENDING:
-        if evidence.validation is not Verdict.PASS:
-            return None
-        order = order_of(policy, state, now, 0.0, shadow=True, holdback=False)
-        record = {"validation": evidence.validation.value}
-        return write(
-            state, EventKind.SHADOW_STARTED, now, "the validation passes", evidence=record, order=order
-        )
+        return _into_shadow(policy, state, evidence, now)
     if state.phase not in (*_STEPPING, Phase.APPROVAL) or not state.gate_passed:
         return None
     return _up(policy, state, now)
+
+
+def _into_shadow(
+    policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, now: float
+) -> RolloutEvent | None:
+    """The first step, once all that comes before any device has passed."""
+    found = {"validation": evidence.validation, "simulation": evidence.simulation}
+    asked = {name: found[name] for name in state.plan.offline}
+    if any(verdict is not Verdict.PASS for verdict in asked.values()):
+        return None
+    order = order_of(policy, state, now, 0.0, shadow=True, holdback=False)
+    record = {name: verdict.value for name, verdict in asked.items()}
+    reason = f"passed: {', '.join(asked)}"
+    return write(state, EventKind.SHADOW_STARTED, now, reason, evidence=record, order=order)
 
 
 def _up(policy: RolloutPolicy, state: RolloutState, now: float) -> RolloutEvent | None:

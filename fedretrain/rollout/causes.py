@@ -13,7 +13,7 @@ from enum import StrEnum
 class Phase(StrEnum):
     """Where a rollout is."""
 
-    PENDING = "pending"  # waits for its validation
+    PENDING = "pending"  # waits for its validation, and where it is wanted for the simulation gate
     SHADOW = "shadow"  # scored, not served
     APPROVAL = "approval"  # waits for a person, exposure as it was
     CANARY = "canary"  # served by few
@@ -62,8 +62,10 @@ class Cause(StrEnum):
     GATE_FAILED = "gate_failed"
     KPI_REGRESSION = "kpi_regression"
     VALIDATION_FAILED = "validation_failed"
+    SIMULATION_FAILED = "simulation_failed"
     INSTALL_FAILED = "install_failed"  # the devices' own health checks refuse it
     INCONCLUSIVE = "inconclusive"
+    NOT_SIMULATED = "not_simulated"  # the simulation gate is undecided, or could not be run
     NOT_INSTALLED = "not_installed"
     NOT_COVERED = "not_covered"  # hours or device types that shadow has not seen
     METRIC_SOURCE = "metric_source"
@@ -79,7 +81,13 @@ class Cause(StrEnum):
 ALWAYS_IMMEDIATE = frozenset({Cause.CHAMPION_WITHDRAWN, Cause.SAFE_MODE, Cause.KILL})
 """Causes that no policy may make slow."""
 MODEL_AT_FAULT = frozenset(
-    {Cause.GATE_FAILED, Cause.KPI_REGRESSION, Cause.VALIDATION_FAILED, Cause.INSTALL_FAILED}
+    {
+        Cause.GATE_FAILED,
+        Cause.KPI_REGRESSION,
+        Cause.VALIDATION_FAILED,
+        Cause.SIMULATION_FAILED,
+        Cause.INSTALL_FAILED,
+    }
 )
 """Causes that quarantine the candidate."""
 
@@ -102,7 +110,7 @@ def incident_kind(cause: Cause) -> IncidentKind:
         return IncidentKind.METRIC_SOURCE
     if cause in (Cause.CHAMPION_WITHDRAWN, Cause.SAFE_MODE):
         return IncidentKind.FLEET
-    if cause in (Cause.INCONCLUSIVE, Cause.NOT_INSTALLED, Cause.NOT_COVERED):
+    if cause in (Cause.INCONCLUSIVE, Cause.NOT_SIMULATED, Cause.NOT_INSTALLED, Cause.NOT_COVERED):
         return IncidentKind.UNDECIDED
     return IncidentKind.OPERATOR
 

@@ -45,6 +45,7 @@ def create(
     change: Change = Change.INCREMENTAL,
     proposed_by: str = "",
     decides_otherwise: bool = False,
+    simulated: bool = False,
 ) -> RolloutEvent:
     """The first event of a rollout.
 
@@ -62,6 +63,7 @@ def create(
         change: How the candidate came about.
         proposed_by: Who brought it; empty for a retrain's.
         decides_otherwise: Whether its decision thresholds differ from the champion's.
+        simulated: Whether there is a campaign to replay, so that the simulation gate is asked where the policy requires it.
 
     Raises:
         ConfigError: If the candidate is no candidate, or a step cannot see what it must, or has too few devices to be judged, and the
@@ -93,6 +95,7 @@ def create(
         change,
         proposed_by,
         agree.four_eyes,
+        simulated and policy.simulation.required,
     )
     evidence = jsonable(
         {"detectable": list(detectable), "limit": policy.kpi_regression_limit, "num_devices": num_devices}

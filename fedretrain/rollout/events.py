@@ -39,6 +39,7 @@ class Plan:
         change: How the candidate came about.
         proposed_by: Who brought it; empty for a retrain's.
         four_eyes: Why two people must agree, neither of whom proposed it; empty where one is enough.
+        simulation: Whether the simulation gate must have passed before shadow.
     """
 
     candidate: int
@@ -55,11 +56,17 @@ class Plan:
     change: Change = Change.INCREMENTAL
     proposed_by: str = ""
     four_eyes: str = ""
+    simulation: bool = False
+
+    @property
+    def offline(self) -> tuple[str, ...]:
+        """The gates that come before any device hears of the candidate."""
+        return ("validation", "simulation") if self.simulation else ("validation",)
 
     @property
     def gates(self) -> tuple[str, ...]:
         """Every gate that must have passed before the candidate is champion, in order."""
-        return ("validation", *(gate_name(step) for step in range(len(self.fractions) + 1)))
+        return (*self.offline, *(gate_name(step) for step in range(len(self.fractions) + 1)))
 
 
 def gate_name(step: int) -> str:

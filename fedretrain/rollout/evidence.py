@@ -143,6 +143,7 @@ class RolloutEvidence:
         approval: A person's answer.
         operator: A person's order.
         validation: The offline verdict on the candidate.
+        simulation: The simulation gate's verdict on the campaign that made it; asked where the plan wants it.
         broken_sources: Metric sources known to be broken apart from what the gate says.
         kill: The kill switch for rollouts is on.
         installs_stopped: The kill switch for installs is on: nothing moves up, and going back goes on.
@@ -159,6 +160,7 @@ class RolloutEvidence:
     approval: Approval = field(default_factory=Approval)
     operator: Operator = field(default_factory=Operator)
     validation: Verdict = Verdict.INCONCLUSIVE
+    simulation: Verdict = Verdict.INCONCLUSIVE
     broken_sources: tuple[str, ...] = ()
     kill: bool = False
     installs_stopped: bool = False

@@ -160,8 +160,8 @@ def _clean_clock(state: RolloutState, event: RolloutEvent) -> dict[str, Any]:
     return {"broken_s": 0.0, "broken_at": None if state.broken_at is None else event.at}
 
 
-def _restarted(_state: RolloutState, _event: RolloutEvent) -> dict[str, Any]:
-    return {"passed": ("validation",), "cause": None, "consents": ()}
+def _restarted(state: RolloutState, _event: RolloutEvent) -> dict[str, Any]:
+    return {"passed": state.plan.offline, "cause": None, "consents": ()}
 
 
 def _gate_passed(state: RolloutState, _event: RolloutEvent) -> dict[str, Any]:

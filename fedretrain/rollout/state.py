@@ -98,7 +98,7 @@ class RolloutState:
     @property
     def gate_passed(self) -> bool:
         """Whether every gate up to the present step's has passed."""
-        return self.passed == self.plan.gates[: self.step + 2]
+        return self.passed == self.plan.gates[: len(self.plan.offline) + self.step + 1]
 
     @property
     def last_step(self) -> int:

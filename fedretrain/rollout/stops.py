@@ -115,11 +115,13 @@ def _ordered(
 
 
 def _invalid(
-    _policy: RolloutPolicy, _state: RolloutState, evidence: RolloutEvidence, _now: float
+    _policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, _now: float
 ) -> Stop | None:
-    if evidence.validation is not Verdict.FAIL:
-        return None
-    return Stop(Cause.VALIDATION_FAILED, "the offline validation fails", {"validation": "fail"})
+    if evidence.validation is Verdict.FAIL:
+        return Stop(Cause.VALIDATION_FAILED, "the offline validation fails", {"validation": "fail"})
+    if state.plan.simulation and evidence.simulation is Verdict.FAIL:
+        return Stop(Cause.SIMULATION_FAILED, "the simulation gate fails", {"simulation": "fail"})
+    return None
 
 
 def _beyond(policy: RolloutPolicy, check: Check) -> bool:
@@ -206,7 +208,7 @@ def past_limit(
     """
     lasted = now - state.entered_at
     if state.phase is Phase.PENDING:
-        return Cause.INCONCLUSIVE if lasted >= policy.pending_limit_s else None
+        return _pending_too_long(policy, state, evidence, lasted)
     if state.gate_passed or state.broken_at is not None:
         return None
     if state.phase is Phase.SHADOW:
@@ -220,6 +222,16 @@ def past_limit(
         return Cause.NOT_INSTALLED if lasted - state.broken_s >= policy.installs.limit_s else None
     measured = now - state.installed_at - state.broken_s
     return Cause.INCONCLUSIVE if measured >= step_rule(policy, state).max_s else None
+
+
+def _pending_too_long(
+    policy: RolloutPolicy, state: RolloutState, evidence: RolloutEvidence, lasted: float
+) -> Cause | None:
+    """What a candidate that no device has heard of still lacks at its limit; the simulation gate has one of its own."""
+    waits = state.plan.simulation and evidence.simulation is not Verdict.PASS
+    if evidence.validation is Verdict.PASS and waits and lasted >= policy.simulation.limit_s:
+        return Cause.NOT_SIMULATED
+    return Cause.INCONCLUSIVE if lasted >= policy.pending_limit_s else None
 
 
 def missing_in_shadow(policy: RolloutPolicy, evidence: RolloutEvidence) -> Cause | None:

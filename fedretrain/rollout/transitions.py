@@ -50,12 +50,19 @@ def validation_passed(_: RolloutState, event: RolloutEvent) -> str:
     return "" if event.evidence.get("validation") == "pass" else "the validation has not passed"
 
 
+def simulation_passed(state: RolloutState, event: RolloutEvent) -> str:
+    """The simulation gate says PASS, if the plan wants that."""
+    ok = not state.plan.simulation or event.evidence.get("simulation") == "pass"
+    return "" if ok else "the simulation gate has not passed"
+
+
 def gate_says_pass(state: RolloutState, event: RolloutEvent) -> str:
     """The report is a PASS of the present step's gate, which is the next of the plan."""
     name = gate_name(state.step)
     if event.evidence.get("gate") != name or event.evidence.get("verdict") != "pass":
         return f"no PASS of the gate {name!r}"
-    due = state.passed == state.plan.gates[: state.step + 1]
+    plan = state.plan
+    due = state.passed == plan.gates[: len(plan.offline) + state.step]
     return "" if due else f"the gate {name!r} is not due after {list(state.passed)}"
 
 
@@ -186,7 +193,7 @@ _Block = Mapping[EventKind, tuple[tuple[Phase, ...], tuple[Guard, ...]]]
 """For each kind of event the phases it may come in, and its guards."""
 
 _UP: Mapping[Phase, _Block] = {
-    _P.SHADOW: {_K.SHADOW_STARTED: ((_P.PENDING,), (validation_passed, not_paused))},
+    _P.SHADOW: {_K.SHADOW_STARTED: ((_P.PENDING,), (validation_passed, simulation_passed, not_paused))},
     _P.APPROVAL: {_K.APPROVAL_ASKED: (_STEPPING, (gates_passed, not_paused))},
     _P.CANARY: {_K.CANARY_STARTED: ((_P.SHADOW, _P.APPROVAL), (step_left, *_FORWARD))},
     _P.RAMP: {_K.RAMP_STARTED: ((_P.CANARY, _P.RAMP, _P.APPROVAL), (step_left, *_FORWARD))},

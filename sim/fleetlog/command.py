@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import ConfigError
+from fedretrain.wire.fleet_log import KINDS, write_log
 from sim.arm import Arms
-from sim.fleetlog.format import KINDS
 from sim.fleetlog.play import header_of, play
-from sim.fleetlog.writer import write_log
+from sim.outputs import disk_errors
 from sim.plan import plan_run
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def log_command(words: Sequence[str], *, folder: str = "") -> int:
     path, plan = Path(words[0]), plan_run(list(words[1:]), folder=folder)
     arm = Arms().get(plan.arms[0].config, plan.seeds[0])
     header, events = header_of(arm), list(play(arm))
-    digest = write_log(path, header, events)
+    with disk_errors(path):
+        digest = write_log(path, header, events)
     counted = Counter(type(event) for event in events)
     days = (header.end_at - header.begin_at) / 86_400
     print(f"{path}: {header.num_devices} devices, {days:.3g} days, sha256 {digest}")

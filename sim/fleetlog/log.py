@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sim.fleetlog.format import (
+from fedretrain.wire.fleet_log import (
     AskedInRound,
     Failed,
     Labelled,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sim.fleetlog.format import Event, Header, Refusal
+    from fedretrain.wire.fleet_log import Event, Header, Refusal
 
     Ids = NDArray[np.int64]
     Floats = NDArray[np.float64]

@@ -19,7 +19,7 @@ from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.types import FailureKind
 from fedretrain.training.data import num_steps
-from sim.fleetlog.format import (
+from fedretrain.wire.fleet_log import (
     AskedInRound,
     Event,
     Failed,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fedretrain.core.build import build
 from fedretrain.core.errors import ConfigError, DataError
-from sim.fleetlog.format import (
+from fedretrain.wire.fleet_log import (
     FORMAT,
     KINDS,
     VERSION,
@@ -36,7 +36,7 @@ from sim.fleetlog.log import FleetLog
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sim.fleetlog.format import Event
+    from fedretrain.wire.fleet_log import Event
 
 _SLACK_S = 1.0  # the clock of a device may round
 
@@ -45,7 +45,7 @@ def read_log(path: Path) -> FleetLog:
     """Read a log.
 
     Args:
-        path: A file of `sim.fleetlog.format`.
+        path: A file of `fedretrain.wire.fleet_log`.
 
     Raises:
         DataError: If the file cannot be read or a line is not of the format.
@@ -124,7 +124,7 @@ def _built(cls: type[Any], values: dict[str, Any], path: Path, number: int) -> A
         return build(cls, values)
     except ConfigError as error:
         raise DataError(
-            f"{error.what} ({error.where})", where=where, fix=error.fix or "see sim/fleetlog/format.py"
+            f"{error.what} ({error.where})", where=where, fix=error.fix or "see fedretrain/wire/fleet_log.py"
         ) from error
 
 

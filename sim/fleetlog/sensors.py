@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.core.clock import DAY_S
+from fedretrain.wire.fleet_log import Telemetered
 from sim.arm import timeline
-from sim.fleetlog.format import Telemetered
 from sim.sensors.plan import DriftPlan
 from sim.sources import DatasetSource, GeneratedSource
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fedretrain.wire.fleet_log import Header
     from sim.arm import Arm
-    from sim.fleetlog.format import Header
 
     Ids = NDArray[np.int64]
     Floats = NDArray[np.float64]

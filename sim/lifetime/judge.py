@@ -106,6 +106,7 @@ class Judge:
             exposure=self._release.exposure(now),
             validation=verdict,
             approval=agreeing(state, now),
+            simulation=Verdict.PASS,  # every life is a simulation: there is none beside it to replay the campaign in
         )
 
     def _validated(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> Verdict:

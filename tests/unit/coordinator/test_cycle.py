@@ -22,6 +22,7 @@ from fedretrain.monitoring.state import MonitorState
 from fedretrain.retraining.config import Mode, Strategy, StrategyRule
 from fedretrain.retraining.decision import Action, Ending, Outcome
 from fedretrain.rollout.causes import IncidentKind, Phase
+from fedretrain.rollout.config import SimulationRules
 from fedretrain.rollout.evidence import Exposure
 from fedretrain.rollout.quarantine import (
     Fault,
@@ -69,6 +70,23 @@ def test_drift_is_noticed_retrained_proven_and_served() -> None:
     assert outcomes(drive) == [Outcome(1, Ending.DONE, "exposure 100.0%")]
     assert not drive.state.retrain_running
     assert cycle.served(POLICY, drive.state) == 2
+
+
+def test_the_simulation_gate_is_asked_of_candidates_that_a_federated_campaign_makes_and_of_no_other() -> None:
+    simulated = replace(POLICY, rollout=replace(POLICY.rollout, simulation=SimulationRules(required=True)))
+    drive = Drive(simulated)
+    drive.watch(psi=0.9)
+    drive.retrained()
+    assert drive.state.rollout is not None
+    assert drive.state.rollout.plan.simulation
+    refused = drive.tick(seen=drive.seen(simulation=Verdict.FAIL))
+    assert "ROLLBACK_STARTED" in [getattr(body.kind, "name", "") for body in refused if hasattr(body, "kind")]
+    assert 2 in drive.state.quarantined
+    assert outcomes(drive) == [Outcome(1, Ending.REJECTED, "the simulation gate fails")]
+    brought = Drive(simulated)
+    brought.tick(orders=(Propose(5, "ada"),))
+    assert brought.state.rollout is not None
+    assert not brought.state.rollout.plan.simulation
 
 
 def test_a_tick_changes_nothing_and_says_the_same_twice() -> None:

@@ -21,6 +21,7 @@ from fedretrain.rollout.config import (
     OnRetrain,
     OnUnderpowered,
     RolloutPolicy,
+    SimulationRules,
     Step,
 )
 from fedretrain.rollout.effects import EffectKind
@@ -289,6 +290,53 @@ def test_a_failed_or_missing_validation_never_reaches_shadow() -> None:
     stale = Drive()
     assert stale.tick(168.0, validation=Verdict.INCONCLUSIVE) == ["rollback_started", "rolled_back"]
     assert not stale.payloads(EffectKind.QUARANTINE)
+
+
+SIMULATED = replace(POLICY, simulation=SimulationRules(required=True, limit_s=DAY_S))
+
+
+def test_where_the_policy_wants_it_shadow_waits_for_the_simulation_gate() -> None:
+    drive = Drive(SIMULATED, simulated=True)
+    assert drive.state.plan.gates[:3] == ("validation", "simulation", "shadow")
+    assert drive.tick(1.0) == []
+    assert drive.tick(1.0, simulation=Verdict.PASS, validation=Verdict.INCONCLUSIVE) == []
+    assert drive.tick(1.0, simulation=Verdict.PASS) == ["shadow_started"]
+    drive.to(Phase.CHAMPION)
+    assert drive.state.passed == ("validation", "simulation", "shadow", "canary", "ramp 2", "ramp 3")
+    assert (
+        drive.state.gate_passed is False
+    )  # everything that was planned has passed, and there is no further step
+
+
+def test_a_failed_simulation_ends_in_quarantine_with_an_incident_and_an_undecided_one_without_blame() -> None:
+    bad = Drive(SIMULATED, simulated=True)
+    assert bad.tick(1.0, simulation=Verdict.FAIL) == ["rollback_started", "rolled_back"]
+    assert bad.state.cause is Cause.SIMULATION_FAILED
+    assert bad.payloads(EffectKind.QUARANTINE)
+    assert [one["kind"] for one in bad.payloads(EffectKind.OPEN_INCIDENT)] == ["model"]
+    undecided = Drive(SIMULATED, simulated=True)
+    assert undecided.tick(23.0, simulation=Verdict.INCONCLUSIVE) == []
+    assert undecided.tick(1.0, simulation=Verdict.INCONCLUSIVE) == ["rollback_started", "rolled_back"]
+    assert undecided.state.cause is Cause.NOT_SIMULATED
+    assert not undecided.payloads(EffectKind.QUARANTINE)
+    assert [one["kind"] for one in undecided.payloads(EffectKind.OPEN_INCIDENT)] == ["undecided"]
+
+
+def test_without_a_campaign_to_replay_or_where_the_policy_does_not_want_it_nobody_asks_for_a_simulation() -> (
+    None
+):
+    for drive in (Drive(SIMULATED), Drive(POLICY, simulated=True)):
+        assert not drive.state.plan.simulation
+        assert drive.tick(1.0, simulation=Verdict.FAIL) == ["shadow_started"]
+
+
+def test_a_log_in_which_the_simulation_gate_was_passed_over_does_not_replay() -> None:
+    drive = Drive(SIMULATED, simulated=True)
+    drive.tick(1.0, simulation=Verdict.PASS)
+    started = drive.log[1]
+    assert started.evidence == {"validation": "pass", "simulation": "pass"}
+    with pytest.raises(IllegalTransition, match="simulation"):
+        replay([drive.log[0], replace(started, evidence={"validation": "pass"})])
 
 
 def test_a_broken_metric_source_is_counted_apart_from_a_bad_model() -> None:

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from fedretrain.core.types import FailureKind
-from sim.fit.delay import fit_delay, waits
-from sim.fit.drift import fit_drift
-from sim.fit.fitted import share_interval
-from sim.fit.mix import concentration, favourites, fit_mix
-from sim.fit.presence import CLUSTERS, DIURNAL, MARKOV, fit_presence
-from sim.fit.timing import fit_dropouts, fit_timing
-from sim.fleetlog.format import (
+from fedretrain.wire.fleet_log import (
     AskedInRound,
     Failed,
     Header,
@@ -25,6 +19,12 @@ from sim.fleetlog.format import (
     Replied,
     Telemetered,
 )
+from sim.fit.delay import fit_delay, waits
+from sim.fit.drift import fit_drift
+from sim.fit.fitted import share_interval
+from sim.fit.mix import concentration, favourites, fit_mix
+from sim.fit.presence import CLUSTERS, DIURNAL, MARKOV, fit_presence
+from sim.fit.timing import fit_dropouts, fit_timing
 from sim.fleetlog.log import FleetLog
 from sim.labels import DelayKind
 from sim.sensors.config import DriftKind

@@ -5,7 +5,7 @@ import pytest
 
 from fedretrain.core.errors import DataError
 from fedretrain.core.types import FailureKind
-from sim.fleetlog.format import (
+from fedretrain.wire.fleet_log import (
     AskedInRound,
     Failed,
     Header,
@@ -16,9 +16,9 @@ from sim.fleetlog.format import (
     Refusal,
     Replied,
     Telemetered,
+    write_log,
 )
 from sim.fleetlog.reader import read_log
-from sim.fleetlog.writer import write_log
 
 HEADER = Header(3, (0, 0, 1), (0, 1, 0), ("a", "b"), ("x", "y"), 0.0, 36_000.0, 3600.0, 600.0)
 EVENTS = (

@@ -1,9 +1,12 @@
-"""The format of a fleet's event log: JSON lines, a header first, then one event per line.
+"""A fleet's event log as a file, and its writer: JSON lines, a header first, then one event per line.
+
+The coordinator writes one of its fleet, the simulator one of a simulated fleet; `sim.fleetlog.reader` reads both.
 
 Rules of this file:
     * The log holds what a coordinator sees: connections, rounds, arrivals of labels, telemetry. Never the truth of a simulation.
     * It is operational telemetry (DESIGN section 6): nothing fitted to it is covered by an epsilon.
     * Instants are seconds of one clock, the coordinator's; `predicted_at` alone is by the device's own.
+    * Events are written in the order of their instants, those of one instant in the order given; a reader sees all of a log or none.
     * An event's fields are the fields of its dataclass; a line is ``{"kind": KIND, FIELD: VALUE, ...}`` with all of them and no others.
 
 Every line::
@@ -15,7 +18,9 @@ Every line::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -23,7 +28,8 @@ from fedretrain.core.checks import require
 from fedretrain.core.types import FailureKind  # noqa: TC001 - the reader builds events by their types
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 FORMAT, VERSION = "fedretrain.fleetlog", 1
 
@@ -230,3 +236,41 @@ class Refusal(StrEnum):
     LABEL_WITHOUT_PREDICTION = "label_without_prediction"
     UNKNOWN_CLASS = "unknown_class"
     WRONG_CHANNELS = "wrong_channels"
+
+
+_WORDS = {cls: word for word, cls in KINDS.items()}
+
+
+def write_log(path: Path, header: Header, events: Iterable[Event]) -> str:
+    """Write a log.
+
+    Args:
+        path: Where; its folder is made if absent.
+        header: Whose log it is.
+        events: In any order.
+
+    Returns:
+        The file's sha256.
+
+    Raises:
+        OSError: If the disk refuses it.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    digest = hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as file:
+        for line in _lines(header, events):
+            digest.update(line)
+            file.write(line)
+    partial.replace(path)
+    return digest.hexdigest()
+
+
+def _lines(header: Header, events: Iterable[Event]) -> Iterable[bytes]:
+    yield _line({"kind": "header", "format": FORMAT, "version": VERSION, **asdict(header)})
+    for event in sorted(events, key=lambda one: one.at):
+        yield _line({"kind": _WORDS[type(event)], **event.__dict__})
+
+
+def _line(values: dict[str, object]) -> bytes:
+    return (json.dumps(values, allow_nan=False, separators=(",", ":")) + "\n").encode()
