@@ -8,7 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,11 +65,13 @@ class Arm:
         config: The arm's resolved configuration.
         seed: The repetition's seed.
         setting: Data and world.
+        start: Parameters to begin with instead of the model's own first ones, those of every name given.
     """
 
     config: Config
     seed: int
     setting: Setting
+    start: Params | None = field(default=None, kw_only=True)
 
     @property
     def world(self) -> World:
@@ -79,6 +81,10 @@ class Arm:
     @cached_property
     def model(self) -> ModelBundle:
         """The model with its first parameters."""
+        made = self._fresh_model()
+        return made if self.start is None else made.starting(self.start)
+
+    def _fresh_model(self) -> ModelBundle:
         fleet, wanted = self.world.fleet, self.config.model
         seed = seed_for(self.seed, -1, 0, "model")
         shape, outputs = fleet.input_shape, fleet.num_outputs
@@ -148,7 +154,8 @@ class Arm:
         by_example = self.config.training.example_dp is not None
         if self.config.privacy.kind is PrivacyKind.NONE and not by_example:
             return
-        pipeline.require_private()
+        if dataset is None or not dataset.server_held:
+            pipeline.require_private()
         if dataset is not None and dataset.target_pooled:
             raise PrivacyError(
                 "the targets are scaled by the mean and spread of all devices' labels",

@@ -1,12 +1,13 @@
 """A command of an installed package that ends with the process that started it, even if that one is killed.
 
 ``python -m fedretrain.core.leash PARENT COMMAND [WORD ...]`` runs a console script of this Python environment, so that a
-search path or an activated environment does not matter.
+search path or an activated environment does not matter; ``... PARENT -m MODULE [WORD ...]`` runs a module.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -31,8 +32,13 @@ def watch(parent: int) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run the command named by the words."""
+    """Run the command or module named by the words."""
     parent, command = int(words[0]), words[1]
+    if command == "-m":
+        watch(parent)
+        sys.argv = words[2:]
+        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        return
     (script,) = entry_points(group="console_scripts", name=command)
     watch(parent)
     sys.argv = words[1:]

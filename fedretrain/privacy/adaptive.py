@@ -58,6 +58,15 @@ def delta_noise_multiplier(
     return factor / math.sqrt(share)
 
 
+def total_noise_multiplier(
+    delta: float, bit_noise_stddev: float, quantile: float, relation: Relation, unit: Unit = Unit.DEVICE
+) -> float:
+    """What updates with noise multiplier `delta` and the bit cost together: the inverse of `delta_noise_multiplier`."""
+    factor = sensitivity_factor(relation, unit)
+    bit = bit_sensitivity(quantile, relation, unit) / bit_noise_stddev
+    return factor / math.hypot(factor / delta, bit)
+
+
 @dataclass(frozen=True)
 class AdaptiveClip:
     """The clip norm's rule; its state is the clip norm.

@@ -247,18 +247,18 @@ class CampaignRun:
         if record.next_round >= definition.num_rounds:
             self._end("complete")
             return None
-        at = self._clock()
+        at, cohort = self._clock(), self._cohort(online)
         state, result = run_round(
             self.state,
             self.rules,
-            self._cohort(online),
+            cohort,
             runner,
             round_=record.next_round,
             seed=definition.seed,
             at=at,
             purse=self.purse,
         )
-        self._commit(state, result)
+        self._commit(state, result, {"at": at, "asked": np.sort(cohort.clients).tolist()})
         if result.outcome is Outcome.BUDGET_SPENT:
             self._end("budget_spent")
         elif record.next_round + 1 == definition.num_rounds:
@@ -287,9 +287,11 @@ class CampaignRun:
             eligible = (everybody if online is None else online) & (payers | ~payers.any())
         return self.sampler.cohort(definition.seed, self.record.next_round, self.state.history, eligible)
 
-    def _commit(self, state: ServerState, result: RoundResult) -> None:
+    def _commit(self, state: ServerState, result: RoundResult, asked: dict[str, Any]) -> None:
         digest = self._store.put(encode_state(state))
-        done = CommittedRound(result.round, result.outcome, digest, state.version, summary_of(result))
+        done = CommittedRound(
+            result.round, result.outcome, digest, state.version, {**summary_of(result), **asked}
+        )
         self._append({"type": "round", **plain(done)})
         self.state = state
         self.record = replace(self.record, rounds=(*self.record.rounds, done))
@@ -335,6 +337,7 @@ def summary_of(result: RoundResult) -> dict[str, Any]:
         "reason": result.reason,
         "num_asked": result.num_asked,
         "num_contributed": result.num_contributed,
+        "failed": _by_kind(result),
         "failures": {str(kind): count for kind, count in sorted(result.failure_counts.items())},
         "num_duplicates": result.num_duplicates,
         "clip_norm": result.clip_norm,
@@ -347,3 +350,11 @@ def summary_of(result: RoundResult) -> dict[str, Any]:
         "bytes_up": result.bytes_up,
         "busy_s": result.busy_s,
     }
+
+
+def _by_kind(result: RoundResult) -> dict[str, list[int]]:
+    """Who contributed nothing, by the reason: who is asked and who answers is the coordinator's schedule, no device's data."""
+    found: dict[str, list[int]] = {}
+    for failure in result.failures:
+        found.setdefault(str(failure.kind), []).append(int(failure.client))
+    return {kind: sorted(clients) for kind, clients in sorted(found.items())}

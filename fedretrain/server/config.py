@@ -98,6 +98,17 @@ class Flower:
 
 
 @dataclass(frozen=True)
+class Simulation:
+    """Where the simulation gate runs.
+
+    Attributes:
+        address: ``host:port`` (or ``auto``) of a Ray cluster on which fedretrain is installed; empty: a child of the coordinator.
+    """
+
+    address: str = ""
+
+
+@dataclass(frozen=True)
 class Watching:
     """How the fleet is watched: the clockwork of the policy's windows.
 
@@ -156,6 +167,7 @@ class ServerConfig:
         listen: Where devices reach it.
         quota: What one device may ask of it.
         flower: Training.
+        simulation: The simulation gate.
         populations: By name.
         at_rest: Encryption of packages and campaigns' states.
         roles: Who may order and approve what, by the role's name; none: whoever gives a name may do everything.
@@ -170,6 +182,7 @@ class ServerConfig:
     listen: Listen = field(default_factory=Listen)
     quota: Quota = field(default_factory=Quota)
     flower: Flower = field(default_factory=Flower)
+    simulation: Simulation = field(default_factory=Simulation)
 
     def __post_init__(self) -> None:
         require(bool(self.folder), "no folder", key="folder", fix="name one")

@@ -40,6 +40,7 @@ from fedretrain.server.campaign import (
 from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
 from fedretrain.server.pool import Pool, read_pool
 from fedretrain.server.releasing import release_version
+from fedretrain.server.simulations import SimulationBook
 from fedretrain.server.versions import Versions
 from fedretrain.wire.control import ReportShape
 
@@ -112,6 +113,7 @@ class Models:
         self.population, self.policy, self.training = population, policy, training
         self._log, self.stores, self._fence, self._clock = log, stores, fence, clock
         self.pool: Pool | None = read_pool(Path(pool)) if pool else None
+        self.simulations = SimulationBook(population, log, stores.campaigns, fence, clock)
         self.versions = Versions()
         self._read = -1
         self._package = lru_cache(maxsize=8)(lambda digest: read_package(stores.packages, digest))

@@ -25,6 +25,7 @@ from fedretrain.validation.rows import Labelled, Layout, Rows
 from fedretrain.validation.slices import even_cuts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,20 +64,32 @@ def read_pool(folder: Path) -> Pool:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise DataError("the pool holds no *.safetensors", where=str(folder), fix="put labelled rows there")
+    return _pool([(file, file.read_bytes()) for file in files])
+
+
+def _pool(files: Sequence[tuple[Path, bytes]]) -> Pool:
     parts, digest = [], hashlib.sha256()
-    for file in files:
-        content = file.read_bytes()
+    for file, content in files:
         digest.update(hashlib.sha256(content).digest())
         parts.append(_rows(content, file))
         if parts[-1][0].shape[1:] != parts[0][0].shape[1:]:
             raise DataError(
-                f"its rows have the shape {parts[-1][0].shape[1:]}, those of {files[0].name} {parts[0][0].shape[1:]}",
+                f"its rows have the shape {parts[-1][0].shape[1:]}, those of {files[0][0].name} {parts[0][0].shape[1:]}",
                 where=str(file),
                 fix="put rows of one schema into a pool",
             )
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     x, y, at, device, group = joined
     return Pool(x, Labelled(device, group, at, np.zeros(len(x)), y), digest.hexdigest())
+
+
+def read_pool_file(file: Path) -> Pool:
+    """The rows of one file.
+
+    Raises:
+        DataError: If it is not what it should be.
+    """
+    return _pool([(file, file.read_bytes())])
 
 
 def write_pool(

@@ -20,7 +20,7 @@ from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import FedretrainError
-from fedretrain.server import alerts, fleet, questions
+from fedretrain.server import alerts, fleet, presence, questions
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.database import reading
@@ -32,6 +32,7 @@ from fedretrain.server.population import Population
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.registry_thread import RegistryThread
 from fedretrain.server.showing import view_of
+from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
 from fedretrain.server.training_file import read_training, read_yaml
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from fedretrain.server.event_log import EventLog, Fence
     from fedretrain.server.keys import Keys
     from fedretrain.server.models import Stores
+    from fedretrain.server.simulating import Simulating
 
 TRUST_RENEWAL_S = 3600.0
 _log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Steward:
         self._registries = _registries(config)
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
+        self._simulations: dict[str, Simulating] = {}
         self._renewed_at = 0.0
         self._nodes: dict[str, frozenset[str]] = {}
         self._admitted: tuple[int, frozenset[str]] = (0, frozenset())
@@ -87,6 +90,7 @@ class Steward:
     def _open(self, name: str, stores: Stores, fence: Fence) -> Population:
         config = self._config.populations[name]
         policy = read_policy(read_yaml(Path(config.policy)), where=config.policy)
+        check_pool(policy, config.pool, f"populations.{name}.pool")
         training = read_training(Path(config.training)) if config.training else None
         models = Models(name, policy, training, config.pool, self._log, stores, fence, self._clock)
         roles = self._config.roles_of(name)
@@ -125,6 +129,7 @@ class Steward:
         if population is None:
             population = self._populations[name] = self._open(name, self._stores, self._fence)
             self._told[name] = {}
+        self._see_to_simulation(name, population)
         if now < self._due.get(name, 0.0):
             self._see_to_campaign(name, population)
             return
@@ -136,6 +141,8 @@ class Steward:
         for process in self._campaigns.values():
             process.stop()
         self._campaigns.clear()
+        for job in self._simulations.values():
+            job.stop()
         if self._superlink is not None:
             self._superlink.stop()
             self._superlink = None
@@ -149,6 +156,8 @@ class Steward:
             told = (self._log, name, population.telemetry, population.devices, population.fence, now)
             for alert in alerts.keep(*told):
                 _log.warning("%s: %s: %s %s", name, alert["device"], alert["alert"], alert["detail"])
+        slot_s = self._config.populations[name].watching.slot_s
+        presence.note(self._log.engine, self._fence, name, population.devices, slot_s, now)
         self._publish(population, now)
         try:
             self._see_to_campaign(name, population)
@@ -251,6 +260,18 @@ class Steward:
             for one in population.devices
             if one.standing is Standing.ACTIVE and one.traits.trains and one.number not in kept
         }
+
+    # ---- the simulation gate
+
+    def _see_to_simulation(self, name: str, population: Population) -> None:
+        """Start, watch and end the job that is due."""
+        version = to_simulate(population.memory.state, population.examiner.known)
+        job = self._simulations.get(name)
+        if job is None or job.book is not population.models.simulations:
+            if job is not None:
+                job.stop()  # of a population that was opened anew
+            job = self._simulations[name] = simulating_of(self._config, name, population, self._clock)
+        job.ensure(version, time.monotonic())
 
     # ---- campaigns
 

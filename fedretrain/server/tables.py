@@ -117,3 +117,14 @@ brought_labels = Table(
     Column("outcome", Text, nullable=False, default="", index=True),
 )
 """Labels that people brought for predictions of devices; what the device found, once it has answered."""
+
+presence = Table(
+    "presence",
+    metadata,
+    Column("population", String(100), primary_key=True),
+    Column("at", Float(53), primary_key=True),
+    Column("slot_s", Float(53), nullable=False),
+    Column("devices", BigInteger, nullable=False),
+    Column("online", LargeBinary, nullable=False),
+)
+"""Which devices were heard of in each slot, one bit for each."""

@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,25 @@ class ModelBundle:
     def trainable(self) -> tuple[str, ...]:
         """Names of the parameters that are differentiated."""
         return tuple(n for n, p in self.module.named_parameters() if p.requires_grad)
+
+    def starting(self, params: Params) -> ModelBundle:
+        """The same model with other first parameters: a warm start.
+
+        Args:
+            params: By name; what is not named stays.
+
+        Raises:
+            ConfigError: If one is not the model's, or has another shape.
+        """
+        for name, leaf in params.items():
+            if name not in self.first or tuple(self.first[name].shape) != np.shape(leaf):
+                raise ConfigError(
+                    f"{name} does not fit the model",
+                    where="model",
+                    fix="start from weights of the same model",
+                )
+        fresh = {name: torch.from_numpy(np.array(leaf, dtype=np.float32)) for name, leaf in params.items()}
+        return ModelBundle(self.module, {**self.first, **fresh})
 
     def first_params(self) -> Params:
         """The first parameters as numpy arrays."""

@@ -156,6 +156,7 @@ class SensorDataset:
         caveats: What a reader of any figure on this data must know.
         target_name: What y is, with its unit in brackets.
         target_scale: How many of these units 1.0 of a regression's y is: errors are reported in units.
+        server_held: True if the rows are the server's own: numbers taken from them may ride in a package under a claim of privacy.
         target_pooled: True if y was scaled by numbers taken from the devices' data: not with differential privacy.
     """
 
@@ -178,6 +179,7 @@ class SensorDataset:
     target_name: str = "class"
     target_scale: float = 1.0
     target_pooled: bool = False
+    server_held: bool = False
 
     def __post_init__(self) -> None:
         self._check_shapes()

@@ -20,6 +20,7 @@ LOADERS = {
     "gas_drift": "sim.datasets.gas_drift:load",
     "beijing_air": "sim.datasets.beijing_air:load",
     "table": "sim.datasets.table:load",
+    "pool": "sim.datasets.pool:load",
     "scale": "sim.datasets.synthetic:load",
 }
 """Import paths, so that a data set's own libraries are imported when it is asked for."""

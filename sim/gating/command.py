@@ -15,6 +15,7 @@ from sim.gating.report import render, sources, write_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sim.fit.files import FleetFile
     from sim.gating.config import GateConfig
     from sim.gating.gate import Contender, GateResult
     from sim.results import Run
@@ -36,12 +37,12 @@ def gate_command(words: Sequence[str]) -> int:
         UserError: If a word, a run or the fleet is wrong.
     """
     config = read_words(words)
-    gate = SimulationGate(config, read_fleet(Path(config.fleet)))
+    gate = SimulationGate(config, _fleet(config))
     runs: dict[str, Run] = {}
     champion: Contender | None = None
     if config.champion:
         champion, runs["champion"] = load_contender(config.champion, config.champion_arm)
-    result, candidate = _judged(gate, config, champion, runs)
+    result, candidate, champion = _judged(gate, config, champion, runs)
     found = sources(gate.fleet, candidate, champion, runs)
     print(render(result, found))
     write_json(config, result, found)
@@ -51,10 +52,26 @@ def gate_command(words: Sequence[str]) -> int:
 
 def _judged(
     gate: SimulationGate, config: GateConfig, champion: Contender | None, runs: dict[str, Run]
-) -> tuple[GateResult, Contender | None]:
+) -> tuple[GateResult, Contender | None, Contender | None]:
+    if config.candidate.endswith(".json"):
+        from sim.gating.production import load_campaign
+
+        candidate, champion = load_campaign(Path(config.candidate))
+        return gate.judge(candidate, champion), candidate, champion
     if champion is not None and config.candidate.endswith(".safetensors"):
         weights = read_weights(Path(config.candidate))
         check_layout(weights, champion)
-        return gate.judge_weights(weights, champion), None
+        return gate.judge_weights(weights, champion), None, champion
     candidate, runs["candidate"] = load_contender(config.candidate, config.arm)
-    return gate.judge(candidate, champion), candidate
+    return gate.judge(candidate, champion), candidate, champion
+
+
+def _fleet(config: GateConfig) -> FleetFile:
+    """The fitted fleet: named, or fitted now to the log that is named, and written beside it."""
+    if not config.log:
+        return read_fleet(Path(config.fleet))
+    from sim.fit.command import fit_command
+
+    out = Path(config.log).with_suffix(".yaml")
+    fit_command([config.log, str(out)])
+    return read_fleet(out)

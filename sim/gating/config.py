@@ -12,7 +12,7 @@ from fedretrain.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-USAGE = "python -m sim gate candidate=RUN fleet=FITTED.yaml [champion=RUN] [KEY=VALUE ...]"
+USAGE = "python -m sim gate candidate=RUN fleet=FITTED.yaml|log=LOG [champion=RUN] [KEY=VALUE ...]"
 LEAST_SEEDS = 5
 
 
@@ -22,8 +22,10 @@ class GateConfig:
 
     Attributes:
         candidate: A run folder: the campaign that made the candidate, replayed from its own configuration. Or a ``.safetensors`` file of shared
-            parameters, which is scored on the champion's fleet.
+            parameters, which is scored on the champion's fleet. Or a ``.json`` file in which a coordinator describes a campaign
+            (`fedretrain.server.replay_order`): it is replayed from its own beginning beside the champion that it names.
         fleet: A fitted fleet (`python -m sim fit`).
+        log: A fleet's event log, to be fitted first; in the place of `fleet`.
         champion: The run folder that the candidate is compared with, replayed on the same fleet with the same seeds. Empty: the candidate is
             compared with what its own run says of it.
         arm: The candidate's arm; empty: its run's first.
@@ -39,7 +41,8 @@ class GateConfig:
     """
 
     candidate: str
-    fleet: str
+    fleet: str = ""
+    log: str = ""
     champion: str = ""
     arm: str = ""
     champion_arm: str = ""
@@ -52,8 +55,8 @@ class GateConfig:
     out: str = "gate.json"
 
     def __post_init__(self) -> None:
-        for name in ("candidate", "fleet"):
-            require(bool(getattr(self, name)), "is not named", key=name, fix=USAGE)
+        require(bool(self.candidate), "is not named", key="candidate", fix=USAGE)
+        require(bool(self.fleet) != bool(self.log), "name a fitted fleet, or a log", key="fleet", fix=USAGE)
         require(
             self.seeds >= LEAST_SEEDS,
             f"{self.seeds} seeds are too few",
@@ -89,7 +92,8 @@ def read_words(words: Sequence[str]) -> GateConfig:
         if not equals:
             raise ConfigError(f"{word!r} is no KEY=VALUE", fix=USAGE)
         values[key] = value if key in text else yaml.safe_load(value)
-    for name in ("candidate", "fleet"):
-        if name not in values:
-            raise ConfigError(f"no {name} is named", where=f"{name}=", fix=USAGE)
+    if "candidate" not in values:
+        raise ConfigError("no candidate is named", where="candidate=", fix=USAGE)
+    if "fleet" not in values and "log" not in values:
+        raise ConfigError("no fleet is named", where="fleet=", fix=USAGE)
     return build(GateConfig, values, where="gate")

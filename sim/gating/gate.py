@@ -49,6 +49,8 @@ class Contender:
         weights: Its final shared parameters by seed.
         scores: Final scores of its run by seed, ``[D]`` each, more is better; empty where it has none.
         epsilon: What its run spent; None without DP.
+        start: Parameters that its campaign began with; None: the model's own first ones.
+        held: Whether it is no campaign but a model that serves: `start`, scored as it is, its personal state re-fitted.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Contender:
     weights: Mapping[int, Params] = field(default_factory=dict)
     scores: Mapping[int, Floats] = field(default_factory=dict)
     epsilon: float | None = None
+    start: Params | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,9 @@ class SimulationGate:
 
     def _replays(self, one: Contender, condition: Condition, seeds: tuple[int, ...]) -> list[Replayed]:
         config = under(one.config, self.fleet, condition)
-        return [self.replayer.replay(config, seed) for seed in seeds]
+        if one.held:
+            return [self.replayer.serve(config, seed, one.start or {}) for seed in seeds]
+        return [self.replayer.replay(config, seed, one.start) for seed in seeds]
 
     def _outcomes(
         self,

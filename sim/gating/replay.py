@@ -8,6 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.core.params import Params
+    from sim.arm import Arm
     from sim.evaluation import Evaluation
     from sim.schema import Config
 
@@ -56,30 +58,46 @@ class Replayer:
 
     def __init__(self) -> None:
         self._arms = Arms()
-        self._known: dict[tuple[str, int], Replayed] = {}
+        self._known: dict[tuple[str, int, str], Replayed] = {}
 
-    def replay(self, config: Config, seed: int) -> Replayed:
+    def replay(self, config: Config, seed: int, start: Params | None = None) -> Replayed:
         """One campaign with one seed.
+
+        Args:
+            config: The campaign, in its world.
+            seed: Of the repetition.
+            start: Parameters to begin with; None: the model's own first ones.
 
         Raises:
             UserError: If the configuration cannot be run.
         """
-        key = config_digest(config), seed
+        key = config_digest(config), seed, params_digest(start)
         if key not in self._known:
-            self._known[key] = self._run(_quiet(config), seed)
+            self._known[key] = self._run(self._arm(config, seed, start))
         return self._known[key]
+
+    def serve(self, config: Config, seed: int, weights: Params) -> Replayed:
+        """A model that serves in a campaign's world, without the campaign: each device re-fits what is its own, and scores."""
+        key = config_digest(config), seed, f"served {params_digest(weights)}"
+        if key not in self._known:
+            arm = self._arm(config, seed, weights)
+            found = self._evaluate(
+                arm, LocalRunner(arm, PersonalStore(arm.task.personal.size)), arm.first_shared()
+            )
+            self._known[key] = self._replayed(arm, found, None, 1.0)
+        return self._known[key]
+
+    def _arm(self, config: Config, seed: int, start: Params | None) -> Arm:
+        arm = self._arms.get(_quiet(config), seed)
+        return arm if start is None else replace(arm, start=start)
 
     def score(self, config: Config, seed: int, weights: Params) -> Floats:
         """``[D]`` scores of given shared parameters as a global model in the world of a configuration."""
-        arm = self._arms.get(_quiet(config), seed)
-        devices = first_devices(arm.world.fleet.num_devices, config.campaign.score_devices)
-        at = config.campaign.num_rounds * config.campaign.round_interval_s
-        runner = LocalRunner(arm, PersonalStore(arm.task.personal.size))
-        found = runner.evaluate(weights, devices, round_=config.campaign.num_rounds, at=at)
+        arm = self._arm(config, seed, None)
+        found = self._evaluate(arm, LocalRunner(arm, PersonalStore(arm.task.personal.size)), weights)
         return _scores(found, metric_of(arm), personalized=False)
 
-    def _run(self, config: Config, seed: int) -> Replayed:
-        arm = self._arms.get(config, seed)
+    def _run(self, arm: Arm) -> Replayed:
         campaign = Campaign("replay", arm)
         runner = LocalRunner(arm, campaign.progress.store)
         released = 0
@@ -89,19 +107,38 @@ class Replayer:
             released += getattr(record, "outcome", "") == "committed"
 
         campaign.run(runner, told)
-        devices = first_devices(arm.world.fleet.num_devices, config.campaign.score_devices)
-        rounds = config.campaign.num_rounds
-        found = runner.evaluate(
-            campaign.progress.state.tree, devices, round_=rounds, at=rounds * config.campaign.round_interval_s
-        )
+        found = self._evaluate(arm, runner, campaign.progress.state.tree)
+        return self._replayed(arm, found, campaign.epsilon(), released / arm.config.campaign.num_rounds)
+
+    def _evaluate(self, arm: Arm, runner: LocalRunner, shared: Params) -> Evaluation:
+        """Scores after the campaign's last round."""
+        campaign = arm.config.campaign
+        devices = first_devices(arm.world.fleet.num_devices, campaign.score_devices)
+        at = campaign.num_rounds * campaign.round_interval_s
+        return runner.evaluate(shared, devices, round_=campaign.num_rounds, at=at)
+
+    def _replayed(
+        self, arm: Arm, found: Evaluation, epsilon: float | None, released_fraction: float
+    ) -> Replayed:
         metric = metric_of(arm)
         return Replayed(
             _scores(found, metric, personalized=True),
             _scores(found, metric, personalized=False),
-            campaign.epsilon(),
-            released / rounds,
+            epsilon,
+            released_fraction,
             arm.world.fleet.digest,
         )
+
+
+def params_digest(params: Params | None) -> str:
+    """Of parameters: a replay from other ones is another replay."""
+    if params is None:
+        return ""
+    state = hashlib.sha256()
+    for name in sorted(params):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(params[name]).tobytes())
+    return state.hexdigest()
 
 
 def _quiet(config: Config) -> Config:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.checkpoint import config_digest
+from sim.gating.replay import params_digest
 from sim.outputs import SUMMARY, disk_errors
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def sources(
         if one is None:
             continue
         found[f"{role}'s configuration"] = config_digest(one.config)
+        if one.start is not None:
+            found[f"{role}'s beginning"] = params_digest(one.start)
         if role in runs:
             found[f"{role}'s data"] = runs[role].summary.data_digest
             found[f"{role}'s run"] = _file_digest(Path(one.name) / SUMMARY)

@@ -82,7 +82,7 @@ def test_the_simulation_gate_is_asked_of_candidates_that_a_federated_campaign_ma
     refused = drive.tick(seen=drive.seen(simulation=Verdict.FAIL))
     assert "ROLLBACK_STARTED" in [getattr(body.kind, "name", "") for body in refused if hasattr(body, "kind")]
     assert 2 in drive.state.quarantined
-    assert outcomes(drive) == [Outcome(1, Ending.REJECTED, "the simulation gate fails")]
+    assert [one.ending for one in outcomes(drive)] == [Ending.REJECTED]
     brought = Drive(simulated)
     brought.tick(orders=(Propose(5, "ada"),))
     assert brought.state.rollout is not None

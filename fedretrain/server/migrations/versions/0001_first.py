@@ -82,3 +82,11 @@ def upgrade() -> None:
         sa.Column("at", sa.Float(53), nullable=False),
         sa.Column("outcome", sa.Text, nullable=False, index=True),
     )
+    op.create_table(
+        "presence",
+        sa.Column("population", sa.String(100), primary_key=True),
+        sa.Column("at", sa.Float(53), primary_key=True),
+        sa.Column("slot_s", sa.Float(53), nullable=False),
+        sa.Column("devices", sa.BigInteger, nullable=False),
+        sa.Column("online", sa.LargeBinary, nullable=False),
+    )

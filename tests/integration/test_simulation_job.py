@@ -1,0 +1,124 @@
+"""The simulation gate as the coordinator's child: real processes, real verdicts, every way in which a job can be lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from fedretrain.rollout.verdict import Verdict
+from tests.simulation_cases import DROWNED, GOOD, Waiting
+
+LIMIT_S = 280.0
+
+
+def _until(job, happened):
+    until = time.monotonic() + LIMIT_S
+    while not happened():
+        assert time.monotonic() < until, "it never happened"
+        job.ensure(2, time.monotonic())
+        time.sleep(0.2)
+
+
+def _finish(world, job):
+    """What the job of version 2 found."""
+    _until(job, lambda: world.models().simulations.of(2).ended_at is not None)
+    return world.models().simulations.of(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rules", "verdict"), [(GOOD, Verdict.PASS), (DROWNED, Verdict.FAIL)])
+def test_a_campaign_is_judged_by_replaying_its_own_settings_in_the_fleet_that_was_watched(
+    tmp_path, rules, verdict
+):
+    world = Waiting(tmp_path, rules)
+    job = world.simulating()
+    found = _finish(world, job)
+    log = (tmp_path / "simulations" / "p" / "2" / "log").read_text()
+    assert (found.verdict, found.attempt, found.running) == (verdict, 1, False), (found.reason, log)
+    assert job.pid is None
+    report = world.models().simulations.report(found.report)
+    assert report["verdict"] == str(verdict)
+    assert {one["condition"] for one in report["checks"]} == {"observed", "2 x drop-outs and delay"}
+    assert {"fleet's log", "candidate's beginning", "champion's beginning"} <= set(report["sha256"])
+    assert "share_online" in log
+    dropout = next(line for line in log.splitlines() if "dropout_mid" in line)
+    assert float(dropout.split()[1]) == pytest.approx(0.125)  # one of eight who were asked
+    job.ensure(2, time.monotonic())
+    assert job.pid is None  # a verdict is taken once
+    assert world.models().simulations.of(2).attempt == 1
+
+
+def test_a_job_that_cannot_run_is_inconclusive_says_why_and_is_repeated_later(tmp_path):
+    world = Waiting(tmp_path, slots=3, retry_s=60.0)
+    job = world.simulating()
+    found = _finish(world, job)
+    assert (found.verdict, found.report) == (Verdict.INCONCLUSIVE, "")
+    assert "3 slots of 12 devices" in found.reason
+    job.ensure(2, time.monotonic())
+    assert job.pid is None
+    world.now += 61.0
+    job.ensure(2, time.monotonic())
+    assert job.pid is not None
+    assert world.models().simulations.of(2).attempt == 2
+    job.stop()
+
+
+def test_a_job_that_takes_too_long_is_ended(tmp_path):
+    world = Waiting(tmp_path, max_s=1.0)
+    job = world.simulating()
+    job.ensure(2, 0.0)
+    pid = job.pid
+    job.ensure(2, 0.9)
+    assert job.pid == pid
+    job.ensure(2, 1.1)
+    assert job.pid is None
+    assert not _alive(pid)
+    found = world.models().simulations.of(2)
+    assert (found.verdict, found.reason) == (Verdict.INCONCLUSIVE, "it took longer than 1 s")
+
+
+def test_a_job_that_takes_too_much_memory_is_inconclusive(tmp_path):
+    world = Waiting(tmp_path, memory_bytes=48 * 2**20)
+    found = _finish(world, world.simulating())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "ended with" in found.reason
+
+
+@pytest.mark.faults
+def test_a_job_that_is_killed_is_inconclusive(tmp_path):
+    world = Waiting(tmp_path)
+    job = world.simulating()
+    job.ensure(2, time.monotonic())
+    os.kill(job.pid, signal.SIGKILL)
+    found = _finish(world, job)
+    assert (found.verdict, found.attempt) == (Verdict.INCONCLUSIVE, 1)
+    assert "signal 9" in found.reason
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_coordinator_that_ends_in_the_middle_of_a_job_repeats_it_and_counts_one_verdict(tmp_path):
+    world = Waiting(tmp_path)
+    first = world.simulating()
+    first.ensure(2, time.monotonic())
+    report = tmp_path / "simulations" / "p" / "2" / "campaign.json"
+    _until(first, report.exists)  # the first job is under way, and so is the gate's process soon
+    first.stop()
+    known = world.models().simulations.of(2)
+    assert (known.attempt, known.running, known.ended_at) == (1, True, None)
+    again = world.simulating()
+    found = _finish(world, again)
+    assert (found.verdict, found.attempt, found.running) == (Verdict.PASS, 2, False)
+    records = [e.record for e in world.log.read("population/p/simulation")]
+    assert [(one["type"], one["attempt"]) for one in records] == [("begun", 1), ("begun", 2), ("ended", 2)]
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
