@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fedretrain.artifacts.store import ContentStore
+from fedretrain.artifacts.at_rest import AtRest
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.core.build import build
 from fedretrain.features.pipeline import Pipeline
@@ -23,7 +23,8 @@ from fedretrain.server.config import ServerConfig
 from fedretrain.server.database import open_database
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.importing import first_package
-from fedretrain.server.models import Models, Stores
+from fedretrain.server.keys import open_stores
+from fedretrain.server.models import Models
 from fedretrain.server.pool import read_pool, write_pool
 from fedretrain.server.simulating import simulating_of
 from fedretrain.server.training_file import TrainingFile
@@ -56,10 +57,11 @@ class Waiting:
     def __init__(self, folder, rules=GOOD, *, slots=SLOTS, **simulation):
         self.now = 0.0
         self.folder = folder
-        self.config = ServerConfig(str(folder), {"p": PopulationConfig("-", pool=str(folder / "pool"))})
+        population = PopulationConfig("-", pool=str(folder / "pool"))
+        self.config = ServerConfig(str(folder), {"p": population}, at_rest=AtRest(development=False))
         self.engine = open_database(self.config.database_url)
         self.log = EventLog(self.engine)
-        self.stores = Stores(ContentStore(folder / "packages"), ContentStore(folder / "campaigns"))
+        self.stores = open_stores(self.config)
         wanted = {"required": True, "accuracy_margin": 0.1, "worst_margin": 0.3, **simulation}
         self.rules = build(SimulationRules, wanted)
         self._lab()

@@ -59,6 +59,17 @@ POLICY: dict[str, Any] = {
     "validation": {"accuracy": {"overall": 0.03}},
     "retraining": {"mode": "metric", "interval_s": 86400, "cool_down_s": 600},
     "rollout": {
+        # A campaign under this much noise, on a day without drift, costs a model from the laboratory up to a few points.
+        "simulation": {
+            "required": True,
+            "seeds": 5,
+            "most_seeds": 5,
+            "accuracy_margin": 0.05,
+            "worst_margin": 0.15,
+            "retry_s": 30,
+            "max_s": 300,
+            "limit_s": 600,
+        },
         "shadow": {"min_s": 30, "max_s": 300, "every_hour": False},
         "steps": [
             {"exposure_fraction": 0.25, "min_s": 30, "max_s": 180},

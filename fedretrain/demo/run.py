@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from fedretrain.server.simulations import Found
+
 OPERATOR = "the demo's operator"
 LIMIT_S = 1500.0
 _LOOK_S = 2.0
@@ -102,7 +104,10 @@ class Demo:
             400.0,
         )
         self._wait(self._training, "a federated retrain under differential privacy has begun", 400.0)
+        self._wait(lambda: self._phase() in ("pending", "shadow"), "it has made a candidate", 600.0)
+        self._wait(lambda: self._simulated().attempt > 0, "the simulation gate replays its campaign", 120.0)
         self._wait(lambda: self._phase() == "shadow", "its candidate is scored in shadow", 600.0)
+        self.tell(f"the simulation gate had said {self._simulated().verdict}: {self._simulated().reason}")
         self._wait(lambda: self._phase() == "approval", "a person is asked", 400.0)
         self.desk.answer("granted", OPERATOR)
         self._wait(lambda: self._phase() == "canary", "approved: a quarter of the devices serve it", 120.0)
@@ -162,6 +167,9 @@ class Demo:
     def _phase(self) -> str:
         rollout = self.desk.memory().begun.rollout
         return "" if rollout is None else str(rollout.phase)
+
+    def _simulated(self) -> Found:
+        return self.desk.models.simulations.of(self._candidate())
 
     def _candidate(self) -> int:
         rollout = self.desk.memory().begun.rollout

@@ -70,7 +70,8 @@ def note(
         last = connection.scalar(newest)
     if not devices or (last is not None and last >= end - slot_s):
         return False
-    heard = [one.standing is Standing.ACTIVE and one.seen_at >= end - slot_s for one in devices]
+    begun = max(end - slot_s, np.nextafter(0.0, 1.0))  # 0 is never
+    heard = [one.standing is Standing.ACTIVE and one.seen_at >= begun for one in devices]
     bits = np.packbits(np.array(heard, dtype=np.bool_)).tobytes()
     row = {
         "population": population,

@@ -4,6 +4,7 @@ Rules of this file:
     * PASS and FAIL are the gate's own: its exit status and its report say the same, or there is no verdict.
     * A job that cannot run, crashes, takes too long or too much memory is INCONCLUSIVE, with the reason; it is repeated after
       `SimulationRules.retry_s`, as long as the rollout waits.
+    * A job's files are its owner's to read, and are deleted when it ends; its report is in the store, its log stays.
     * A coordinator that ends takes its job with it. Another one finds that the job began and did not end, and repeats it: nothing that the
       first one might have found is counted.
 """
@@ -19,6 +20,7 @@ from fedretrain.core.child import Child, Command
 from fedretrain.core.errors import ConfigError
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.verdict import Verdict
+from fedretrain.server.keys import store_places
 from fedretrain.server.simulation_child import REPORT, SimulationOrders
 from fedretrain.validation.report import Verdict as Validated
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _STATUS = {0: Verdict.PASS, 1: Verdict.FAIL, 3: Verdict.INCONCLUSIVE}
 _NICENESS = 10  # devices and decisions come first
 _LAST_BYTES = 4096
+LOG = "log"
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +62,9 @@ def to_simulate(state: CycleState | None, validations: Validations) -> int | Non
     if rollout is None or rollout.phase is not Phase.PENDING or not rollout.plan.simulation:
         return None
     judged = validations.judged.get(rollout.plan.candidate)
-    passed = judged is not None and judged.champion == rollout.plan.champion and judged.verdict == Validated.PASS
+    passed = (
+        judged is not None and judged.champion == rollout.plan.champion and judged.verdict == Validated.PASS
+    )
     return rollout.plan.candidate if passed else None
 
 
@@ -113,8 +118,9 @@ class Simulating:
 
     def stop(self) -> None:
         """End the job without a verdict; it is repeated. May be called twice."""
-        if self._child is not None:
+        if self._child is not None and self._version is not None:
             self._child.stop()
+            _tidy(self._job_folder(self._version))
             self._child, self._version = None, None
 
     def _start_if_due(self, version: int, now: float) -> None:
@@ -124,18 +130,18 @@ class Simulating:
             if known.verdict is not Verdict.INCONCLUSIVE or waited < self._rules.retry_s:
                 return
         folder = self._job_folder(version)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _tidy(folder)
         orders = self._orders(version, folder)
         attempt = self.book.begin(version)
         command = Command(
             ("-m", "fedretrain.server.simulation_child"),
-            folder / "log",
+            folder / LOG,
             {**orders.to_env(), "OMP_NUM_THREADS": "1"},
             memory_bytes=self._rules.memory_bytes,
             niceness=_NICENESS,
         )
-        (folder / REPORT).unlink(missing_ok=True)
-        (folder / "log").unlink(missing_ok=True)
+        (folder / LOG).unlink(missing_ok=True)
         self._child, self._version, self._begun_at = Child(command), version, now
         self._child.start()
         _log.info("version %d is simulated (attempt %d)", version, attempt)
@@ -155,7 +161,7 @@ class Simulating:
             how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
             return (
                 Verdict.INCONCLUSIVE,
-                f"it ended with {how} and no verdict: {last_line(folder / 'log')}",
+                f"it ended with {how} and no verdict: {last_line(folder / LOG)}",
                 None,
             )
         try:
@@ -184,14 +190,15 @@ def simulating_of(
     """
     folder, models = Path(config.folder), population.models
     rules = population.policy.rollout.simulation
+    packages, campaigns = store_places(config)
 
     def orders(version: int, job: Path) -> SimulationOrders:
         champion = population.memory.begun.champion
         bins = models.bins(champion)
         return SimulationOrders(
             database=config.database_url,
-            packages=str(folder / "packages"),
-            campaigns=str(folder / "campaigns"),
+            packages=packages,
+            campaigns=campaigns,
             population=name,
             campaign=models.campaign_of(version),
             champion=champion,
@@ -204,6 +211,13 @@ def simulating_of(
         )
 
     return Simulating(rules, models.simulations, orders, folder / "simulations" / name, clock)
+
+
+def _tidy(folder: Path) -> None:
+    """Leave nothing of a job but its log: weights and labelled rows lie in the clear only while it runs."""
+    for file in folder.iterdir():
+        if file.name != LOG:
+            file.unlink()
 
 
 def _because(report: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedretrain.artifacts.at_rest import StorePlace  # noqa: TC001 - read by `build` at run time
 from fedretrain.artifacts.package import read_package
-from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.core.build import build, plain
 from fedretrain.core.durable import write_whole
@@ -58,8 +58,8 @@ class SimulationOrders:
 
     Attributes:
         database: URL.
-        packages: Folder of the packages.
-        campaigns: Folder of campaigns' weights.
+        packages: Where packages are.
+        campaigns: Where campaigns' weights are.
         population: Whose campaign.
         campaign: Its name.
         champion: Version that it is compared with.
@@ -72,8 +72,8 @@ class SimulationOrders:
     """
 
     database: str
-    packages: str
-    campaigns: str
+    packages: StorePlace
+    campaigns: StorePlace
     population: str
     campaign: str
     champion: int
@@ -96,10 +96,8 @@ def prepare(orders: SimulationOrders) -> list[str]:
         DataError: If the fleet was not watched long enough, or something that is needed is missing.
     """
     log, folder = EventLog(open_database(orders.database)), Path(orders.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / REPORT).unlink(missing_ok=True)
     known = Versions.of(log.read(versions.stream(orders.population)))
-    package = read_package(ContentStore(orders.packages), known.package_of(orders.champion))
+    package = read_package(orders.packages.open(), known.package_of(orders.champion))
     definition = read_campaign(log, orders.campaign).definition
     with reading(log.engine) as connection:
         everybody = fleet.everybody(connection, orders.population)
@@ -122,7 +120,7 @@ def _write_files(orders: SimulationOrders, package: Package, base: str, folder: 
         folder / "pool.safetensors", pool.x, rows.label_N, rows.at_N, device=rows.device_N, group=rows.group_N
     )
     write_whole(folder / "champion.safetensors", encode_params(package.weights))
-    write_whole(folder / "base.safetensors", ContentStore(orders.campaigns).get(base))
+    write_whole(folder / "base.safetensors", orders.campaigns.open().get(base))
     write_whole(folder / "features.json", package.pipeline.to_json().encode())
 
 
@@ -183,9 +181,8 @@ def _words(orders: SimulationOrders) -> list[str]:
         "worst_margin": rules.worst_margin,
         "stress": rules.stress,
     }
-    return [f"{key}={value}" for key, value in words.items()] + (
-        [f"address={orders.address}"] if orders.address else []
-    )
+    there = {"address": orders.address, "memory_bytes": rules.memory_bytes} if orders.address else {}
+    return [f"{key}={value}" for key, value in {**words, **there}.items()]
 
 
 def main() -> None:

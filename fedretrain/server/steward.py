@@ -265,6 +265,8 @@ class Steward:
 
     def _see_to_simulation(self, name: str, population: Population) -> None:
         """Start, watch and end the job that is due."""
+        if population.memory.state is None:
+            return
         version = to_simulate(population.memory.state, population.examiner.known)
         job = self._simulations.get(name)
         if job is None or job.book is not population.models.simulations:

@@ -37,6 +37,15 @@ def gate_command(words: Sequence[str]) -> int:
         UserError: If a word, a run or the fleet is wrong.
     """
     config = read_words(words)
+    if config.address:
+        from sim.gating.remote import judge_there
+
+        return judge_there(config)
+    return judge(config)
+
+
+def judge(config: GateConfig) -> int:
+    """As `gate_command`, here, whatever its `address` says."""
     gate = SimulationGate(config, _fleet(config))
     runs: dict[str, Run] = {}
     champion: Contender | None = None

@@ -38,6 +38,8 @@ class GateConfig:
         epsilon_margin: Epsilon may exceed what the candidate's configuration promises (or, without a promise, what its run spent) by so much.
         stress: The second condition has so many times the observed drop-outs and label delay.
         out: Where the report is written for programs.
+        address: A Ray cluster on which to judge a coordinator's campaign (``host:port``, or ``auto``); empty: here.
+        memory_bytes: The most private memory of the task on the cluster; 0: no limit.
     """
 
     candidate: str
@@ -53,6 +55,8 @@ class GateConfig:
     epsilon_margin: float = 0.0
     stress: float = 2.0
     out: str = "gate.json"
+    address: str = ""
+    memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         require(bool(self.candidate), "is not named", key="candidate", fix=USAGE)
@@ -67,6 +71,7 @@ class GateConfig:
         fraction("accuracy_margin", self.accuracy_margin)
         fraction("worst_margin", self.worst_margin)
         not_negative("epsilon_margin", self.epsilon_margin)
+        not_negative("memory_bytes", self.memory_bytes)
         require(self.stress >= 1.0, "is at least 1", key="stress")
         weights = self.candidate.endswith(".safetensors")
         require(

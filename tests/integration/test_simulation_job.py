@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fedretrain.rollout.verdict import Verdict
+from fedretrain.server.config import Simulation
 from tests.simulation_cases import DROWNED, GOOD, Waiting
 
 LIMIT_S = 280.0
@@ -41,6 +48,7 @@ def test_a_campaign_is_judged_by_replaying_its_own_settings_in_the_fleet_that_wa
     assert job.pid is None
     report = world.models().simulations.report(found.report)
     assert report["verdict"] == str(verdict)
+    assert [file.name for file in (tmp_path / "simulations" / "p" / "2").iterdir()] == ["log"]
     assert {one["condition"] for one in report["checks"]} == {"observed", "2 x drop-outs and delay"}
     assert {"fleet's log", "candidate's beginning", "champion's beginning"} <= set(report["sha256"])
     assert "share_online" in log
@@ -85,6 +93,41 @@ def test_a_job_that_takes_too_much_memory_is_inconclusive(tmp_path):
     found = _finish(world, world.simulating())
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "ended with" in found.reason
+
+
+@pytest.fixture
+def cluster():
+    """A Ray cluster of one machine, of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+    words = ("--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # pytest's own is too long for Ray's sockets
+        here = {**os.environ, "RAY_TMPDIR": folder, "PYTHONPATH": str(Path.cwd())}
+        child = subprocess.Popen([*ray, "start", "--block", *words], env=here, stdout=subprocess.DEVNULL)
+        yield f"127.0.0.1:{port}"
+        child.terminate()
+        child.wait(60.0)
+
+
+@pytest.mark.slow
+def test_a_job_on_a_cluster_finds_what_one_here_finds(tmp_path, cluster):
+    world = Waiting(tmp_path)
+    world.config = replace(world.config, simulation=Simulation(cluster))
+    found = _finish(world, world.simulating())
+    log = (tmp_path / "simulations" / "p" / "2" / "log").read_text()
+    assert found.verdict is Verdict.PASS, (found.reason, log)
+    assert "simulation gate: PASS" in log
+    assert world.models().simulations.report(found.report)["request"]["address"] == ""
+
+
+def test_a_cluster_that_does_not_answer_is_inconclusive(tmp_path):
+    world = Waiting(tmp_path)
+    world.config = replace(world.config, simulation=Simulation("127.0.0.1:9"))
+    found = _finish(world, world.simulating())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "cannot join Ray" in found.reason
 
 
 @pytest.mark.faults

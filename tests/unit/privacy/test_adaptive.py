@@ -10,7 +10,12 @@ import pytest
 from fedretrain.core.errors import PrivacyError
 from fedretrain.core.rng import generator
 from fedretrain.privacy.accountant import epsilon
-from fedretrain.privacy.adaptive import AdaptiveClip, bit_sensitivity, delta_noise_multiplier
+from fedretrain.privacy.adaptive import (
+    AdaptiveClip,
+    bit_sensitivity,
+    delta_noise_multiplier,
+    total_noise_multiplier,
+)
 from fedretrain.privacy.mechanism import Relation, SeededNoise, Unit
 
 EXPECTED = 1000
@@ -123,6 +128,12 @@ class TestJointCharge:
         joint = cohort_event([1], z, relation=relation, bit_noise_stddev=bit, bit_quantile=gamma)
         assert joint.mu_squared == pytest.approx(alone.mu_squared)
         assert epsilon([joint] * 7, 1e-5) == pytest.approx(epsilon([alone] * 7, 1e-5))
+
+    @pytest.mark.parametrize("relation", list(Relation))
+    @pytest.mark.parametrize("gamma", [0.5, 0.8])
+    def test_the_total_of_an_updates_noise_is_what_that_noise_was_made_from(self, relation, gamma):
+        z = delta_noise_multiplier(1.2, 4.0, gamma, relation)
+        assert total_noise_multiplier(z, 4.0, gamma, relation) == pytest.approx(1.2)
 
     def test_the_papers_formula_at_the_median(self):
         z, sigma_b = 0.8, 5.0

@@ -21,6 +21,7 @@ class _Silent:
         self.fault, self.turns = fault, 0
         self.memory, self.trouble, self.telemetry = SimpleNamespace(state=None), None, None
         self.examiner = SimpleNamespace(question=None)
+        self.devices = ()
 
     def tick(self, now: float) -> tuple[()]:
         self.turns += 1
