@@ -9,6 +9,7 @@ from fedretrain.server.config import read_server
 from fedretrain.server.database import check_url
 from fedretrain.server.example_rules import check_whole
 from fedretrain.server.pool import read_pool
+from fedretrain.server.simulating import check_pool
 from fedretrain.server.training_file import read_training, read_yaml
 
 
@@ -32,6 +33,7 @@ def check_config(path: Path) -> dict[str, str]:
     found["at rest"] = config.at_rest.says
     for name, one in config.populations.items():
         policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
+        check_pool(policy, one.pool, f"populations.{name}.pool")
         found[f"populations.{name}.policy"] = f"{policy.name}, digest {policy.digest[:12]}"
         pipeline = read_features(Path(one.features)) if one.features else None
         if one.training:

@@ -33,7 +33,6 @@ from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.models import Models
 from fedretrain.server.pool import read_pool
 from fedretrain.server.ranked import Ranked
-from fedretrain.server.simulating import check_pool
 from fedretrain.server.training_file import read_training, read_yaml
 from fedretrain.server.verifying import verify
 
