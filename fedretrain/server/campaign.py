@@ -68,6 +68,10 @@ class CampaignDefinition:
         min_online: Connected devices that a round waits for; 0: as many as it asks.
         patience_s: How long it waits for them before it begins all the same.
         bundle: SHA-256 of the app bundle that devices accept.
+        units: The ledger's unit of each device, under the unit `person`; empty: each device is one.
+
+    Raises:
+        DataError: If there are units, and not one for each device.
     """
 
     campaign: str
@@ -83,6 +87,18 @@ class CampaignDefinition:
     min_online: int = 0
     patience_s: float = 3600.0
     bundle: str = ""
+    units: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.units and len(self.units) != self.num_devices:
+            raise DataError(
+                f"{len(self.units)} units of {self.num_devices} devices", where=f"campaign {self.campaign}"
+            )
+
+    @property
+    def num_units(self) -> int:
+        """Whom the ledger tells apart."""
+        return len(set(self.units)) or self.num_devices
 
     @property
     def wanted_online(self) -> int:
@@ -146,7 +162,9 @@ def define_campaign(log: EventLog, definition: CampaignDefinition, *, at: float,
         ConfigError: If there is another campaign of that name, or its rules are impossible.
         PrivacyError: If its claim would be false.
     """
-    definition.rules.make_rounds(definition.population, definition.campaign, definition.num_devices)
+    definition.rules.make_rounds(
+        definition.population, definition.campaign, definition.num_devices, definition.units
+    )
     stream, record = campaign_stream(definition.campaign), plain(definition)
     for entry in log.read(stream):
         if entry.record["definition"] == record:
@@ -210,9 +228,10 @@ class CampaignRun:
         base = decode_params(store.get(definition.base))
         self._layout = Layout.of(base)
         rules = definition.rules
-        self.rules = rules.make_rounds(definition.population, campaign, definition.num_devices)
-        self.sampler = rules.sampling.make(definition.num_devices)
-        self._budget = rules.make_budget(definition.num_devices)
+        size, units = definition.num_devices, definition.units
+        self.rules = rules.make_rounds(definition.population, campaign, size, units)
+        self.sampler = rules.make_sampler(size, units)
+        self._budget = rules.make_budget(definition.num_units)
         self.purse: Purse | None = None
         self.state = ServerState.first(
             self._layout, base, self.rules.server_optimizer, definition.num_devices, rules.first_clip_norm

@@ -2,7 +2,8 @@
 
 Rules of this file:
     * Everything that a claim of privacy rests on is checked when the rules are made, before anybody is asked.
-    * The unit is a device here: a person's several devices need `unit_of`, which no campaign's definition holds.
+    * Under the unit `person` the sampler draws persons and asks one device of each: at most one update of a person is in a
+      round, so its sensitivity is the clip norm, and each participation of any of their devices is charged to the person.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedretrain.aggregation.aggregator import ExampleWeightedMean, FixedDenominatorMean
 from fedretrain.aggregation.robust import CoordinateMedian, TrimmedMean
 from fedretrain.aggregation.server_optimizer import SGD, Adam, Yogi
 from fedretrain.coordinator.charging import CentralDp
+from fedretrain.coordinator.persons import OnePerPerson
 from fedretrain.coordinator.round import RoundRules
 from fedretrain.coordinator.sampling import FixedSize, MinSeparation, Poisson
 from fedretrain.core.checks import fraction, not_negative, positive, require
-from fedretrain.core.errors import ConfigError, PrivacyError
+from fedretrain.core.errors import ConfigError
 from fedretrain.privacy.adaptive import AdaptiveClip
 from fedretrain.privacy.budget import Budget
 from fedretrain.privacy.claims import check_claims
@@ -27,6 +31,8 @@ from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.mechanism import Relation, Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedretrain.aggregation.aggregator import Aggregator
     from fedretrain.aggregation.server_optimizer import ServerOptimizer
     from fedretrain.coordinator.sampling import Sampler
@@ -55,7 +61,7 @@ class SamplingRule:
 
     Attributes:
         kind: See `coordinator.sampling`.
-        cohort_size: Replies wanted.
+        cohort_size: Replies wanted. Under the unit `person` this, separation and participations count persons.
         over_select: How many times as many are asked.
         separation: Rounds from one participation of a device to its next, at least (`min_separation`).
         max_participations: How often a device may take part; 0: any number of times (`min_separation`).
@@ -67,11 +73,11 @@ class SamplingRule:
     separation: int = 1
     max_participations: int = 0
 
-    def make(self, num_devices: int) -> Sampler:
-        """The sampler for a population."""
+    def make(self, num_devices: int, who: str = "devices") -> Sampler:
+        """The sampler for a population of so many; `who` they are, for people."""
         if math.ceil(self.cohort_size * self.over_select - 1e-9) > num_devices:
             raise ConfigError(
-                f"a cohort of {self.cohort_size} (asked {self.over_select:g} times) out of {num_devices} devices",
+                f"a cohort of {self.cohort_size} (asked {self.over_select:g} times) out of {num_devices} {who}",
                 where="sampling.cohort_size",
                 fix="ask fewer",
             )
@@ -127,7 +133,7 @@ class PrivacyRule:
         noise_multiplier: z of the update.
         clip_norm: C of the first round.
         relation: Neighbouring relation.
-        unit: `device` or `recording`.
+        unit: `person` (devices name theirs when they enrol), `device` or `recording`.
         amplified: Whether amplification by Poisson sampling is claimed.
         epsilon: The population's promise; 0: charged without a limit.
         delta: Of the promise.
@@ -152,15 +158,9 @@ class PrivacyRule:
         require(0.0 < self.delta < 1.0, f"{self.delta} is not in (0, 1)", key="privacy.delta")
         fraction("privacy.adaptive_quantile", self.adaptive_quantile)
         positive("privacy.adaptive_lr", self.adaptive_lr)
-        if self.unit is Unit.PERSON:
-            raise PrivacyError(
-                "a campaign does not know which devices are one person's",
-                where="privacy.unit",
-                fix="claim the device, or let each person have one",
-            )
 
-    def make(self, population: str, campaign: str, expected: float) -> CentralDp:
-        """The claim of a campaign of a population."""
+    def make(self, population: str, campaign: str, expected: float, units: Sequence[int] = ()) -> CentralDp:
+        """The claim of a campaign of a population, whose devices belong to `units` (none: to themselves)."""
         adaptive = None
         if self.adaptive_quantile:
             adaptive = AdaptiveClip(
@@ -178,6 +178,7 @@ class PrivacyRule:
             unit=self.unit,
             amplified=self.amplified,
             adaptive=adaptive,
+            unit_of=np.array(units, dtype=np.int64) if units else None,
         )
 
 
@@ -214,29 +215,44 @@ class CampaignRules:
             return self.privacy.clip_norm
         return self.clip_norm or None
 
-    def make_rounds(self, population: str, campaign: str, num_devices: int) -> RoundRules:
+    def make_sampler(self, num_devices: int, units: Sequence[int] = ()) -> Sampler:
+        """Draws devices; or where they belong to units, units and one device of each."""
+        if not units:
+            return self.sampling.make(num_devices)
+        known, person_of = np.unique(np.array(units, dtype=np.int64), return_inverse=True)
+        return OnePerPerson(self.sampling.make(len(known), "persons"), person_of.astype(np.int64))
+
+    def make_rounds(
+        self, population: str, campaign: str, num_devices: int, units: Sequence[int] = ()
+    ) -> RoundRules:
         """How the rounds of a campaign are run.
+
+        Args:
+            population: Whose ledger is charged.
+            campaign: Its name.
+            num_devices: Of the population.
+            units: Unit of each device, under the unit `person`.
 
         Raises:
             PrivacyError: If the claim would be false.
         """
-        expected = self.sampling.make(num_devices).expected(num_devices)
+        expected = self.make_sampler(num_devices, units).expected(num_devices)
         most = math.ceil(self.sampling.cohort_size * self.sampling.over_select)
         aggregator = self.step.make_aggregator(expected, most)
         dp = None
         if self.privacy is not None:
-            self._check_claims()
-            dp = self.privacy.make(population, campaign, expected)
+            self._check_claims(persons_known=len(units) == num_devices)
+            dp = self.privacy.make(population, campaign, expected, units)
         return RoundRules(aggregator, self.step.make_optimizer(), self.quorum, self.deadline_s, dp)
 
-    def make_budget(self, num_devices: int) -> Budget | None:
-        """The population's promise; None without one."""
+    def make_budget(self, num_units: int) -> Budget | None:
+        """The promise to so many units of a population; None without one."""
         privacy = self.privacy
         if privacy is None or not privacy.epsilon:
             return None
-        return Budget(privacy.epsilon, privacy.delta, num_devices)
+        return Budget(privacy.epsilon, privacy.delta, num_units)
 
-    def _check_claims(self) -> None:
+    def _check_claims(self, *, persons_known: bool) -> None:
         privacy = self.privacy
         assert privacy is not None
         weighted = self.step.aggregator is AggregatorName.EXAMPLE_WEIGHTED
@@ -248,4 +264,5 @@ class CampaignRules:
             aggregator=str(self.step.aggregator),
             weights="examples" if weighted else "uniform",
             stop_at_quorum=self.sampling.over_select > 1,
+            devices_per_person_known=persons_known,
         )

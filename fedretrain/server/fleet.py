@@ -98,7 +98,7 @@ def enrol(
     """Add a device, or give a known one its new key.
 
     Raises:
-        DataError: If the device was retired.
+        DataError: If the device was retired, or now names another person: what was charged to the first is theirs for good.
     """
     told = {
         "fingerprint": fingerprint,
@@ -118,6 +118,12 @@ def enrol(
     elif known.standing is Standing.RETIRED:
         raise DataError(
             f"the device {device} was retired", where=population, fix="enrol it under another name"
+        )
+    elif known.traits.person != traits.person:
+        raise DataError(
+            f"the device {device} is {known.traits.person or 'nobody'}'s, and now says {traits.person or 'nobody'}'s",
+            where=population,
+            fix="name the same person in edge.toml, or enrol it under another name",
         )
     else:
         connection.execute(update(devices).where(_is(population, device)).values(**told))

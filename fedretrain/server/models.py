@@ -38,6 +38,7 @@ from fedretrain.server.campaign import (
     read_campaign,
 )
 from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
+from fedretrain.server.persons import check_persons, units_of
 from fedretrain.server.pool import Pool, read_pool
 from fedretrain.server.releasing import release_version
 from fedretrain.server.simulations import SimulationBook
@@ -45,7 +46,7 @@ from fedretrain.server.versions import Versions
 from fedretrain.wire.control import ReportShape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from fedretrain.artifacts.package import Package
     from fedretrain.artifacts.store import ContentStore
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from fedretrain.retraining.decision import Decision
     from fedretrain.server.campaign import CampaignRecord
     from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.fleet import Device
     from fedretrain.server.training_file import TrainingFile
 
 
@@ -178,18 +180,19 @@ class Models:
         return f"{self.population}-{version}"
 
     def start_campaign(
-        self, decision: Decision | None, state: CycleState, num_devices: int, bundle: bytes
+        self, decision: Decision | None, state: CycleState, devices: Sequence[Device], bundle: bytes
     ) -> str:
         """See to it that the campaign of the version in training is defined; its name.
 
         Args:
             decision: What was decided.
             state: Of the loop; something is in training.
-            num_devices: Of the population.
+            devices: Of the population, by number.
             bundle: The app bundle: devices accept no other.
 
         Raises:
             ConfigError: If the population has no training file, or its rules are impossible for so many devices.
+            PrivacyError: If the privacy unit is the person, and some device's is not known.
         """
         assert state.training is not None
         name = self.campaign_of(state.training.version)
@@ -204,10 +207,11 @@ class Models:
         scratch = decision is not None and decision.from_scratch
         base = self._first_shared() if scratch else self._shared_of(state.champion)
         training = self.training
+        check_persons(devices, training.rules.privacy)
         definition = CampaignDefinition(
             campaign=name,
             population=self.population,
-            num_devices=num_devices,
+            num_devices=len(devices),
             base=self.stores.campaigns.put(encode_params(base)),
             num_rounds=training.num_rounds,
             plan=training.plan,
@@ -216,6 +220,7 @@ class Models:
             interval_s=training.interval_s,
             patience_s=training.patience_s,
             bundle=self.stores.campaigns.put(bundle),
+            units=units_of(devices, training.rules.privacy),
         )
         define_campaign(self._log, definition, at=self._clock(), fence=self._fence)
         return name
@@ -313,22 +318,24 @@ class Models:
         """The population's privacy ledger, to read."""
         return DatabaseLedger(self._log, self.population, clock=self._clock)
 
-    def budget(self, num_devices: int) -> BudgetLeft:
-        """What may still be spent, and what a campaign would."""
+    def budget(self, devices: Sequence[Device]) -> BudgetLeft:
+        """What may still be spent, and what a campaign with these devices would."""
         training = self.training
         if training is None or training.rules.privacy is None:
             return BudgetLeft()
         privacy, rules = training.rules.privacy, training.rules
         spent = Spending.of(self.ledger().events())
-        expected = rules.sampling.make(num_devices).expected(num_devices)
-        event = privacy.make(self.population, "next", expected).event(
-            Cohort(np.arange(num_devices), str(rules.sampling.kind), int(expected), 0),
+        units = units_of(devices, privacy)
+        each = np.unique(units) if units else np.arange(len(devices))  # a device of every unit
+        expected = rules.make_sampler(len(devices), units).expected(len(devices))
+        event = privacy.make(self.population, "next", expected, units).event(
+            Cohort(each, str(rules.sampling.kind), int(expected), 0),
             round_=0,
             attempt=0,
             clip_norm=privacy.clip_norm,
             denominator=expected,
         )
-        times = max(1, math.ceil(training.num_rounds * expected / num_devices))
+        times = max(1, math.ceil(training.num_rounds * expected / len(each)))
         now = spent.epsilon(privacy.delta)
         more = spent.epsilon_with(event, privacy.delta, count=times) - now
         return BudgetLeft(max(privacy.epsilon - now, 0.0) if privacy.epsilon else None, more)

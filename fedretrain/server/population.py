@@ -371,7 +371,7 @@ class Population:
 
     def _facts(self) -> Facts:
         assert self.telemetry is not None
-        budget = self.models.budget(len(self.devices))
+        budget = self.models.budget(self.devices)
         return Facts(
             num_labels=self.telemetry.num_labels,
             num_devices=max(1, len(self._active())),

@@ -289,7 +289,7 @@ class Steward:
                 self._rest()
             return
         wanted_name = population.models.start_campaign(
-            population.memory.decision, state, len(population.devices), campaign_bundle().content
+            population.memory.decision, state, population.devices, campaign_bundle().content
         )
         if process is None or process.campaign != wanted_name:
             if process is not None:

@@ -190,7 +190,7 @@ class World:
     def train(self, offset):
         """What the campaign's processes would do: one round on rows as the fleet has them now."""
         version = self.state.training.version
-        name = self.population.models.start_campaign(None, self.state, len(self.devices), b"bundle")
+        name = self.population.models.start_campaign(None, self.state, self.population.devices, b"bundle")
         x, y = rows(np.random.default_rng(9), 2000, offset=offset)
         package = self.population.models.package(self.state.champion)
         trainer = PLAN.make()

@@ -18,7 +18,7 @@ from fedretrain.core.types import FailureKind
 from fedretrain.privacy.event import Sampling, decode_units
 from fedretrain.privacy.file_ledger import WitnessFile
 from fedretrain.privacy.ledger import Head
-from fedretrain.privacy.mechanism import Relation, Unit
+from fedretrain.privacy.mechanism import Relation
 from fedretrain.server.campaign import (
     CampaignDefinition,
     CampaignRun,
@@ -287,11 +287,6 @@ def test_a_record_of_a_later_release_is_refused(world: World) -> None:
     world.log.append(campaign_stream("c"), [{"type": "paused"}], at=2.0)
     with pytest.raises(DataError, match="a record of kind 'paused'"):
         world.record()
-
-
-def test_the_unit_person_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="which devices are one person's"):
-        PrivacyRule(1.0, 0.5, unit=Unit.PERSON)
 
 
 @pytest.mark.parametrize("kind", [Sampling.POISSON, Sampling.FIXED_SIZE, Sampling.MIN_SEPARATION])
