@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.core.checks import positive
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError, FedretrainError
-from fedretrain.server import incident_commands, label_commands
+from fedretrain.server import baseline_commands, incident_commands, label_commands
 from fedretrain.server.command_line import command, content_of, desk_of, order, say
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def add(
     _rollout(below)
     incident_commands.add(below)
     label_commands.add(below)
+    baseline_commands.add(below)
     _safety(below)
     _reading(below)
 

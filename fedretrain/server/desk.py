@@ -39,7 +39,7 @@ from fedretrain.server.verifying import verify
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
     from fedretrain.coordinator.roles import Right
-    from fedretrain.server.config import Population
+    from fedretrain.server.config import Population, Watching
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
     from fedretrain.server.validations import Validations
@@ -82,6 +82,11 @@ class Desk:
         """The event log."""
         Path(self._config.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         return EventLog(open_database(self._config.database_url))
+
+    @property
+    def watching(self) -> Watching:
+        """The population's clockwork."""
+        return self._one.watching
 
     @cached_property
     def policy(self) -> Policy:
@@ -261,12 +266,13 @@ class Desk:
         """Make the first champion: of an ONNX model, of weights, or trained on the pool.
 
         Raises:
-            ConfigError: If the population names no training file (an ONNX model needs none), features or pool.
+            ConfigError: If the population names no features, no training file (an ONNX model needs none), or no pool to train on.
             DataError: If there is a version already, or the model cannot be taken.
         """
         from fedretrain.server.importing import FROM_ONNX, first_package, read_features
 
-        for key in ("features", "pool") if onnx else ("training", "features", "pool"):
+        needed = [*(["training"] if not onnx else []), "features", *([] if weights or onnx else ["pool"])]
+        for key in needed:
             if not getattr(self._one, key):
                 raise ConfigError(
                     "a first champion needs it", where=f"populations.{self.population}.{key}", fix="name it"
@@ -280,7 +286,7 @@ class Desk:
             models.stores.packages,
             models.training,
             read_features(Path(self._one.features)),
-            read_pool(Path(self._one.pool)),
+            read_pool(Path(self._one.pool)) if self._one.pool else None,
             population=self.population,
             version=1,
             created_at=time.time(),

@@ -34,6 +34,7 @@ EXAMPLES: Mapping[str, str] = {
     "incident show": "fedretrain incident show rollout-3/kpi_regression --json",
     "incident resubmit": "fedretrain incident resubmit 7 --by carl --reason 'the sensor was broken, not the model'",
     "incident discard": "fedretrain incident discard 7 --by anna --reason 'trained on wrong units'",
+    "baseline collect": "fedretrain baseline collect --by anna --reason 'a week in the field'",
     "labels import": "fedretrain labels import later.csv --by anna --reason 'inspection of May'",
     "labels report": "fedretrain labels report --json",
     "retrain": "fedretrain retrain --by anna --reason 'new season'",

@@ -26,6 +26,7 @@ from fedretrain.core.rng import seed_for
 from fedretrain.core.types import ClientData, Objective
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.monitoring.bins import fit_bins
+from fedretrain.monitoring.rebin import even_bins
 from fedretrain.server.model_files import read_onnx, read_weights
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.export import export_graph
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from fedretrain.validation.sanity import SanityVectors
 
 SANITY_ROWS = 32
+NUM_EVEN_BINS = 100
+"""Bins of a champion that came without data: fine enough to find quantiles in."""
+_NUM_MADE_UP = 4096
 TOLERANCE = 1e-4
 FROM_ONNX = "first champion, an ONNX model that no campaign retrains"
 """The recipe of a model that is not the training file's."""
@@ -103,16 +107,23 @@ def train_on_pool(trainer: Trainer, data: ClientData, num_rounds: int) -> dict[s
 
 
 def _fitted(
-    features: Pipeline, pool: Pool, outputs: tuple[str, ...], input_shape: tuple[int, ...], num_outputs: int
+    features: Pipeline,
+    pool: Pool | None,
+    outputs: tuple[str, ...],
+    input_shape: tuple[int, ...],
+    num_outputs: int,
 ) -> Pipeline:
-    """The features, fitted to the pool.
+    """The features, fitted to the pool; without one they must need no data, or bring their numbers.
 
     Raises:
         ConfigError: If model, features and outputs do not fit each other.
     """
     schema = features.schema
     assert schema is not None
-    pipeline = features.fit(pool.x, schema, device=pool.labelled.device_N)
+    if pool is not None:
+        pipeline = features.fit(pool.x, schema, device=pool.labelled.device_N)
+    else:
+        pipeline = features if features.pooled_steps else features.fit(_made_up(schema, 1), schema)
     if pipeline.has_local:
         raise ConfigError(
             "a first champion with local numbers", where="features", fix="use a scaler that is not local"
@@ -124,16 +135,49 @@ def _fitted(
             where="training.plan",
             fix="set input_shape and num_outputs to what the features and labels are",
         )
+    try:
+        pipeline.apply(_made_up(schema, 1))
+    except DataError as error:
+        raise ConfigError(
+            error.what, where="features", fix="name a pool, or bring fitted features"
+        ) from error
     return pipeline
 
 
-def _bins(pipeline: Pipeline, x: NDArray[np.float32]) -> Bins:
-    """The bins of model inputs ``[N, *F]``."""
-    flat, schema = x.reshape(len(x), -1), pipeline.schema
+def _bins(pipeline: Pipeline, x: NDArray[np.float32] | None) -> Bins:
+    """The bins of model inputs ``[N, *F]``; without any, even ones over all that the schema allows (`baseline collect` makes better)."""
+    schema = pipeline.schema
     assert schema is not None
+    given = pipeline.apply(_made_up(schema, _NUM_MADE_UP)) if x is None else x
+    flat = given.reshape(len(given), -1)
     names = pipeline.feature_names(schema)
     names = names if len(names) == flat.shape[1] else tuple(f"input {i}" for i in range(flat.shape[1]))
-    return fit_bins(flat, names)
+    if x is not None:
+        return fit_bins(flat, names)
+    _check_bounded(schema)
+    low_F, high_F = flat.min(axis=0).astype(np.float64), flat.max(axis=0).astype(np.float64)
+    return even_bins(low_F, high_F, names, NUM_EVEN_BINS)
+
+
+def _check_bounded(schema: Schema) -> None:
+    """Without data, the schema's ranges are all that is known of the inputs."""
+    for channel in schema.channels:
+        if not (np.isfinite(channel.low) and np.isfinite(channel.high)):
+            raise ConfigError(
+                f"the channel {channel.name!r} has no range", where="features", fix="bound it, or name a pool"
+            )
+
+
+def _made_up(schema: Schema, num: int) -> NDArray[np.float32]:
+    """Made-up raw rows ``[N, ...]`` in the schema's ranges: a level of their own, and around it anything from stillness to noise."""
+    draw, shape = np.random.default_rng(0), schema.row_shape
+    level = draw.uniform(size=(num, *(1 for _ in shape[:-1]), shape[-1]))
+    level.reshape(num, -1)[:2] = np.array([[0.0], [1.0]])[:num]  # the ends themselves
+    swing = draw.uniform(size=(num, *(1 for _ in shape))) * draw.uniform(-1.0, 1.0, size=(num, *shape))
+    swing[:2] = 0.0
+    low = np.where(np.isfinite(schema.lows), schema.lows, -1.0)
+    high = np.where(np.isfinite(schema.highs), schema.highs, 1.0)
+    return (low + np.clip(level + swing, 0.0, 1.0) * (high - low)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +195,7 @@ def first_package(
     store: ContentStore,
     training: TrainingFile | None,
     features: Pipeline,
-    pool: Pool,
+    pool: Pool | None,
     *,
     population: str,
     version: int,
@@ -167,7 +211,7 @@ def first_package(
         store: Where packages are.
         training: Its plan is the model; None for an ONNX model that no campaign retrains.
         features: From raw rows to model inputs.
-        pool: Labelled rows: bins, and training where no model is given.
+        pool: Labelled rows: bins, and training where no model is given; None: bins are even until `baseline collect`.
         population: Whose model.
         version: Its number.
         created_at: Instant, seconds since the epoch.
@@ -188,18 +232,19 @@ def first_package(
         input_shape, num_outputs = tuple(training.plan.input_shape), training.plan.num_outputs
     outputs = outputs or tuple(f"output {i}" for i in range(num_outputs))
     pipeline = _fitted(features, pool, outputs, input_shape, num_outputs)
-    x = pipeline.apply(pool.x)
+    x = None if pool is None else pipeline.apply(pool.x)
     if parts is not None:
         first = _of_onnx(parts, training)
     else:
         assert training is not None
-        first = _of_plan(training.plan.make(), weights, ClientData(x, pool.labelled.label_N), num_rounds)
+        data = None if pool is None or x is None else ClientData(x, pool.labelled.label_N)
+        first = _of_plan(training.plan.make(), weights, data, num_rounds)
     objective = Objective.CLASSIFICATION if num_outputs > 1 else Objective.REGRESSION
     made = release(None, first.tree)
     about = TrainingRecord(
         strategy=first.strategy,
         recipe=first.recipe,
-        snapshot=pool.digest,
+        snapshot="" if pool is None else pool.digest,
         rounds=num_rounds if first.strategy is Strategy.CENTRAL else 0,
     )
     vectors = _sanity(Model(first.graph, made.weights), pipeline, objective)
@@ -216,13 +261,15 @@ def first_package(
     )
 
 
-def _of_plan(trainer: Trainer, weights: bytes, data: ClientData, num_rounds: int) -> _First:
+def _of_plan(trainer: Trainer, weights: bytes, data: ClientData | None, num_rounds: int) -> _First:
     """The plan's model, from weights or trained on the pool."""
     graph = export_graph(trainer.model, trainer.plan.input_shape)
     how = _personalization(trainer)
     if weights:
         tree = _checked(read_weights(weights), trainer)
         return _First(graph, tree, how, Strategy.IMPORTED, "first champion")
+    if data is None:
+        raise ConfigError("there is nothing to train on", where="pool", fix="name a pool, or bring a model")
     return _First(graph, train_on_pool(trainer, data, num_rounds), how, Strategy.CENTRAL, "first champion")
 
 

@@ -58,12 +58,12 @@ def _model(nodes=None, tensors=None, ends=None, **more):
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="some tool", **more)
 
 
-def _bytes(**parts):
+def onnx_bytes(**parts):
     return _model(**parts).SerializeToString()
 
 
 def test_a_model_is_taken_apart_and_answers_exactly_as_before():
-    whole = _bytes()
+    whole = onnx_bytes()
     parts = read_onnx(whole)
     assert (parts.input_shape, parts.num_outputs) == ((FEATURES,), CLASSES)
     assert sorted(parts.weights) == ["bias", "body", "head"]
@@ -74,13 +74,13 @@ def test_a_model_is_taken_apart_and_answers_exactly_as_before():
     assert b"made by a tool" not in parts.graph
     x, _ = rows(50)
     np.testing.assert_array_equal(Model(parts.graph, parts.weights).predict(x), Model(whole, {}).predict(x))
-    assert read_onnx(_bytes()).graph == parts.graph  # one model, one sequence of bytes
+    assert read_onnx(onnx_bytes()).graph == parts.graph  # one model, one sequence of bytes
 
 
 def test_weights_in_constant_nodes_are_weights_too_and_unused_ones_are_dropped():
     nodes = [helper.make_node("Constant", [], ["body"], value=numpy_helper.from_array(BODY)), *_nodes()]
     spare = np.ones((3, 3), np.float32)
-    parts = read_onnx(_bytes(nodes=nodes, tensors={"head": HEAD, "bias": BIAS, "spare": spare}))
+    parts = read_onnx(onnx_bytes(nodes=nodes, tensors={"head": HEAD, "bias": BIAS, "spare": spare}))
     assert sorted(parts.weights) == ["bias", "body", "head"]
 
 
@@ -126,18 +126,18 @@ def _branch():
 
 
 WRONG = {
-    "lie in another file": lambda: _bytes(tensors=_external()),
-    "com.vendor.Fancy is not one of ONNX": lambda: _bytes(
+    "lie in another file": lambda: onnx_bytes(tensors=_external()),
+    "com.vendor.Fancy is not one of ONNX": lambda: onnx_bytes(
         nodes=[*_nodes()[:2], helper.make_node("Fancy", ["h"], ["scores"], domain="com.vendor")],
         opsets=[helper.make_opsetid("com.vendor", 1)],
     ),
-    "RandomNormalLike draws random numbers": lambda: _bytes(
+    "RandomNormalLike draws random numbers": lambda: onnx_bytes(
         nodes=[*_nodes()[:2], helper.make_node("RandomNormalLike", ["h"], ["scores"])]
     ),
-    "If has a graph of its own": lambda: _bytes(
+    "If has a graph of its own": lambda: onnx_bytes(
         nodes=_branch(), tensors={"body": BODY, "head": HEAD, "bias": BIAS, "which": np.array(True)}
     ),
-    "'body' are DOUBLE": lambda: _bytes(
+    "'body' are DOUBLE": lambda: onnx_bytes(
         nodes=[
             helper.make_node("Cast", ["body"], ["b"], to=TensorProto.FLOAT),
             helper.make_node("MatMul", ["rows", "b"], ["a"]),
@@ -145,11 +145,11 @@ WRONG = {
         ],
         tensors={"body": BODY.astype(np.float64), "head": HEAD, "bias": BIAS},
     ),
-    "batch axis of the input is fixed": lambda: _bytes(ends=_ends(batch=4)),
-    "2 inputs": lambda: _bytes(
+    "batch axis of the input is fixed": lambda: onnx_bytes(ends=_ends(batch=4)),
+    "2 inputs": lambda: onnx_bytes(
         ends=(_ends()[0] + [helper.make_tensor_value_info("more", 1, ["n", 1])], _ends()[1])
     ),
-    "is no 32-bit float": lambda: _bytes(
+    "is no 32-bit float": lambda: onnx_bytes(
         nodes=[
             helper.make_node("Cast", ["rows"], ["r"], to=1),
             helper.make_node("MatMul", ["r", "body"], ["a"]),
@@ -157,11 +157,13 @@ WRONG = {
         ],
         ends=_ends(kind=TensorProto.DOUBLE),
     ),
-    "has no weights": lambda: _bytes(nodes=[helper.make_node("Relu", ["rows"], ["scores"])], tensors={}),
-    "not valid ONNX": lambda: _bytes(
+    "has no weights": lambda: onnx_bytes(nodes=[helper.make_node("Relu", ["rows"], ["scores"])], tensors={}),
+    "not valid ONNX": lambda: onnx_bytes(
         nodes=[helper.make_node("Gemm", ["nothing", "head", "bias"], ["scores"])]
     ),
-    "onnxruntime cannot run it": lambda: _bytes(tensors={"body": BODY.T.copy(), "head": HEAD, "bias": BIAS}),
+    "onnxruntime cannot run it": lambda: onnx_bytes(
+        tensors={"body": BODY.T.copy(), "head": HEAD, "bias": BIAS}
+    ),
     "no ONNX model": lambda: b"no model at all",
     "a pickle": lambda: pickle.dumps({"body": [1.0]}),
     "torch.save": lambda: _saved(torch.nn.Linear(2, 2)),
@@ -204,7 +206,7 @@ def test_any_safetensors_of_floats_are_weights_and_no_pickle_is():
 
 def test_an_onnx_model_is_the_first_champion_without_a_training_file(office):
     file = office.folder / "first.onnx"
-    file.write_bytes(_bytes())
+    file.write_bytes(onnx_bytes())
     office.config.write_text(office.config.read_text().replace('training = "training.yaml"\n', ""))
     said = office.on("models", "import", "--onnx", file, "--outputs", "a,b,c", "--json")
     assert (said.status, said.json["retrains"]) == (0, False)
@@ -237,7 +239,7 @@ def test_a_model_that_does_not_fit_the_features_is_one_line(office):
     file = office.folder / "first.onnx"
     wide = np.zeros((FEATURES + 1, 8), np.float32)
     file.write_bytes(
-        _bytes(tensors={"body": wide, "head": HEAD, "bias": BIAS}, ends=_ends(width=FEATURES + 1))
+        onnx_bytes(tensors={"body": wide, "head": HEAD, "bias": BIAS}, ends=_ends(width=FEATURES + 1))
     )
     said = office.on("models", "import", "--onnx", file)
     (line,) = lines(said.err)
