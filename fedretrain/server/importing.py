@@ -177,7 +177,8 @@ def _made_up(schema: Schema, num: int) -> NDArray[np.float32]:
     swing[:2] = 0.0
     low = np.where(np.isfinite(schema.lows), schema.lows, -1.0)
     high = np.where(np.isfinite(schema.highs), schema.highs, 1.0)
-    return (low + np.clip(level + swing, 0.0, 1.0) * (high - low)).astype(np.float32)
+    rows: NDArray[np.float32] = (low + np.clip(level + swing, 0.0, 1.0) * (high - low)).astype(np.float32)
+    return rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedretrain.core.errors import DataError
 from fedretrain.server.annotation_file import read_annotations
@@ -51,3 +53,12 @@ def test_a_mistake_names_its_line(content, named):
     with pytest.raises(DataError) as caught:
         read_annotations(content, "later", OUTPUTS)
     assert named in str(caught.value)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_whatever_the_bytes_are_it_is_read_or_refused_by_name(content):
+    try:
+        found = read_annotations(content, "later", OUTPUTS)
+    except DataError:
+        return
+    assert all(0 <= one.label < len(OUTPUTS) for one in found)

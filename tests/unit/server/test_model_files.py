@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import warnings
@@ -12,6 +13,8 @@ import onnx
 import pytest
 import safetensors.numpy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from fedretrain.artifacts.inference import Model
@@ -244,3 +247,14 @@ def test_a_model_that_does_not_fit_the_features_is_one_line(office):
     said = office.on("models", "import", "--onnx", file)
     (line,) = lines(said.err)
     assert (said.status, "the model wants (5,) and 3" in line) == (2, True)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_model_is_read_or_refused_by_name(data):
+    content = bytearray(onnx_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    with contextlib.suppress(DataError):
+        read_onnx(bytes(content))
