@@ -126,6 +126,22 @@ class ContentStore:
         """Hash every file; the digests whose content is damaged or unreadable, sorted."""
         return tuple(digest for digest in self.digests() if not self._is_sound(digest))
 
+    def remove(self, digest: str) -> None:
+        """Remove the content under a digest; nothing happens if there is none.
+
+        Raises:
+            DataError: If the digest is malformed, or the file cannot be removed.
+        """
+        path = self._root / check_digest(digest)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"stored content cannot be removed: {error.strerror or error}",
+                where=str(path),
+                fix="check the folder's permissions",
+            ) from error
+
     def sweep(self, wanted: Collection[str]) -> None:
         """Remove all content but the wanted digests, and what cut writes left; nobody else may be writing.
 

@@ -69,8 +69,8 @@ class Renewing:
                 self._done(told.refresh, model.digest, found)
 
     def tell(self, version: str, why: str) -> None:
-        """Tell people of a re-fit."""
-        if why:
+        """Tell people of a re-fit, scores and all: where there is telemetry."""
+        if why and self._runtime.remembered.value.slot_s > 0:
             self._runtime.alert("personal_refit", version, why)
 
     def _takes(self, model: Served, renewed: Served) -> bool:

@@ -6,6 +6,7 @@ Rules of this file:
       the quick ones are not the fleet.
     * A device's first answer counts, once, by its certificate. What does not fit the question is a failure of that device, by name.
     * Devices that are kept out, or may not speak any more when it is over, do not count.
+    * What single devices counted is removed when the evaluation is over, and of a device that is retired at once: the report stays.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from fedretrain.wire.answers import decode_answer
 from fedretrain.wire.control import MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fedretrain.rollout.state import RolloutState
     from fedretrain.server.event_log import EventLog, Fence
@@ -68,7 +69,9 @@ class Examiner:
     def __init__(self, population: str, models: Models, log: EventLog, fence: Fence | None) -> None:
         self._population, self._models, self._log, self._fence = population, models, log, fence
         self._policy = models.policy.validation
-        self.known: Validations = table.recall(log.read(table.stream(population)))
+        entries = tuple(log.read(table.stream(population)))
+        self.known: Validations = table.recall(entries)
+        self._forget(table.stale_blobs(entries, self.known))
         self._tried_at: dict[str, float] = {}
 
     @property
@@ -91,6 +94,8 @@ class Examiner:
         Returns:
             What was refused, by name.
         """
+        retired = {one.number for one in devices if one.standing is Standing.RETIRED}
+        self._forget(one.blob for one in self.known.answers.values() if one.blob and one.device in retired)
         asked, refused = self.known.asked, Counter[str]()
         found = []
         for device, (record, said) in sorted(answers.items()):
@@ -276,10 +281,17 @@ class Examiner:
         whole = json.loads(
             json.dumps(list(records))
         )  # what is read back after a restart is what is folded now
-        stream, after = table.stream(self._population), self.known.number
+        stream, after, blobs = table.stream(self._population), self.known.number, self.known.blobs
         self._log.append(stream, whole, at=now, fence=self._fence, after=after)
         for number, record in enumerate(whole, after + 1):
             self.known = table.fold(self.known, record, number)
+        if self.known.asked is None:
+            self._forget(blobs)
+
+    def _forget(self, blobs: Iterable[str]) -> None:
+        """Remove what devices counted."""
+        for blob in blobs:
+            self._models.stores.campaigns.remove(blob)
 
 
 def pool_verdict(models: Models, candidate: int, champion: int) -> Verdict | None:

@@ -4,7 +4,7 @@ Rules of this file:
     * The stream ``population/NAME/validation`` holds what devices were asked, what each answered, and every verdict with its report.
     * A device's first answer to an evaluation counts, whatever comes after it: it is in the stream once, so a restart in the
       middle neither forgets nor doubles it.
-    * Counts themselves are in the store of states, by digest; the report is, too.
+    * Counts themselves are in the store of states, by digest, while their evaluation is on; the report stays there.
 """
 
 from __future__ import annotations
@@ -133,6 +133,11 @@ class Validations:
         return "" if self.asked is None else self.asked.question.evaluation
 
     @property
+    def blobs(self) -> frozenset[str]:
+        """Digests of the counts that the evaluation that is on rests on."""
+        return frozenset(one.blob for one in self.answers.values() if one.blob)
+
+    @property
     def failures(self) -> Counter[str]:
         """Why devices have not counted, with how many."""
         return Counter(one.failure for one in self.answers.values() if one.failure)
@@ -157,6 +162,17 @@ def recall(entries: Iterable[Entry]) -> Validations:
     for entry in entries:
         found = fold(found, entry.record, entry.number)
     return found
+
+
+def stale_blobs(entries: Iterable[Entry], known: Validations) -> frozenset[str]:
+    """Digests of counts of evaluations that are over.
+
+    Args:
+        entries: Of the whole stream.
+        known: Their fold.
+    """
+    told = (entry.record.get("blob", "") for entry in entries if entry.record.get("kind") == ANSWER)
+    return frozenset(blob for blob in told if blob) - known.blobs
 
 
 def report_of(known: Validations, version: int, states: ContentStore) -> dict[str, Any]:

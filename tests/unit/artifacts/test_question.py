@@ -7,6 +7,8 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedretrain.artifacts import question as module
 from fedretrain.artifacts.assignment import Assignment
@@ -124,3 +126,9 @@ def test_the_coin_asks_about_the_share_anew_for_each_evaluation_and_spreads_thei
 def test_a_type_that_the_question_does_not_know_is_in_no_group():
     assert [PLAIN.group_of(one) for one in ("fan", "pump", "valve")] == [0, 1, -1]
     assert json.loads(PLAIN.to_bytes())["types"] == ["fan", "pump"]
+
+
+@given(st.binary(max_size=300))
+def test_whatever_is_signed_is_a_question_or_malformed(payload):
+    assert _refused(raw(payload)) is Refusal.MALFORMED
+    assert _refused(payload) in {Refusal.MALFORMED, Refusal.BAD_SIGNATURE}

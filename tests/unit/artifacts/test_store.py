@@ -175,6 +175,15 @@ def test_a_sweep_keeps_what_is_wanted_and_removes_leftovers(store):
     assert sorted(path.name for path in store._root.iterdir()) == [kept, "notes.txt"]
 
 
+def test_one_content_is_removed_and_the_others_stay(store):
+    kept, gone = store.put(b"kept"), store.put(b"gone")
+    for _ in range(2):
+        store.remove(gone)
+    assert store.digests() == (kept,)
+    with pytest.raises(DataError):
+        store.remove("../x")
+
+
 def test_a_sweep_that_cannot_remove_is_one_line(store):
     (store._root / DIGEST).mkdir()
     (store._root / DIGEST / "inside").write_text("")

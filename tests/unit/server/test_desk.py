@@ -13,6 +13,7 @@ from fedretrain.artifacts.decision import Decision as Rule
 from fedretrain.artifacts.delta import release
 from fedretrain.artifacts.enrolment import hash_token
 from fedretrain.artifacts.package import Contents, write_package
+from fedretrain.artifacts.question import Question
 from fedretrain.artifacts.trust.words import TargetInfo
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.coordinator.cycle import Candidate, CycleEvent
@@ -21,10 +22,12 @@ from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server import memory, orders, refreshes, versions
+from fedretrain.server import memory, orders, refreshes, validations, versions
 from fedretrain.server.desk import Desk
 from fedretrain.server.tables import events, received, telemetry, tokens
+from fedretrain.server.validations import Asked, Judged
 from fedretrain.training.keep import Verdict
+from fedretrain.validation.rows import Layout
 from fedretrain.wire.control import Refreshed
 from tests.server_cases import Office, lines, write_office
 
@@ -442,3 +445,27 @@ def test_what_a_retired_device_sent_is_deleted(furnished):
         assert [row.device for row in connection.execute(select(telemetry))] == ["pump-2", "pump-2"]
         assert {row.device for row in connection.execute(select(received))} == {"pump-2"}
     log.engine.dispose()
+
+
+def test_a_validation_is_in_the_list_and_the_evaluation_that_is_on_in_the_status(furnished):
+    furnished.begin()
+    question = Question(
+        "pumps/2/1", "pumps", "a" * 64, "b" * 64, Layout(3), 0.0, 9.0, ("x",), 1.0, 10, 9.0, 1.0, 99.0
+    )
+    log, stream = furnished.log(), validations.stream("pumps")
+    report = _desk(furnished).models.stores.campaigns.put(
+        json.dumps({"report": {"verdict": "FAIL"}, "text": "Candidate 1: FAIL"}).encode()
+    )
+    judged = Judged(1, 0, "FAIL", "pool", "c" * 64, report)
+    answer = validations.Answer("pumps/2/1", 3, 1, failure="no_data")
+    for at, record in enumerate((judged, Asked(2, 1, question, (3, 4)), answer), 1):
+        log.append(stream, [record.to_record()], at=float(at))
+    log.engine.dispose()
+    (one,) = furnished.on("models", "list", "--json").json
+    assert (one["version"], one["validation"]) == (1, "FAIL")
+    assert furnished.on("models", "report", 1, "--json").json == {"verdict": "FAIL"}
+    assert furnished.on("models", "report", 1).out == "Candidate 1: FAIL\n"
+    said = furnished.on("models", "report", 9)
+    assert (said.status, len(list(lines(said.err)))) == (2, 1)
+    evaluation = furnished.on("status", "--json").json["evaluation"]
+    assert evaluation == "version 2: 0 of 2 devices have counted, failures: 1 no_data"

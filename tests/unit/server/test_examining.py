@@ -257,6 +257,25 @@ def test_nobody_is_asked_while_installs_are_stopped_or_after_the_candidate_is_go
     assert case.examiner.question is None
 
 
+def test_what_devices_counted_goes_when_it_is_over_and_of_a_retired_one_at_once(case):
+    case.verdict()
+    case.all_answer()
+    assert len(case.stores.campaigns.digests()) == NUM
+    case.devices[4] = replace(case.devices[4], standing=Standing.RETIRED)
+    case.hear()
+    assert len(case.stores.campaigns.digests()) == NUM - 1
+    blobs = case.examiner.known.blobs
+    contents = [case.stores.campaigns.get(one) for one in blobs if case.stores.campaigns.has(one)]
+    assert case.verdict() is Verdict.PASS
+    assert case.report()["data"]["num_devices"] == NUM - 1
+    assert case.stores.campaigns.digests() == (case.examiner.known.judged[2].report,)
+    for content in contents:  # a crash between the verdict and the removal
+        case.stores.campaigns.put(content)
+    case.now += 1.0
+    case.start()
+    assert case.stores.campaigns.digests() == (case.examiner.known.judged[2].report,)
+
+
 def test_another_rollout_of_the_same_candidate_is_validated_anew(case):
     case.verdict()
     case.all_answer()
