@@ -54,6 +54,10 @@ class Backoff:
         """Whether it may be tried."""
         return now >= self._due_at
 
+    def wait_s(self, now: float) -> float:
+        """How long until it may be tried."""
+        return max(0.0, self._due_at - now)
+
 
 @dataclass(frozen=True)
 class Command:

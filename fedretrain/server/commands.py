@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.core.checks import positive
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError, FedretrainError
-from fedretrain.server import baseline_commands, incident_commands, label_commands
+from fedretrain.server import baseline_commands, incident_commands, label_commands, source_commands
 from fedretrain.server.command_line import command, content_of, desk_of, order, say
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def add(
     incident_commands.add(below)
     label_commands.add(below)
     baseline_commands.add(below)
+    source_commands.add(below)
     _safety(below)
     _reading(below)
 
@@ -85,11 +86,7 @@ def _config(
 
 def _enrol(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def run(arguments: argparse.Namespace) -> int:
-        names = list(arguments.names)
-        if arguments.batch is not None:
-            names += content_of(arguments.batch).decode(errors="replace").split()
-        if not names:
-            raise ConfigError("no device", where="enrol", fix="name devices, or give --batch FILE")
+        names = _names(arguments, "enrol")
         positive("--hours", arguments.hours)
         tokens = desk_of(arguments).tokens(names, arguments.hours * HOUR_S)
         text = "\n".join(f"{name} {token}" for name, token in tokens)
@@ -99,6 +96,16 @@ def _enrol(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made.add_argument("names", nargs="*", metavar="DEVICE")
     made.add_argument("--batch", type=Path, help="a file of names, one on each line")
     made.add_argument("--hours", type=float, default=24.0, help="how long a token counts")
+
+
+def _names(arguments: argparse.Namespace, where: str) -> list[str]:
+    """The devices that a person named, in words or in a file."""
+    names = list(arguments.names)
+    if arguments.batch is not None:
+        names += content_of(arguments.batch).decode(errors="replace").split()
+    if not names:
+        raise ConfigError("no device", where=where, fix="name devices, or give --batch FILE")
+    return names
 
 
 def _devices(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,11 +124,25 @@ def _devices(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
         return run
 
-    group = below.add_parser("devices", help="list, revoke and retire devices").add_subparsers(required=True)
+    def watch(arguments: argparse.Namespace) -> int:
+        names = _names(arguments, "devices watch")
+        source_commands.watch(desk_of(arguments), names, arguments.type, arguments.site)
+        return say(arguments, {"watched": names}, f"{len(names)} devices are watched")
+
+    group = below.add_parser("devices", help="list, watch, revoke and retire devices").add_subparsers(
+        required=True
+    )
     command(group, "list", listed, "every device, and what it serves")
     for name, standing in (("revoke", "revoked"), ("retire", "retired")):
         made = command(group, name, judge(standing), f"from now on the device is {standing}")
         made.add_argument("device")
+    made = command(
+        group, "watch", watch, "count the raw samples that brokers bring of devices without an agent"
+    )
+    made.add_argument("names", nargs="*", metavar="DEVICE")
+    made.add_argument("--batch", type=Path, help="a file of names, one on each line")
+    made.add_argument("--site", default="", help="where they are: devices are compared by it")
+    made.add_argument("--type", default="", help="what they are")
 
 
 def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -19,6 +19,7 @@ from fedretrain.core.checks import positive, require
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.toml_file import check_address, read_toml, under
 from fedretrain.server.database import check_url
+from fedretrain.server.sources.config import Kafka, Mqtt, check_sources, placed
 from fedretrain.wire.control import MAX_MESSAGE_BYTES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -171,6 +172,8 @@ class ServerConfig:
         populations: By name.
         at_rest: Encryption of packages and campaigns' states.
         roles: Who may order and approve what, by the role's name; none: whoever gives a name may do everything.
+        mqtt: Brokers of MQTT that telemetry comes from, too.
+        kafka: Likewise Kafka's.
     """
 
     folder: str
@@ -183,8 +186,13 @@ class ServerConfig:
     quota: Quota = field(default_factory=Quota)
     flower: Flower = field(default_factory=Flower)
     simulation: Simulation = field(default_factory=Simulation)
+    mqtt: tuple[Mqtt, ...] = ()
+    kafka: tuple[Kafka, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mqtt", tuple(self.mqtt))
+        object.__setattr__(self, "kafka", tuple(self.kafka))
+        check_sources(self.sources, self.populations)
         require(bool(self.folder), "no folder", key="folder", fix="name one")
         require(bool(self.populations), "no population", key="populations", fix="add [populations.NAME]")
         check_url(self.database_url)
@@ -204,6 +212,11 @@ class ServerConfig:
     def roles_of(self, population: str) -> Roles:
         """Who may order and approve what of a population's models."""
         return Roles(self.roles).of(population)
+
+    @property
+    def sources(self) -> tuple[Mqtt | Kafka, ...]:
+        """Every broker."""
+        return (*self.mqtt, *self.kafka)
 
     @property
     def database_url(self) -> str:
@@ -237,4 +250,11 @@ def read_server(path: Path) -> ServerConfig:
                     f"there is no {named}", where=f"{path}: populations.{name}.{key}", fix="correct the path"
                 )
     at_rest = config.at_rest.under(base)
-    return replace(config, at_rest=at_rest, folder=under(base, config.folder), populations=populations)
+    return replace(
+        config,
+        at_rest=at_rest,
+        folder=under(base, config.folder),
+        populations=populations,
+        mqtt=tuple(placed(one, base) for one in config.mqtt),
+        kafka=tuple(placed(one, base) for one in config.kafka),
+    )

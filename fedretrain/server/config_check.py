@@ -10,6 +10,7 @@ from fedretrain.server.database import check_url
 from fedretrain.server.example_rules import check_whole
 from fedretrain.server.pool import read_pool
 from fedretrain.server.simulating import check_pool
+from fedretrain.server.sources.config import check_source
 from fedretrain.server.training_file import read_training, read_yaml
 
 
@@ -31,6 +32,7 @@ def check_config(path: Path) -> dict[str, str]:
     database = check_url(config.database_url).render_as_string()  # without a password
     found = {"folder": config.folder, "database": database, "devices": config.listen.control}
     found["at rest"] = config.at_rest.says
+    found |= {f"source {one.name}": check_source(one) for one in config.sources}
     for name, one in config.populations.items():
         policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
         check_pool(policy, one.pool, f"populations.{name}.pool")

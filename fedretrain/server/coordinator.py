@@ -31,6 +31,7 @@ from fedretrain.server.event_log import FencedError
 from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
 from fedretrain.server.peers import POLL_S, Peers
 from fedretrain.server.quota import Quotas
+from fedretrain.server.sources.running import Sources
 from fedretrain.server.steward import Steward
 from fedretrain.server.training_file import read_yaml
 from fedretrain.wire.control import NO_TELEMETRY
@@ -84,6 +85,8 @@ class Coordinator:
         self._steward: Steward | None = None
         self._servers: list[grpc.aio.Server] = []
         self._trust_version = 0
+        slot_s = {name: one.watching.slot_s for name, one in config.populations.items()}
+        self._sources = Sources(config.sources, log.engine, self._writer, slot_s, clock)
         self._stop = asyncio.Event()
         self.ports = (0, 0)
 
@@ -144,6 +147,8 @@ class Coordinator:
                 _log.error("%s", error)
             try:
                 await turn
+                binners = {} if self._steward is None else self._steward.binners()
+                await self._sources.follow(self._fence, binners)
             except _FOR_A_WHILE as error:
                 _log.error("%s", error)
 
@@ -201,6 +206,7 @@ class Coordinator:
     async def _close(self) -> None:
         for server in self._servers:
             await server.stop(1.0)
+        await self._sources.close()
         await asyncio.to_thread(self._peers.flush)
         await asyncio.to_thread(self._resign)
         if self._fence is not None:

@@ -9,7 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Standing(StrEnum):
     ACTIVE = "active"
     REVOKED = "revoked"  # its key is not trusted any more; enrolling anew ends that
     RETIRED = "retired"  # it is gone for good
+    WATCHED = "watched"  # its samples are counted; it has no agent, so it runs no model of ours and no key speaks for it
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,24 @@ def enrol(
     found = find(connection, population, device)
     assert found is not None
     return found
+
+
+def watch(connection: Connection, population: str, device: str, traits: Traits, at: float) -> Device:
+    """Add a device without an agent: what a broker brings of it is counted.
+
+    Raises:
+        DataError: If the name is of a device that had an agent.
+    """
+    hold(connection, f"devices of {population}")
+    known = _found(connection, population, device)
+    if known is not None and known.standing is not Standing.WATCHED:
+        raise DataError(
+            f"the device {device} is {known.standing}", where=population, fix="watch it under another name"
+        )
+    found = enrol(connection, population, device, "", traits, at)
+    query = update(devices).where(_is(population, device)).values(standing=Standing.WATCHED)
+    connection.execute(query)
+    return replace(found, standing=Standing.WATCHED)
 
 
 def find(connection: Connection, population: str, device: str) -> Device | None:

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 
-from fedretrain.server.tables import brought_labels, received, telemetry
+from fedretrain.server.tables import brought_labels, dead_letters, received, tallies, telemetry
 from fedretrain.wire.inbox import Inbox, receive
 from fedretrain.wire.sequence import Arrival, Gap, Key, Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from fedretrain.server.fleet import Device
+    from fedretrain.wire.inbox import Receipt
 
 MAX_RECORDS = 2000
 MAX_PAYLOAD_BYTES = 512 * 1024
@@ -64,13 +67,6 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
         batch: One that `check` passes.
         now: Instant, seconds since the epoch.
     """
-    mine = (
-        (received.c.population == device.population)
-        & (received.c.device == device.device)
-        & (received.c.source == batch.installation)
-    )
-    state = connection.scalar(select(received.c.state).where(mine))
-    inbox = Inbox() if state is None else Inbox.from_dict(json.loads(state))
     keys = [
         Key(batch.installation, record.boot, Priority(record.priority), record.sequence)
         for record in batch.records
@@ -78,17 +74,11 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
     gaps = [
         Gap(batch.installation, gap.boot, Priority(gap.priority), gap.first, gap.last) for gap in batch.gaps
     ]
-    inbox, receipt = receive(inbox, batch.oldest_boot, keys, gaps)
+    receipt = settle(connection, device, batch.installation, batch.oldest_boot, keys, gaps)
     arrived = zip(batch.records, receipt.records, strict=True)
     fresh = [_row(device, record, batch, now) for record, arrival in arrived if arrival is Arrival.FRESH]
     if fresh:
         connection.execute(insert(telemetry), fresh)
-    text = json.dumps(inbox.to_dict())
-    if state is None:
-        row = {"population": device.population, "device": device.device, "source": batch.installation}
-        connection.execute(insert(received).values(**row, state=text))
-    elif text != state:
-        connection.execute(update(received).where(mine).values(state=text))
     return pb.TelemetryAck(
         batch=batch.batch,
         num_fresh=len(fresh),
@@ -96,6 +86,41 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
         refused_records=_refused(receipt.records),
         refused_gaps=_refused(receipt.gaps),
     )
+
+
+def settle(
+    connection: Connection,
+    device: Device,
+    installation: str,
+    oldest_boot: int,
+    keys: Sequence[Key],
+    gaps: Sequence[Gap] = (),
+) -> Receipt:
+    """What of a device's numbers is new, remembered in the transaction of the caller.
+
+    Args:
+        connection: Of the transaction, which nobody else's overlaps: see `commit.GroupCommit`.
+        device: Whose.
+        installation: That numbered.
+        oldest_boot: The oldest start of which the device holds anything.
+        keys: Of records.
+        gaps: What was dropped.
+    """
+    mine = (
+        (received.c.population == device.population)
+        & (received.c.device == device.device)
+        & (received.c.source == installation)
+    )
+    state = connection.scalar(select(received.c.state).where(mine))
+    inbox = Inbox() if state is None else Inbox.from_dict(json.loads(state))
+    inbox, receipt = receive(inbox, oldest_boot, keys, gaps)
+    text = json.dumps(inbox.to_dict())
+    if state is None:
+        row = {"population": device.population, "device": device.device, "source": installation}
+        connection.execute(insert(received).values(**row, state=text))
+    elif text != state:
+        connection.execute(update(received).where(mine).values(state=text))
+    return receipt
 
 
 def forget(connection: Connection, population: str, device: str) -> int:
@@ -108,8 +133,8 @@ def forget(connection: Connection, population: str, device: str) -> int:
     gone = connection.execute(delete(telemetry).where(theirs, telemetry.c.number < newest))
     mine = (received.c.population == population) & (received.c.device == device)
     connection.execute(delete(received).where(mine))
-    told = (brought_labels.c.population == population) & (brought_labels.c.device == device)
-    connection.execute(delete(brought_labels).where(told))
+    for table in (brought_labels, tallies, dead_letters):
+        connection.execute(delete(table).where(table.c.population == population, table.c.device == device))
     return gone.rowcount
 
 

@@ -33,6 +33,7 @@ from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.registry_thread import RegistryThread
 from fedretrain.server.showing import view_of
 from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
+from fedretrain.server.sources.champion import binners_of
 from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
 from fedretrain.server.training_file import read_training, read_yaml
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fedretrain.server.keys import Keys
     from fedretrain.server.models import Stores
     from fedretrain.server.simulating import Simulating
+    from fedretrain.server.sources.binning import Binner
 
 TRUST_RENEWAL_S = 3600.0
 _log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Steward:
         self._admitted: tuple[int, frozenset[str]] = (0, frozenset())
         self._due: dict[str, float] = {}
         self._failures: dict[str, str] = {}
+        self._binners: dict[str, Binner] = {}
         self.trust_version = 0
 
     def _open(self, name: str, stores: Stores, fence: Fence) -> Population:
@@ -135,6 +138,11 @@ class Steward:
             return
         self._due[name] = now + self._config.populations[name].watching.tick_s
         self._one(name, population, now)
+
+    def binners(self) -> dict[str, Binner]:
+        """How raw samples are counted now, of the populations to which brokers bring some and that have a model."""
+        self._binners = binners_of(self._config, self._populations, self._binners, self._tell)
+        return self._binners
 
     def close(self) -> None:
         """End campaigns' processes; the campaigns go on where another leader takes them up."""

@@ -128,3 +128,51 @@ presence = Table(
     Column("online", LargeBinary, nullable=False),
 )
 """Which devices were heard of in each slot, one bit for each."""
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("population", String(100), nullable=False),
+    Column("standing", String(20), nullable=False),
+    Column("since", Float(53), nullable=False),
+    Column("error", Text, nullable=False),
+    Column("num_broken", BigInteger, nullable=False),
+    Column("counts", Text, nullable=False),
+)
+"""Brokers that telemetry comes from: whether they can be reached, and what became of their messages."""
+
+offsets = Table(
+    "offsets",
+    metadata,
+    Column("source", String(64), primary_key=True),
+    Column("topic", String(249), primary_key=True),
+    Column("partition", BigInteger, primary_key=True, autoincrement=False),
+    Column("next", BigInteger, nullable=False),
+)
+"""How far each partition of a Kafka source has counted; it changes in the transaction that counts."""
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("population", String(100), primary_key=True),
+    Column("device", String(100), primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("package", String(64), primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""Counts of raw samples, of slots that are not over: each becomes a record of `telemetry`."""
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("source", String(64), nullable=False, index=True),
+    Column("population", String(100), nullable=False),
+    Column("device", String(100), nullable=False),
+    Column("at", Float(53), nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""The newest messages of each source that were refused, with the reason."""

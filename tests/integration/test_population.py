@@ -18,6 +18,7 @@ from fedretrain.core.types import ClientData
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
+from fedretrain.monitoring.histogram import count
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.evidence import Answer, Approval
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
@@ -28,15 +29,21 @@ from fedretrain.server.config import Population as PopulationConfig
 from fedretrain.server.config import Watching
 from fedretrain.server.database import open_database
 from fedretrain.server.event_log import EventLog
+from fedretrain.server.fleet import Traits
 from fedretrain.server.importing import first_package
 from fedretrain.server.models import Models, Stores
 from fedretrain.server.pool import read_pool, write_pool
 from fedretrain.server.population import Population
 from fedretrain.server.releasing import release_version
+from fedretrain.server.sources import keeping, tallies
+from fedretrain.server.sources.champion import binner_of
+from fedretrain.server.sources.config import Kafka
+from fedretrain.server.sources.keeping import Batch, Kind, Message, Position
 from fedretrain.server.training_file import TrainingFile
 from fedretrain.training.config import LocalTraining, OptimizerConfig
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.plan import ModelName, TrainingPlan
+from fedretrain.wire.samples import Samples, encode_samples
 from tests.virtual_fleet import CLASSES, FEATURES, join, rows
 
 SLOT = 10.0
@@ -249,6 +256,30 @@ def test_neither_a_damaged_package_nor_a_clock_that_was_set_back_keeps_an_order_
     world.population.tick(world.now - 1000.0)  # and the clock was set back
     assert world.state.safety.safe_mode
     assert world.population.trouble is not None
+
+
+@on_sqlite
+def test_raw_samples_of_a_device_without_an_agent_reach_the_monitors(world):
+    world.until(lambda: world.population.telemetry is not None)
+    with world.engine.begin() as connection:
+        bare = fleet.watch(connection, "p", "bare", Traits("pump", "north"), world.now)
+    how = binner_of(world.population, SLOT)
+    assert binner_of(world.population, SLOT, how) is how
+    x, _ = rows(np.random.default_rng(4), 30)
+    at = np.full(30, world.now - SLOT / 2)
+    told = Message(Kind.SAMPLES, "bare", encode_samples(Samples(at, x.astype(float))), Position("t", 0, 0))
+    source = Kafka("lake", "p", samples="t", plain=True)
+    with world.engine.begin() as connection:
+        assert keeping.keep(connection, Batch(source, [told], how, world.now)) == {"counted": 1}
+        assert tallies.flush(connection, "p", SLOT, world.now) == 1
+    world.step()
+    telemetry = world.population.telemetry
+    counted = telemetry.served.store._features_PDFC[:, bare.number].sum(axis=0)
+    np.testing.assert_array_equal(counted, count(how.bins, how.pipeline.apply(x)))
+    assert not telemetry.malformed
+    assert not telemetry.served.refusals
+    assert bare.number not in [one.number for one in world.population._active()]
+    assert not world.population._counted()[bare.number]
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ INSTALLED_AS = {
     "hydra": "hydra-core",
     "google": "protobuf",
     "grpc": "grpcio",
+    "paho": "paho-mqtt",
 }
 
 
@@ -76,7 +77,7 @@ DEVICE_FOLDERS = sorted(
     [
         (DEVICE_FOLDERS, ["train", "dp", "edge"]),
         ([*DEVICE_FOLDERS, "sim"], ["sim", "edge"]),
-        (["fedretrain"], ["server"]),
+        (["fedretrain"], ["server", "mqtt", "kafka"]),
         (["fedretrain", "sim", "benchmarks", "tests"], ["dev"]),
     ],
     ids=["device", "sim", "server", "everything"],

@@ -90,3 +90,44 @@ def upgrade() -> None:
         sa.Column("devices", sa.BigInteger, nullable=False),
         sa.Column("online", sa.LargeBinary, nullable=False),
     )
+    _sources()
+
+
+def _sources() -> None:
+    """What brokers are, how far they were read, and what came from them."""
+    op.create_table(
+        "sources",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("population", sa.String(100), nullable=False),
+        sa.Column("standing", sa.String(20), nullable=False),
+        sa.Column("since", sa.Float(53), nullable=False),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.Column("num_broken", sa.BigInteger, nullable=False),
+        sa.Column("counts", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "offsets",
+        sa.Column("source", sa.String(64), primary_key=True),
+        sa.Column("topic", sa.String(249), primary_key=True),
+        sa.Column("partition", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("next", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "tallies",
+        sa.Column("population", sa.String(100), primary_key=True),
+        sa.Column("device", sa.String(100), primary_key=True),
+        sa.Column("slot", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("package", sa.String(64), primary_key=True),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "dead_letters",
+        sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("source", sa.String(64), nullable=False, index=True),
+        sa.Column("population", sa.String(100), nullable=False),
+        sa.Column("device", sa.String(100), nullable=False),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("origin", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+    )

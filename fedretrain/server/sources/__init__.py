@@ -1,0 +1,1 @@
+"""Telemetry from brokers, beside the device API: MQTT and Kafka."""
