@@ -339,7 +339,7 @@ class Population:
     def _validated(self, rollout: RolloutState, now: float) -> Verdict:
         try:
             state = self.memory.begun
-            may_ask = state.safety.allows(Switch.INSTALLS)
+            may_ask = state.safety.allows(Switch.INSTALLS) and self.telemetry is not None  # else nobody hears
             return self.examiner.validated(rollout, self.devices, state.kept_devices, now, may_ask=may_ask)
         except DataError as error:
             self.trouble = error
