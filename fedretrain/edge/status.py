@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.artifacts.identity import read_identity
 from fedretrain.edge.example_ledger import LEDGER, shown
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class DeviceStatus:
         num_labelled: Of those, with a label.
         heard_at: When the coordinator was heard last; 0 for never since the start.
         problem: What went wrong at the last visit.
+        certificate_expires_at: When its certificate ends; it renews it before that.
         example_privacy: What example-level DP has cost its examples, with unit, relation and scope; None: nothing.
     """
 
@@ -55,6 +57,7 @@ class DeviceStatus:
     num_labelled: int
     heard_at: float
     problem: str
+    certificate_expires_at: float
     example_privacy: dict[str, Any] | None
 
     @classmethod
@@ -84,5 +87,6 @@ class DeviceStatus:
             num_labelled=sum(serving.rules.told.values()),
             heard_at=runtime.visit.heard_at,
             problem=runtime.visit.problem,
+            certificate_expires_at=read_identity(runtime.joined.certificate.encode()).expires_at,
             example_privacy=shown(runtime.folder / LEDGER, runtime.config.training.example_budget),
         )

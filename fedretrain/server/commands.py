@@ -119,7 +119,7 @@ def _devices(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     def judge(standing: str) -> Run:
         def run(arguments: argparse.Namespace) -> int:
-            desk_of(arguments).judge(arguments.device, standing)
+            desk_of(arguments).judge(arguments.device, standing, arguments.by, arguments.reason)
             return say(arguments, {arguments.device: standing}, f"{arguments.device}: {standing}")
 
         return run
@@ -134,7 +134,7 @@ def _devices(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     command(group, "list", listed, "every device, and what it serves")
     for name, standing in (("revoke", "revoked"), ("retire", "retired")):
-        made = command(group, name, judge(standing), f"from now on the device is {standing}")
+        made = order(group, name, judge(standing), f"from now on the device is {standing}")
         made.add_argument("device")
     made = command(
         group, "watch", watch, "count the raw samples that brokers bring of devices without an agent"

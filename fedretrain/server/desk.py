@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.coordinator.cycle import Discard, Propose, Resubmit, Retrain, Withdraw, served
 from fedretrain.coordinator.permission import refusal, unasked
 from fedretrain.coordinator.policy import read_policy
+from fedretrain.coordinator.roles import Right
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
@@ -38,7 +39,6 @@ from fedretrain.server.verifying import verify
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
-    from fedretrain.coordinator.roles import Right
     from fedretrain.server.config import Population, Watching
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
@@ -215,12 +215,20 @@ class Desk:
         """One-time tokens for devices."""
         return make_tokens(self.log.engine, self.population, names, now=time.time(), lifetime_s=lifetime_s)
 
-    def judge(self, device: str, standing: str) -> None:
-        """Revoke a device, or retire it: then what it sent and is still kept is deleted too."""
+    def judge(self, device: str, standing: str, by: str, reason: str) -> None:
+        """Revoke a device, or retire it: then what it sent and is still kept is deleted too.
+
+        Raises:
+            ConfigError: If this person may not.
+            DataError: If there is no such device, or it is retired.
+        """
+        self.require(by, Right.OPERATE)
         with self.log.engine.begin() as connection:
             fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
             if standing == Standing.RETIRED:
                 intake.forget(connection, self.population, device)
+        record = {"device": device, "standing": standing, "by": by, "reason": reason}
+        self.log.append(fleet.stream(self.population), [record], at=time.time())
 
     def answer(self, word: str, by: str, reason: str = "") -> None:
         """Answer what a rollout asks.

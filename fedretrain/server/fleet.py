@@ -93,6 +93,11 @@ class Device:
     heartbeat: Mapping[str, Any] = field(default_factory=dict)
 
 
+def stream(population: str) -> str:
+    """Where it is written down who revoked or retired which device, and why."""
+    return f"population/{population}/devices"
+
+
 def enrol(
     connection: Connection, population: str, device: str, fingerprint: str, traits: Traits, at: float
 ) -> Device:

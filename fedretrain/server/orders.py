@@ -63,6 +63,7 @@ def give(log: EventLog, population: str, said: Said, at: float) -> Head:
         ConfigError: If nobody gave it.
     """
     check_name(said.by)
+    said = replace(said, by=said.by.strip())
     return log.append(stream(population), [{"kind": _NAMES[type(said)], "body": plain(said)}], at=at)
 
 

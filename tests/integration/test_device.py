@@ -95,6 +95,8 @@ def test_a_certificate_is_renewed_before_it_expires_and_the_device_stays_who_it_
         assert renewed.certificate != before.certificate
         assert replace(renewed, certificate=before.certificate) == before
         assert read_joined(device.folder) == renewed
+        expires_at = read_identity(renewed.certificate.encode()).expires_at
+        assert device.status().certificate_expires_at == expires_at
         device.sync()
         assert device.joined == renewed  # not again within the hour
         assert device.predict(rows())[0].package == first

@@ -42,7 +42,7 @@ def test_every_command_explains_itself_with_an_example_that_it_takes(words, caps
         (("enrol", "--batch", "nowhere.txt"), "nowhere.txt"),
         (("enrol", "a", "--hours", "-1"), "--hours"),
         (("enrol", "a", "--hours", "nan"), "--hours"),
-        (("devices", "revoke", "ghost"), "no device ghost"),
+        (("devices", "revoke", "ghost", "--by", "anna"), "no device ghost"),
         (("models", "import", "--weights", "nowhere.st"), "nowhere.st"),
         (("models", "import", "--outputs", "a,b"), "2 outputs"),
         (("models", "propose", "--by", "anna", "--weights", "nowhere.st"), "nowhere.st"),

@@ -22,7 +22,7 @@ from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server import memory, orders, refreshes, validations, versions
+from fedretrain.server import fleet, memory, orders, refreshes, validations, versions
 from fedretrain.server.desk import Desk
 from fedretrain.server.tables import events, received, telemetry, tokens
 from fedretrain.server.validations import Asked, Judged
@@ -294,8 +294,8 @@ def test_devices_are_listed_revoked_and_retired(furnished):
     furnished.enrol("pump-1", seen_at=1.0, heartbeat={"serves": _package(furnished)})
     furnished.enrol("pump-2", seen_at=1.0, heartbeat={"serves": ""})
     furnished.enrol("pump-3")
-    assert furnished.on("devices", "revoke", "pump-2").status == 0
-    assert furnished.on("devices", "retire", "pump-3").status == 0
+    assert furnished.on("devices", "revoke", "pump-2", "--by", "anna", "--reason", "x").status == 0
+    assert furnished.on("devices", "retire", "pump-3", "--by", "anna", "--reason", "x").status == 0
     found = furnished.on("devices", "list", "--json").json
     assert [(one["device"], one["number"], one["standing"], one["serves"]) for one in found] == [
         ("pump-1", 0, "active", 1),
@@ -439,8 +439,8 @@ def test_what_a_retired_device_sent_is_deleted(furnished):
             connection.execute(insert(telemetry).values(**row))
             place = {"population": "pumps", "device": name, "source": f"s{number}", "state": "{}"}
             connection.execute(insert(received).values(**place))
-    assert furnished.on("devices", "revoke", "pump-2").status == 0
-    assert furnished.on("devices", "retire", "pump-1").status == 0
+    assert furnished.on("devices", "revoke", "pump-2", "--by", "anna", "--reason", "x").status == 0
+    assert furnished.on("devices", "retire", "pump-1", "--by", "anna", "--reason", "x").status == 0
     with log.engine.connect() as connection:
         assert [row.device for row in connection.execute(select(telemetry))] == ["pump-2", "pump-2"]
         assert {row.device for row in connection.execute(select(received))} == {"pump-2"}
@@ -469,3 +469,25 @@ def test_a_validation_is_in_the_list_and_the_evaluation_that_is_on_in_the_status
     assert (said.status, len(list(lines(said.err)))) == (2, 1)
     evaluation = furnished.on("status", "--json").json["evaluation"]
     assert evaluation == "version 2: 0 of 2 devices have counted, failures: 1 no_data"
+
+
+def test_who_judged_a_device_and_why_stands_in_the_log(furnished):
+    furnished.enrol("pump-1")
+    words = ("devices", "revoke", "pump-1", "--reason", "it was stolen")
+    assert furnished.on(*words, "--by", "anna").status == 0
+    desk = _desk(furnished)
+    (entry,) = desk.log.read(fleet.stream("pumps"))
+    assert entry.record == {
+        "device": "pump-1",
+        "standing": "revoked",
+        "by": "anna",
+        "reason": "it was stolen",
+    }
+    furnished.config.write_text(furnished.config.read_text() + ROLES)
+    said = furnished.on(*words, "--by", "carl")
+    assert (said.status, "lacks the right operate" in said.err) == (2, True)
+
+
+def test_a_name_is_the_same_with_blanks_around_it(furnished):
+    furnished.on("retrain", "--by", " anna ")
+    assert _orders(furnished) == [Retrain("anna")]
