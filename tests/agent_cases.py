@@ -143,7 +143,7 @@ class Fleet:
         )
         envelope = sign(assignment, self.key)
         with self.here.engine.begin() as connection:
-            fleet.assign(connection, POPULATION, device, envelope, number, now)
+            fleet.assign(connection, POPULATION, [(device, envelope, number)], now)
         self.here.peers.poll()
         return assignment
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, tuple_, update
 
 from fedretrain.core.build import build, plain
 from fedretrain.core.errors import DataError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _TOLD_AT_ONCE = 1000
 """Assignments in one transaction: a second's work at most, for the sake of those that wait to write."""
+_READ_AT_ONCE = 400
 
 
 class Standing(StrEnum):
@@ -199,34 +200,34 @@ def set_standing(connection: Connection, population: str, device: str, standing:
 
 def heard(connection: Connection, said: Iterable[tuple[str, str, float, Mapping[str, Any]]]) -> None:
     """Keep the newest words of devices: population, name, instant, heartbeat."""
-    for population, device, at, heartbeat in sorted(
-        said, key=lambda one: one[:2]
-    ):  # see `database`: one order
-        connection.execute(
-            update(devices)
-            .where(_is(population, device))
-            .values(seen_at=at, heartbeat=json.dumps(heartbeat, sort_keys=True))
-        )
+    rows = [
+        {"of": population, "named": device, "at": at, "words": json.dumps(heartbeat, sort_keys=True)}
+        for population, device, at, heartbeat in sorted(
+            said, key=lambda one: one[:2]
+        )  # see `database`: one order
+    ]
+    if rows:
+        query = update(devices).where(_is(bindparam("of"), bindparam("named")))
+        connection.execute(query.values(seen_at=bindparam("at"), heartbeat=bindparam("words")), rows)
 
 
-def assign(
-    connection: Connection, population: str, device: str, envelope: bytes, counter: int, at: float
-) -> None:
-    """Keep a device's newest signed assignment.
+def assign(connection: Connection, population: str, due: Sequence[tuple[str, bytes, int]], at: float) -> None:
+    """Keep the newest signed assignments of devices.
 
     Args:
         connection: Of the transaction.
         population: Whose.
-        device: For whom.
-        envelope: The signed assignment.
-        counter: Of it; one that is not newer changes nothing.
+        due: Name, envelope, and its counter; one that is not newer changes nothing.
         at: Instant, seconds since the epoch.
     """
-    connection.execute(
-        update(devices)
-        .where(_is(population, device), devices.c.counter < counter)
-        .values(assignment=envelope, counter=counter, changed_at=at)
-    )
+    rows = [
+        {"named": device, "envelope": envelope, "count": counter} for device, envelope, counter in sorted(due)
+    ]
+    if rows:
+        newer = devices.c.counter < bindparam("count")
+        query = update(devices).where(_is(population, bindparam("named")), newer)
+        told = {"assignment": bindparam("envelope"), "counter": bindparam("count"), "changed_at": at}
+        connection.execute(query.values(**told), rows)
 
 
 def tell(
@@ -255,17 +256,38 @@ def tell(
     for first in range(0, len(due), _TOLD_AT_ONCE):
         with engine.begin() as connection:
             check_fence(connection, fence)
-            at = clock()
-            for device, envelope, counter in due[first : first + _TOLD_AT_ONCE]:
-                assign(connection, population, device, envelope, counter, at)
+            assign(connection, population, due[first : first + _TOLD_AT_ONCE], clock())
 
 
-def changed_since(connection: Connection, at: float) -> list[Device]:
-    """Devices that were enrolled, judged or told anew at an instant or later."""
-    return [_device(row) for row in connection.execute(select(devices).where(devices.c.changed_at >= at))]
+Marks = dict[tuple[str, str], tuple[float, int, str, str]]
+"""What tells one state of a device's row from another: when it changed, its counter, its fingerprint, its standing."""
 
 
-def _is(population: str, device: str) -> Any:
+def changed_since(connection: Connection, at: float, known: Marks) -> tuple[list[Device], Marks]:
+    """Devices that were enrolled, judged or told anew at an instant or later.
+
+    Args:
+        connection: To read with.
+        at: Instant, seconds since the epoch.
+        known: What was seen before: those rows are not read again.
+
+    Returns:
+        The devices, and the marks of all rows since the instant.
+    """
+    c = devices.c
+    columns = (c.population, c.device, c.changed_at, c.counter, c.fingerprint, c.standing)
+    rows = connection.execute(select(*columns).where(c.changed_at >= at)).all()
+    marks: Marks = {(row[0], row[1]): (row[2], row[3], row[4], row[5]) for row in rows}
+    fresh = [name for name, mark in marks.items() if known.get(name) != mark]
+    found = []
+    for first in range(0, len(fresh), _READ_AT_ONCE):
+        some = fresh[first : first + _READ_AT_ONCE]
+        query = select(devices).where(tuple_(c.population, c.device).in_(some))
+        found += [_device(row) for row in connection.execute(query)]
+    return found, marks
+
+
+def _is(population: Any, device: Any) -> Any:
     return (devices.c.population == population) & (devices.c.device == device)
 
 

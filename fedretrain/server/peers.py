@@ -43,6 +43,7 @@ class Peers:
         self._heard: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
         self._asked: dict[str, bytes] = {}
         self._seen_at = 0.0
+        self._marks: fleet.Marks = {}
         self.poll()
 
     def poll(self) -> None:
@@ -50,7 +51,7 @@ class Peers:
         begun = self._clock()
         since = min(self._seen_at, begun)  # a clock that was set back dates what is new before what was seen
         with reading(self._engine) as connection:
-            changed = fleet.changed_since(connection, since - _OVERLAP_S)
+            changed, self._marks = fleet.changed_since(connection, since - _OVERLAP_S, self._marks)
             asked = questions.asked(connection)
         with self._lock:
             self._asked = asked

@@ -79,7 +79,7 @@ def test_what_a_device_says_of_itself_is_short(here):
 def test_an_assignment_reaches_its_device_alone(here):
     a, b = here.client(here.join("a")), here.client(here.join("b"))
     with here.engine.begin() as connection:
-        fleet.assign(connection, "p", "a", b"signed", 1, here.peers._clock())
+        fleet.assign(connection, "p", [("a", b"signed", 1)], here.peers._clock())
     here.peers.poll()
     assert (a.heartbeat(_heartbeat()).assignment, b.heartbeat(_heartbeat()).assignment) == (b"signed", b"")
 

@@ -179,7 +179,7 @@ class World:
         )
         for device, assignment in renewed(population.devices, self.told, wishes, now=self.now, valid_s=1e6):
             with self.engine.begin() as connection:
-                fleet.assign(connection, "p", device.device, b"-", assignment.counter, self.now)
+                fleet.assign(connection, "p", [(device.device, b"-", assignment.counter)], self.now)
             self.told[device.number] = assignment
         for device in self.devices:
             assignment = self.told[device.number]

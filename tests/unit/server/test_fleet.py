@@ -6,6 +6,7 @@ import pytest
 
 from fedretrain.core.errors import DataError
 from fedretrain.server import fleet
+from fedretrain.server.database import reading
 from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.fleet import Standing, Traits
 
@@ -51,9 +52,9 @@ def test_nobody_is_judged_by_accident(engine):
 def test_an_older_assignment_changes_nothing(engine):
     _enrol(engine, "a", "1")
     with engine.begin() as connection:
-        fleet.assign(connection, "p", "a", b"new", 7, 5.0)
-        fleet.assign(connection, "p", "a", b"old", 6, 6.0)
-        fleet.assign(connection, "p", "a", b"same", 7, 6.0)
+        fleet.assign(connection, "p", [("a", b"new", 7)], 5.0)
+        fleet.assign(connection, "p", [("a", b"old", 6)], 6.0)
+        fleet.assign(connection, "p", [("a", b"same", 7)], 6.0)
         found = fleet.find(connection, "p", "a")
     assert (found.assignment, found.counter) == (b"new", 7)
 
@@ -63,9 +64,9 @@ def test_what_changed_is_found_by_its_instant(engine):
     _enrol(engine, "b", "2", at=5.0)
     with engine.begin() as connection:
         fleet.heard(connection, [("p", "a", 9.0, {"serves": ""})])  # words are no change
-        assert [device.device for device in fleet.changed_since(connection, 2.0)] == ["b"]
+        assert [device.device for device in fleet.changed_since(connection, 2.0, {})[0]] == ["b"]
         fleet.set_standing(connection, "p", "a", Standing.REVOKED, 6.0)
-        assert [device.device for device in fleet.changed_since(connection, 5.5)] == ["a"]
+        assert [device.device for device in fleet.changed_since(connection, 5.5, {})[0]] == ["a"]
         assert fleet.find(connection, "p", "a").seen_at == 9.0
 
 
@@ -85,7 +86,7 @@ def test_assignments_are_dated_when_they_are_written(engine):
     _enrol(engine, "a", "1", at=1.0)
     fleet.tell(engine, None, "p", [("a", b"new", 1)], lambda: 90.0)
     with engine.connect() as connection:
-        assert [one.device for one in fleet.changed_since(connection, 85.0)] == ["a"]
+        assert [one.device for one in fleet.changed_since(connection, 85.0, {})[0]] == ["a"]
 
 
 def test_who_lost_the_lease_tells_nobody_anything(engine):
@@ -97,3 +98,22 @@ def test_who_lost_the_lease_tells_nobody_anything(engine):
         fleet.tell(engine, old, "p", [("a", b"stale", 1)], lambda: 2.0)
     with engine.connect() as connection:
         assert fleet.find(connection, "p", "a").counter == 0
+
+
+def test_a_change_is_read_once_and_every_change_is_seen(engine):
+    with engine.begin() as connection:
+        for name in "ab":
+            fleet.enrol(connection, "p", name, name * 64, Traits(), 10.0)
+    with reading(engine) as connection:
+        found, marks = fleet.changed_since(connection, 5.0, {})
+        assert [one.device for one in found] == ["a", "b"]
+        assert fleet.changed_since(connection, 5.0, marks) == ([], marks)
+    with engine.begin() as connection:  # in the same instant, as a coarse clock tells it
+        fleet.set_standing(connection, "p", "a", Standing.REVOKED, 10.0)
+        fleet.assign(connection, "p", [("b", b"new", 1)], 10.0)
+    with reading(engine) as connection:
+        found, _ = fleet.changed_since(connection, 5.0, marks)
+    assert {(one.device, str(one.standing), one.assignment) for one in found} == {
+        ("a", "revoked", None),
+        ("b", "active", b"new"),
+    }
