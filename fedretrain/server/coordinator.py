@@ -10,6 +10,8 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
 import os
 import socket
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 LEASE = "coordinator"
 LEASE_S = 15.0
+LOOK_S = 1.0
+"""So long an order waits at most until somebody looks whether there is one."""
 _MOST_PROLONGED = 360
 """A turn that takes longer than so many thirds of a lease hangs: somebody else may decide."""
 _FLUSH_S = 1.0
@@ -125,7 +129,7 @@ class Coordinator:
         flushed_at = 0.0
         while not await self._pause(POLL_S):
             try:
-                await asyncio.to_thread(self._peers.poll)
+                await asyncio.to_thread(self._look)
                 if time.monotonic() - flushed_at >= _FLUSH_S:
                     flushed_at = time.monotonic()
                     await asyncio.to_thread(self._peers.flush)
@@ -133,10 +137,17 @@ class Coordinator:
             except _FOR_A_WHILE as error:
                 _log.error("devices: %s", error)
 
+    def _look(self) -> None:
+        """At the table of devices and at the signed list: whoever leads has written both."""
+        self._peers.poll()
+        with contextlib.suppress(FileNotFoundError):  # nobody has published yet
+            timestamp = self._keys.trust.read("timestamp.json")
+            self._trust_version = int.from_bytes(hashlib.sha256(timestamp).digest()[:7], "big")
+
     async def _lead(self) -> None:
         """Decide while this process holds the lease."""
         turn_s = min(one.watching.tick_s for one in self._config.populations.values())
-        while not await self._pause(min(turn_s, LEASE_S / 3)):
+        while not await self._pause(min(turn_s, LOOK_S)):
             turn = asyncio.create_task(asyncio.to_thread(self._turn))
             try:
                 for _ in range(_MOST_PROLONGED):
@@ -175,7 +186,6 @@ class Coordinator:
             self._resign()
         except FedretrainError as error:
             _log.error("%s", error)
-        self._trust_version = self._steward.trust_version if self._steward else self._trust_version
 
     def _resign(self) -> None:
         if self._steward is not None:
@@ -208,9 +218,10 @@ class Coordinator:
             await server.stop(1.0)
         await self._sources.close()
         await asyncio.to_thread(self._peers.flush)
+        fence = self._fence
         await asyncio.to_thread(self._resign)
-        if self._fence is not None:
-            self._log.release(self._fence)
+        if fence is not None:
+            self._log.release(fence)
         self._writer.close()
 
 

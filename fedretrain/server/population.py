@@ -115,6 +115,11 @@ class Population:
         self.examiner = Examiner(name, models, log, fence)
         self.trouble: DataError | None = None
 
+    def was_told(self) -> bool:
+        """Whether somebody has ordered something since the last tick."""
+        begun = self.memory.state is not None
+        return begun and self._log.head(orders.stream(self.name)).counter > self.memory.orders
+
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
         """Decide on what has arrived; what happened.
 

@@ -22,6 +22,10 @@ class _Silent:
         self.memory, self.trouble, self.telemetry = SimpleNamespace(state=None), None, None
         self.examiner = SimpleNamespace(question=None)
         self.devices = ()
+        self.is_told = False
+
+    def was_told(self) -> bool:
+        return self.is_told
 
     def tick(self, now: float) -> tuple[()]:
         self.turns += 1
@@ -69,6 +73,21 @@ def test_a_population_whose_campaign_fails_between_its_turns_stops_no_other(stew
     monkeypatch.setattr(Steward, "_see_to_campaign", campaign)
     steward.turn(10.0)
     assert _turns(steward) == {"a": 1, "b": 2}
+
+
+def test_an_order_brings_the_next_turn_forward(steward):
+    steward.turn(0.0)
+    steward.turn(2.0)
+    assert _turns(steward) == {"a": 1, "b": 2}
+    steward._populations["a"].is_told = True
+    steward.turn(2.5)
+    assert _turns(steward) == {"a": 2, "b": 2}
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_waiting(steward):
+    steward.turn(5000.0)
+    steward.turn(100.0)
+    assert _turns(steward) == {"a": 2, "b": 2}
 
 
 @pytest.mark.parametrize("fault", [OSError("the disk is full"), ValueError("what nobody foresaw")])
