@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from fedretrain.server.models import Models
     from fedretrain.server.orders import Orders
 
+COUNTED_AT_ONCE = 20_000
+"""Records that a tick counts: a long backlog keeps no order from being taken, and the next tick is at once."""
 PRUNED_AT_ONCE = 5000  # records at a tick, or twice as many as came
 GRACE_SLOTS = 0.5
 """A slot is looked at half a slot after its end: that long its reports may take."""
@@ -103,7 +105,7 @@ class Population:
         self.telemetry: Telemetry | None = None
         self._watching: Watching | None = None
         self._noted: Kept | None = None
-        self._bins = ""
+        self._bins, self._is_behind = "", False
         self._looking = Looking(policy)
         if self.memory.ranks is not None:
             look = self.memory.look
@@ -115,10 +117,11 @@ class Population:
         self.examiner = Examiner(name, models, log, fence)
         self.trouble: DataError | None = None
 
-    def was_told(self) -> bool:
-        """Whether somebody has ordered something since the last tick."""
-        begun = self.memory.state is not None
-        return begun and self._log.head(orders.stream(self.name)).counter > self.memory.orders
+    def is_waiting(self) -> bool:
+        """Whether something waits for the next tick: records of a long backlog, or what somebody has ordered."""
+        if self.memory.state is None:
+            return False
+        return self._is_behind or self._log.head(orders.stream(self.name)).counter > self.memory.orders
 
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
         """Decide on what has arrived; what happened.
@@ -172,7 +175,8 @@ class Population:
             telemetry = self._start_watching(bins, now)
         telemetry.know(self.devices)
         telemetry.evaluation = self.examiner.known.evaluation
-        read = telemetry.catch_up(self.models.versions.digests, now)
+        read = telemetry.catch_up(self.models.versions.digests, now, most=COUNTED_AT_ONCE)
+        self._is_behind = read >= COUNTED_AT_ONCE
         telemetry.malformed += self.examiner.hear(telemetry.taken_answers(), self.devices, now)
         telemetry.prune(now, max(PRUNED_AT_ONCE, 2 * read))
 

@@ -133,7 +133,7 @@ class Steward:
         self._see_to_simulation(name, population)
         tick_s = self._config.populations[name].watching.tick_s
         # A clock that was set back brings the next turn forward; so does an order: a rollback waits for no tick.
-        if 0 < self._due.get(name, 0.0) - now <= tick_s and not population.was_told():
+        if 0 < self._due.get(name, 0.0) - now <= tick_s and not population.is_waiting():
             self._see_to_campaign(name, population)
             return
         self._due[name] = now + tick_s

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
@@ -112,16 +113,19 @@ class Telemetry:
         """Devices that joined; see `fits`."""
         self._numbers = {device.device: device.number for device in devices}
 
-    def catch_up(self, versions: Mapping[int, str], now: float, *, since: float = 0.0) -> int:
+    def catch_up(
+        self, versions: Mapping[int, str], now: float, *, since: float = 0.0, most: float = math.inf
+    ) -> int:
         """Count what has arrived.
 
         Args:
             versions: Package digests by version, of all that were ever released.
             now: Instant, seconds since the epoch.
             since: Records of before this instant are passed over.
+            most: After so many the rest is left for the next time.
 
         Returns:
-            How many records were read.
+            How many records were read; `most` or more means that some may be left.
         """
         numbers = {digest: version for version, digest in versions.items()}
         total = 0
@@ -143,7 +147,7 @@ class Telemetry:
                 parts = [part for row in rows if (part := self._decoded(row, numbers.get)) is not None]
                 self._count(parts, tuple(versions), now)
                 total += len(rows)
-            if len(rows) < _BATCH:
+            if len(rows) < _BATCH or total >= most:
                 return total
 
     def prune(self, now: float, most: int = _BATCH) -> int:

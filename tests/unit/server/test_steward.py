@@ -22,10 +22,10 @@ class _Silent:
         self.memory, self.trouble, self.telemetry = SimpleNamespace(state=None), None, None
         self.examiner = SimpleNamespace(question=None)
         self.devices = ()
-        self.is_told = False
+        self.is_asked = False
 
-    def was_told(self) -> bool:
-        return self.is_told
+    def is_waiting(self) -> bool:
+        return self.is_asked
 
     def tick(self, now: float) -> tuple[()]:
         self.turns += 1
@@ -79,7 +79,7 @@ def test_an_order_brings_the_next_turn_forward(steward):
     steward.turn(0.0)
     steward.turn(2.0)
     assert _turns(steward) == {"a": 1, "b": 2}
-    steward._populations["a"].is_told = True
+    steward._populations["a"].is_asked = True
     steward.turn(2.5)
     assert _turns(steward) == {"a": 2, "b": 2}
 

@@ -11,6 +11,7 @@ from fedretrain.coordinator.policy import TelemetryMode
 from fedretrain.coordinator.watching import Clockwork
 from fedretrain.core.types import FailureKind
 from fedretrain.monitoring.config import MonitoringPolicy
+from fedretrain.server import telemetry as module
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.tables import telemetry as table
 from fedretrain.server.telemetry import Telemetry
@@ -282,3 +283,12 @@ def test_where_telemetry_is_off_alerts_alone_are_heard(engine):
     assert len(counted.alerts) == 1
     assert counted.taken_answers() == {}
     assert _predictions(counted.served) == {}
+
+
+def test_a_long_backlog_is_read_in_parts(engine, monkeypatch):
+    monkeypatch.setattr(module, "_BATCH", 2)
+    counted = _telemetry(engine)
+    rows = [replace(_rows(0, 0), sequence_K=np.array([number])) for number in range(5)]
+    _send(engine, *(encode_report(one, PACKAGE) for one in rows))
+    assert [counted.catch_up(VERSIONS, NOW, most=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert _predictions(counted.served) == {1: 100}
