@@ -4,6 +4,8 @@ Rules of this file:
     * Level-triggered: each time everything is worked out from the state, and only who must be told something else, or whose
       assignment runs out, gets a new one.
     * What serves where no rollout exposes a device is `coordinator.cycle.served`; in safe mode that is all.
+    * A device that has seen a higher counter than this database knows (it was restored from a back-up) gets one above that: it
+      would follow nothing else.
     * A package that is withdrawn is named in every assignment, so that a device that was away leaves it before it predicts.
 """
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from fedretrain.rollout.assignment import Assignments
     from fedretrain.server.fleet import Device
     from fedretrain.server.versions import Versions
+
+_MOST_SEEN = 2**53
+"""What a device says of itself is not believed without end: each assignment adds one."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,13 @@ def renewed(
     found = []
     for device in devices:
         wish, last = wishes[device.number], told.get(device.number)
-        if last is not None and _says(last) == wish and now < last.expires_at - valid_s / 2:
+        counter, seen = max(device.counter, 0 if last is None else last.counter), _seen(device)
+        if (
+            last is not None
+            and seen <= counter
+            and _says(last) == wish
+            and now < last.expires_at - valid_s / 2
+        ):
             continue
         found.append(
             (
@@ -137,7 +148,7 @@ def renewed(
                     device=device.device,
                     serve=wish.serve,
                     shadow=wish.shadow,
-                    counter=max(device.counter, 0 if last is None else last.counter) + 1,
+                    counter=max(counter, seen) + 1,
                     issued_at=now,
                     expires_at=now + valid_s,
                     withdrawn=wish.withdrawn,
@@ -155,6 +166,12 @@ def signed(
 ) -> list[tuple[Device, Assignment, bytes]]:
     """Assignments with their envelopes."""
     return [(device, assignment, sign(assignment, key)) for device, assignment in found]
+
+
+def _seen(device: Device) -> int:
+    """The highest counter that a device says it has verified; 0 where nobody can have signed so high a one."""
+    said = device.heartbeat.get("counter", 0)
+    return said if said <= _MOST_SEEN else 0
 
 
 def _says(assignment: Assignment) -> Wanted:

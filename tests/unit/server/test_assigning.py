@@ -128,3 +128,12 @@ def test_an_assignment_that_orders_a_refresh_is_a_new_one_and_is_not_given_twice
     ((_, ordered),) = renewed([_device(0)], told, [Wanted(A, refresh=1)], now=1.0, valid_s=100.0)
     assert (ordered.refresh, ordered.counter) == (1, 2)
     assert renewed([_device(0)], {0: ordered}, [Wanted(A, refresh=1)], now=2.0, valid_s=100.0) == []
+
+
+def test_a_device_that_has_seen_more_than_a_restored_database_knows_gets_a_counter_above():
+    told = {0: renewed([_device(0)], {}, [Wanted(A)], now=0.0, valid_s=100.0)[0][1]}
+    ahead = replace(_device(0, 1), heartbeat={"counter": 41})
+    ((_, again),) = renewed([ahead], told, [Wanted(A)], now=1.0, valid_s=100.0)
+    assert again.counter == 42
+    liar = replace(_device(0, 1), heartbeat={"counter": 2**63 - 1})
+    assert renewed([liar], told, [Wanted(A)], now=1.0, valid_s=100.0) == []
