@@ -37,11 +37,12 @@ class ControlError(FedretrainError):
     Args:
         what: In one line.
         is_refusal: Whether it answered and said no: asking again in a moment changes nothing.
+        is_silence: Whether nothing came back at all: the connection may be a dead one.
     """
 
-    def __init__(self, what: str, *, is_refusal: bool = False) -> None:
+    def __init__(self, what: str, *, is_refusal: bool = False, is_silence: bool = False) -> None:
         super().__init__(what)
-        self.is_refusal = is_refusal
+        self.is_refusal, self.is_silence = is_refusal, is_silence
 
 
 @dataclass(frozen=True)
@@ -268,4 +269,8 @@ def _failed(error: grpc.RpcError, address: str) -> ControlError:
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.UNIMPLEMENTED,
     )
-    return ControlError(f"{address}: {code.name.lower()}: {details}"[:300], is_refusal=code in refusals)
+    return ControlError(
+        f"{address}: {code.name.lower()}: {details}"[:300],
+        is_refusal=code in refusals,
+        is_silence=code is grpc.StatusCode.DEADLINE_EXCEEDED,
+    )

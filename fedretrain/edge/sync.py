@@ -92,8 +92,13 @@ class Syncing:
         with self._busy:
             # Where the database is damaged nothing comes of a visit, and the next one is soon enough.
             self.visit = replace(self.visit, next_s=self._runtime.config.heartbeat_s)
-            with self._runtime.mending():
-                self._visit(timeout_s)
+            try:
+                with self._runtime.mending():
+                    self._visit(timeout_s)
+            except ControlError as error:
+                if error.is_silence:  # the next visit has a connection of its own: this one may be half-open
+                    self.close()
+                raise
             return self.visit.next_s
 
     def _visit(self, timeout_s: float | None) -> None:
