@@ -9,11 +9,13 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+from sqlalchemy.exc import SQLAlchemyError
 
 from fedretrain.artifacts.encryption import file_info, seal
 from fedretrain.artifacts.identity import read_identity
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+_log = logging.getLogger(__name__)
 OLDEST_PROTOCOL = 1
 CHUNK_BYTES = 256 * 1024
 _MAX_HELD = 64
@@ -160,7 +163,13 @@ class Gateway(rpc.FleetControlServicer):
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, refused.why)
         now = self._clock()
         future = self._writer.submit(lambda connection: intake.keep(connection, device, batch, now))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except (SQLAlchemyError, OSError) as error:  # a full disk, or a database that is away
+            _log.error("records of %s: %s", device.device, error)
+            await _abort(
+                context, grpc.StatusCode.UNAVAILABLE, "records cannot be kept just now: send them again"
+            )
 
     async def _peer(self, context: Context, protocol: int) -> Device:
         """Who speaks; aborts where that is nobody who may."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from fedretrain.artifacts.encryption import file_info, open_sealed
 from fedretrain.artifacts.identity import DEVICE_LIFETIME_S, fingerprint, request_certificate
@@ -144,6 +145,22 @@ def test_each_record_counts_once(here):
     assert client.send(batch, NOW, INSTALLATION) == batch  # the acknowledgement was lost
     assert client.send(_batch(2, 3), NOW, INSTALLATION).records[1].key.sequence == 3
     assert _stored(here) == 4
+
+
+def test_what_cannot_be_kept_is_sent_again_and_the_device_sees_no_trace_of_ours(here, monkeypatch):
+    client = here.client(here.join("a"))
+
+    def full(*_):
+        raise OperationalError("INSERT INTO telemetry", {}, OSError("the disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedretrain.server.intake.keep", full)
+        with pytest.raises(ControlError, match="cannot be kept just now") as refused:
+            client.send(_batch(0), NOW, INSTALLATION)
+    assert "telemetry" not in str(refused.value)
+    assert not refused.value.is_refusal
+    assert client.send(_batch(0), NOW, INSTALLATION) == _batch(0)
+    assert _stored(here) == 1
 
 
 def test_the_same_numbers_of_two_devices_are_two_records(here):
