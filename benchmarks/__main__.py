@@ -32,6 +32,7 @@ NAMES = (
     "outbox",
     "lifetime",
     "scale",
+    "fleet",
     "client_update",
 )
 """The quick ones first."""

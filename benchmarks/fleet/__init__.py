@@ -1,0 +1,1 @@
+"""A large fleet against a real coordinator: ``python -m benchmarks.fleet``."""
