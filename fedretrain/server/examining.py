@@ -193,9 +193,9 @@ class Examiner:
         counted = [one for one in devices if one.standing is Standing.ACTIVE and one.number not in kept]
         asked = self.known.asked
         if asked is None or not _is_about(asked, rollout):
-            if not may_ask or not counted:
-                return Verdict.INCONCLUSIVE
-            self._ask(rollout, counted, now)
+            heard = [one for one in counted if one.seen_at > 0.0]  # sensors without an agent never answer
+            if may_ask and heard:
+                self._ask(rollout, heard, now)
             return Verdict.INCONCLUSIVE
         if now < asked.question.ends_at and len(self.known.answers) < len(asked.devices):
             return Verdict.INCONCLUSIVE

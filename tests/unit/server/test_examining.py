@@ -58,7 +58,7 @@ class Case:
         self.digests = found
         self.versions = Versions({v: Version(v, d, "w", "", 0.0) for v, d in found.items()})
         self.devices = [
-            Device("p", f"d{i}", i, f"{i}", Standing.ACTIVE, Traits(device_type="ab"[i % 2]))
+            Device("p", f"d{i}", i, f"{i}", Standing.ACTIVE, Traits(device_type="ab"[i % 2]), seen_at=1.0)
             for i in range(num)
         ]
         self.pool, self.now = pool, NOW
@@ -227,6 +227,15 @@ def test_a_device_that_was_not_asked_is_not_heard(tmp_path, engine):
     assert 0 < len(asked) < NUM
     stranger = min(set(range(NUM)) - asked)
     assert case.hear((stranger, case.counts(stranger), 1)) == {"evaluation: not asked": 1}
+
+
+def test_a_sensor_without_an_agent_is_not_asked(case):
+    case.devices = [replace(one, seen_at=0.0) for one in case.devices]
+    case.verdict()
+    assert case.examiner.question is None
+    case.devices[5] = replace(case.devices[5], seen_at=1.0)
+    case.verdict()
+    assert case.examiner.known.asked.devices == (5,)
 
 
 def test_devices_that_are_kept_out_are_neither_asked_nor_counted(case):
