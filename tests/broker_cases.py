@@ -11,6 +11,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.children import dying_with_us
+
 _STARTED_S = 30.0
 
 
@@ -37,7 +39,9 @@ class Broker:
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=self.folder)
+            self._process = subprocess.Popen(
+                dying_with_us(self.command()), stdout=log, stderr=log, cwd=self.folder
+            )
         until = time.monotonic() + _STARTED_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:

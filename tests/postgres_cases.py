@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from sqlalchemy import create_engine, text
 
+from tests.children import dying_with_us
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -73,7 +75,7 @@ class Cluster:
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, *words],
+                dying_with_us([str(self._binaries / "postgres"), "-D", str(self._data), *words]),
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,

@@ -14,6 +14,7 @@ import aiomqtt
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaProducer
+from paho.mqtt import client as mqtt_client
 from sqlalchemy import select
 
 from fedretrain.artifacts.identity import FleetAuthority, create_key, load_key, request_certificate
@@ -215,6 +216,34 @@ def test_an_mqtt_message_is_acknowledged_when_it_is_durable(mosquitto, database_
     assert kept.said == {"counted": 5, "refused": {}}
     np.testing.assert_array_equal(kept.counts, expected(HOW, range(5)))
     assert kept.standing == ("connected", 2)
+
+
+def test_an_acknowledgement_that_never_leaves_makes_nothing_count_twice(
+    mosquitto, database_url, monkeypatch, quick
+):
+    """Killed between the commit and the acknowledgement: the broker sends again what is durable already."""
+    reader, failed = Reader(database_url, mqtt_source(mosquitto)), []
+    real = mqtt_client.Client.ack
+
+    def broken(self, mid, qos):
+        if self._client_id == b"fedretrain-plant" and len(failed) < 2:
+            failed.append(mid)
+            raise OSError("killed")
+        return real(self, mid, qos)
+
+    monkeypatch.setattr(mqtt_client.Client, "ack", broken)
+
+    async def work():
+        async with reader:
+            await until(lambda: reader.row() is not None)
+            await publish(mosquitto, message(0))
+            await until(lambda: len(failed) == 2)
+            await publish(mosquitto, message(1))
+            await until(lambda: reader.said("counted") == 2)
+
+    run(work, kept := _Kept(reader))
+    assert kept.said["repeated"] >= 2
+    np.testing.assert_array_equal(kept.counts, expected(HOW, [0, 1]))
 
 
 def test_mqtt_over_tls_with_a_user_and_an_access_list(tmp_path, database_url, quick):
