@@ -33,6 +33,7 @@ _SAME_S = 1.0  # instants closer than this are one
 _CLOCK_BINS = 288  # five minutes each: the batch hour is looked for among them
 _TOLERANCE_S = 2.0  # how far a fixed time may be missed
 _LEAST = 1e-9
+_HEAP = 0.1  # of the largest heap: what arrives alone is no end of a period
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _came(log: FleetLog) -> Ids:
 
 
 def fit_delay(log: FleetLog) -> Delay | None:
-    """The likeliest of none, constant, exponential, lognormal and nightly; None without a label."""
+    """The likeliest of none, constant, nightly, periodic, exponential and lognormal; None without a label."""
     known = waits(log)
     if not len(known.high_s):
         return None
@@ -165,6 +166,7 @@ def fit_delay(log: FleetLog) -> Delay | None:
         _fixed(known, DelayKind.NONE),
         _fixed(known, DelayKind.CONSTANT),
         _fixed(known, DelayKind.NIGHTLY),
+        _fixed(known, DelayKind.PERIODIC),
         _smooth(cells, known, DelayKind.EXPONENTIAL),
         _smooth(cells, known, DelayKind.LOGNORMAL),
     ]
@@ -246,7 +248,7 @@ def _smooth(cells: _Cells, known: Waits, kind: DelayKind) -> Delay:
 
 
 def _fixed(known: Waits, kind: DelayKind) -> Delay:
-    """A delay that is known once the prediction's time is: none, constant or nightly."""
+    """A delay that is known once the prediction's time is: none, constant, nightly or periodic."""
     exact = known.low_s >= known.high_s
     use = exact if exact.any() else np.ones_like(exact)
     delay_s, batch_s, cutoff_s = 0.0, 3.0 * HOUR_S, 0.0
@@ -256,6 +258,9 @@ def _fixed(known: Waits, kind: DelayKind) -> Delay:
         batch_s, cutoff_s = _batch(known, use)
         nights = np.ceil((known.predicted_at + cutoff_s - batch_s) / DAY_S)
         ready = nights * DAY_S + batch_s - known.predicted_at
+    elif kind is DelayKind.PERIODIC:
+        delay_s = _period(known, use)
+        ready = np.floor(known.predicted_at / delay_s + 1.0) * delay_s - known.predicted_at
     else:
         ready = np.full(len(known.high_s), delay_s)
     hit = (ready >= known.low_s - _TOLERANCE_S) & (ready <= known.high_s + _TOLERANCE_S)
@@ -291,6 +296,22 @@ def _batch(known: Waits, use: NDArray[np.bool_]) -> tuple[float, float]:
     batch_s = float((middle + np.median(offset)) % DAY_S)
     age = known.high_s[use][inside]
     return batch_s, float(max(np.quantile(age, 0.001), 0.0))
+
+
+def _period(known: Waits, use: NDArray[np.bool_]) -> float:
+    """The length of the periods, counted from instant 0, at whose ends labels arrive in a heap.
+
+    Heaps next to each other are a period apart, unless one is missing; then all of them together say how long it is.
+    """
+    arrived = np.round((known.predicted_at + known.high_s)[use] / _SAME_S) * _SAME_S
+    at, size = np.unique(arrived, return_counts=True)
+    at = at[size > _HEAP * size.max()]
+    if len(at) < 2:
+        return max(float(at[0]), _SAME_S)
+    first = float(np.median(np.diff(at)))
+    number = np.round(at / first)
+    sum_squares = float((number * number).sum())
+    return float((at * number).sum()) / sum_squares if sum_squares else first
 
 
 def _delay(

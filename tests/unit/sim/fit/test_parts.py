@@ -210,6 +210,18 @@ def test_a_nightly_batch_is_found_with_its_hour_and_its_cutoff():
     assert found.loss_fraction == pytest.approx(0.05, abs=0.01)
 
 
+@pytest.mark.parametrize("period_s", [6 * HOUR, DAY, 2.5 * DAY, 7 * HOUR + 120.0])
+def test_labels_in_rounds_are_found_with_their_period(period_s):
+    def periodic(at, _):
+        return np.floor(at / period_s + 1.0) * period_s - at
+
+    found = fit_delay(labels(periodic, 0.1, np.random.default_rng(14), days=15))
+    assert found.kind is DelayKind.PERIODIC
+    assert found.delay_s == pytest.approx(period_s, abs=1.0)
+    assert found.loss_fraction == pytest.approx(0.1, abs=0.015)
+    assert found.config()["delay"] == "periodic"
+
+
 @pytest.mark.parametrize(("delay_s", "kind"), [(0.0, DelayKind.NONE), (500.0, DelayKind.CONSTANT)])
 def test_fixed_delays_are_found(delay_s, kind):
     found = fit_delay(labels(lambda *_: delay_s, 0.02, np.random.default_rng(7), num=20))
