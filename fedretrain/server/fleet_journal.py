@@ -41,6 +41,7 @@ from fedretrain.wire.fleet_log import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from sqlalchemy import Engine
 
     from fedretrain.server.event_log import EventLog
@@ -155,6 +156,7 @@ def _reported(engine: Engine, fleet: Fleet, place: Mapping[int, int], header: He
     """Predictions and labels of every slot that the telemetry table still has, whatever version served."""
     slot_s, names = header.heartbeat_s, {one.device: one.number for one in fleet.devices}
     served: dict[tuple[int, int], int] = defaultdict(int)
+    outputs: dict[tuple[int, int], NDArray[np.int64]] = {}
     labels: dict[tuple[int, int], list[LabelReports]] = defaultdict(list)
     for said in _decoded(engine, fleet, names):
         number, slot = int(said.device_K[0]), int(said.slot_K[0])
@@ -163,12 +165,16 @@ def _reported(engine: Engine, fleet: Fleet, place: Mapping[int, int], header: He
         key = place[number], slot
         if isinstance(said, Reports):
             served[key] += int(said.num_predictions[0])
+            counts_M = said.outputs_KM[0].astype(np.int64)
+            outputs[key] = outputs[key] + counts_M if key in outputs else counts_M
         else:
             labels[key].append(said)
     for (device, slot), count in served.items():
         begin = slot * slot_s
         if begin >= header.begin_at and count:
-            yield Predicted(device, begin + slot_s, begin, count)
+            classes = tuple(outputs[device, slot].tolist()) if fleet.outputs else ()
+            told = classes if sum(classes) == count else ()  # an output that was no number has no class
+            yield Predicted(device, begin + slot_s, begin, count, told)
     for (device, slot), rows in labels.items():
         yield from _labels(device, slot * slot_s, slot_s, rows)
 
@@ -200,15 +206,17 @@ def _decoded(engine: Engine, fleet: Fleet, names: Mapping[str, int]) -> Iterator
 
 def _labels(device: int, begin: float, slot_s: float, rows: Sequence[LabelReports]) -> Iterator[Event]:
     """The labels of one slot's predictions."""
-    classes, delays = [], []
+    classes: list[tuple[int, int]] = []  # true, predicted
+    delays: list[float] = []
     for row in rows:
         if row.confusion_KMM is not None:
-            counts = row.confusion_KMM[0].sum(axis=1)
-            classes += np.repeat(np.arange(len(counts)), counts).tolist()
+            counts_MM = row.confusion_KMM[0]
+            pairs = np.repeat(np.argwhere(counts_MM >= 0), counts_MM.ravel(), axis=0)
+            classes += [(true, predicted) for true, predicted in pairs.tolist()]
         else:
-            classes += [-1] * int(row.num_labelled[0])
+            classes += [(-1, -1)] * int(row.num_labelled[0])
         delays += np.repeat(_DELAY_S, row.delay_KD[0]).tolist()
     count = min(len(classes), len(delays))
     for k in range(count):
         predicted_at = begin + (k + 0.5) / count * slot_s
-        yield Labelled(device, predicted_at + delays[k], predicted_at, classes[k])
+        yield Labelled(device, predicted_at + delays[k], predicted_at, *classes[k])

@@ -11,7 +11,7 @@ Rules of this file:
 
 Every line::
 
-    {"kind": "header", "format": "fedretrain.fleetlog", "version": 1, "num_devices": 2, ...}
+    {"kind": "header", "format": "fedretrain.fleetlog", "version": 2, "num_devices": 2, ...}
     {"kind": "online", "device": 0, "at": 0.0}
     {"kind": "replied", "device": 0, "at": 3602.1, "round": 1, "latency_s": 2.1, ...}
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-FORMAT, VERSION = "fedretrain.fleetlog", 1
+FORMAT, VERSION = "fedretrain.fleetlog", 2
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,14 @@ class Predicted:
         at: End of the stretch, not included.
         from_at: Its beginning.
         count: How many predictions.
+        by_class: ``[M]`` how many of each class; empty for a regression, or where nobody counted.
     """
 
     device: int
     at: float
     from_at: float
     count: int
+    by_class: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,12 +175,14 @@ class Labelled:
         at: When it arrived.
         predicted_at: When the sample that it belongs to was taken and predicted.
         label: The class; -1 in a regression.
+        predicted: The class that was predicted; -1 in a regression, or where it is not known.
     """
 
     device: int
     at: float
     predicted_at: float
     label: int
+    predicted: int = -1
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,9 @@ class Refusal(StrEnum):
     LABEL_BEFORE_PREDICTION = "label_before_prediction"
     LABEL_WITHOUT_PREDICTION = "label_without_prediction"
     UNKNOWN_CLASS = "unknown_class"
+    WRONG_CLASSES = (
+        "wrong_classes"  # counts by class that do not add up, or not of as many classes as there are
+    )
     WRONG_CHANNELS = "wrong_channels"
 
 

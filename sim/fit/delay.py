@@ -99,7 +99,6 @@ class Delay:
 def waits(log: FleetLog) -> Waits:
     """Delays and waits of a log."""
     arrivals, moves = log.arrivals, log.connections
-    away_D = _away_since(log)
     change = _last_change(log, arrivals.device, arrivals.at - _SAME_S)
     offline = np.array([i >= 0 and not moves.online[i] for i in change.tolist()], dtype=np.bool_)
     left_at = np.where(change >= 0, moves.at[np.maximum(change, 0)] if len(moves) else 0.0, -np.inf)
@@ -107,15 +106,21 @@ def waits(log: FleetLog) -> Waits:
     low = np.where(offline, np.maximum(left_at - arrivals.predicted_at, 0.0), high)
     served = log.predictions
     came = _came(log)
-    middle = 0.5 * (served.from_at + served.at)
-    heard = np.where(np.isfinite(away_D), away_D, log.header.end_at)
     return Waits(
         arrivals.predicted_at,
         np.minimum(low, high),
         high,
-        np.maximum(heard[served.device] - middle, 0.0),
+        heard_for(log)[1],
         np.maximum(served.count - came, 0).astype(np.float64),
     )
+
+
+def heard_for(log: FleetLog) -> tuple[Floats, Floats]:
+    """``[E]`` the middle of each stretch of predictions, and for how long labels of it could come: while the device was heard."""
+    served, away_D = log.predictions, _away_since(log)
+    middle = 0.5 * (served.from_at + served.at)
+    heard_D = np.where(np.isfinite(away_D), away_D, log.header.end_at)
+    return middle, np.maximum(heard_D[served.device] - middle, 0.0)
 
 
 def _away_since(log: FleetLog) -> Floats:

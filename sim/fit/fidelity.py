@@ -24,6 +24,7 @@ from sim.availability import Availability, AvailabilityConfig
 from sim.devices import Traits
 from sim.fit.drift import fit_drift
 from sim.fit.fitted import fit, share_interval
+from sim.fit.label_rates import fit_label_rates
 from sim.fit.mix import class_counts, cluster_shares
 from sim.fit.timing import fit_dropouts
 from sim.fleetlog.log import cluster_of
@@ -101,6 +102,7 @@ def fidelity(log: FleetLog, split_at: float, fitted: Fitted | None = None) -> li
         *_latency(world, late),
         *_dropouts(fitted, late),
         *_labels(world, late),
+        *_rates(fitted, late),
         *_mix(fitted, late),
         *_drift(fitted, log),
     ]
@@ -115,7 +117,9 @@ class _World:
         values = fitted.config()
         self._availability = build(AvailabilityConfig, values["availability"], where="availability")
         self._network = build(NetworkConfig, values.get("network", {}), where="network")
-        self._labels = build(LabelsConfig, values.get("labels", {}), where="labels")
+        # Delays are of all classes together: nobody knows the class of what is not labelled.
+        delays = {} if fitted.delay is None else fitted.delay.config()
+        self._labels = build(LabelsConfig, delays, where="labels")
 
     def _traits(self, devices: Ids) -> Traits:
         site = np.asarray(self._header.site, dtype=np.int64)
@@ -222,6 +226,23 @@ def _labels(world: _World, late: FleetLog) -> list[Compared]:
     seen = _PerDevice(arrivals.device[came], delay_s[came] / HOUR_S, whole.astype(np.float64))
     waited = np.where(pooled <= horizon, pooled, np.inf) / HOUR_S
     return [_quantile_row(f"label delay, {q:.0%} quantile", waited, seen, q, "h") for q in (0.25, 0.5, 0.75)]
+
+
+def _rates(fitted: Fitted, late: FleetLog) -> list[Compared]:
+    """The share of each class's samples whose label comes."""
+    if fitted.label_rates is None:
+        return []
+    seen = fit_label_rates(late, fitted.delay)
+    if seen is None:
+        return []
+    columns = (
+        late.header.class_names,
+        fitted.label_rates.rate_M.tolist(),
+        seen.rate_M.tolist(),
+        seen.low_M.tolist(),
+        seen.high_M.tolist(),
+    )
+    return [Compared(f"labels that come, {name}", *numbers) for name, *numbers in zip(*columns, strict=True)]
 
 
 def _instants(late: FleetLog, early: NDArray[np.bool_]) -> tuple[Ids, Floats]:

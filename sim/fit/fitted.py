@@ -17,14 +17,17 @@ import numpy as np
 
 from sim.fit.delay import fit_delay
 from sim.fit.drift import fit_drift
+from sim.fit.label_rates import fit_label_rates
 from sim.fit.mix import fit_mix
 from sim.fit.presence import MARKOV, fit_presence
 from sim.fit.timing import fit_dropouts, fit_timing
 from sim.results import Estimate, Over
 
 if TYPE_CHECKING:
+    from fedretrain.wire.fleet_log import Header
     from sim.fit.delay import Delay
     from sim.fit.drift import FittedDrift
+    from sim.fit.label_rates import LabelRates
     from sim.fit.mix import Mix
     from sim.fit.presence import Presence
     from sim.fit.timing import Dropouts, Timing
@@ -32,6 +35,14 @@ if TYPE_CHECKING:
 
 GROUPS = 10
 _FEWEST_DEVICES = 2 * GROUPS
+NEVER_TOLD = (
+    "labels.bias (nobody sees how hard a sample is)",
+    "drift: clip (a narrower spread is told as a gain)",
+    "drift: seasonal and random_walk (told as what they come to, linear or abrupt)",
+    "drift: clock_skew (instants of samples are the device's own)",
+    "drift: an end, and a recalibration (what was seen is told as lasting)",
+)
+"""What a log of daily means and spreads, and of instants, cannot tell."""
 _T_975 = 2.262  # Student's t with 9 degrees of freedom, 97.5 %
 
 
@@ -48,6 +59,7 @@ class Fitted:
         timing: How long they take; None where nothing replied.
         dropouts: How often they do not answer.
         delay: When labels come; None where none did.
+        label_rates: How often each class is labelled; None where the log does not tell.
         mix: Their classes; None in a regression.
         drift: What happened to the sensors.
         estimates: Each number with its 95 % interval.
@@ -62,6 +74,7 @@ class Fitted:
     timing: Timing | None
     dropouts: Dropouts
     delay: Delay | None
+    label_rates: LabelRates | None
     mix: Mix | None
     drift: tuple[FittedDrift, ...]
     estimates: dict[str, Estimate]
@@ -77,11 +90,21 @@ class Fitted:
         if self.timing is not None:
             values["network"] = self.timing.config()
         if self.delay is not None:
-            values["labels"] = self.delay.config()
+            values["labels"] = self.delay.config() | self._bias()
         values["drift"] = {"specs": [one.config() for one in self.drift]}
         if self.mix is not None:
             values["fleet"] = {"generator": {"label_skew": round(self.mix.label_skew, 6)}}
         return values
+
+    def _bias(self) -> dict[str, Any]:
+        """Which classes are labelled less, if any are."""
+        rates = self.label_rates
+        if rates is None or not rates.differ:
+            return {}
+        return {
+            "loss_fraction": float(f"{rates.loss_fraction:.6g}"),
+            "class_rate": list(rates.class_rate),
+        }
 
 
 def fit(log: FleetLog, *, intervals: bool = True) -> Fitted:
@@ -94,7 +117,9 @@ def fit(log: FleetLog, *, intervals: bool = True) -> Fitted:
     presence, timing, dropouts = fit_presence(log), fit_timing(log), fit_dropouts(log)
     delay, mix, header = fit_delay(log), fit_mix(log), log.header
     missing = {"network": timing is None, "labels": delay is None, "class mix": mix is None}
+    rates = fit_label_rates(log, delay)
     missing |= {"drop-outs": not dropouts.num_asked, "drift": not len(log.telemetry)}
+    missing |= {"labels.class_rate": rates is None, **dict.fromkeys(NEVER_TOLD, True)}
     found = Fitted(
         log.digest,
         header.begin_at,
@@ -104,6 +129,7 @@ def fit(log: FleetLog, *, intervals: bool = True) -> Fitted:
         timing,
         dropouts,
         delay,
+        rates,
         mix,
         fit_drift(log),
         {},
@@ -111,6 +137,7 @@ def fit(log: FleetLog, *, intervals: bool = True) -> Fitted:
     )
     values = _values(presence, timing, dropouts, delay, mix)
     estimates = _jackknife(log, values) if intervals else {name: Estimate(v) for name, v in values.items()}
+    estimates |= _rate_estimates(rates, header)
     for one in found.drift:
         estimates |= _drift_estimates(one, header.num_devices)
     object.__setattr__(found, "estimates", estimates)
@@ -163,6 +190,17 @@ def _jackknife(log: FleetLog, values: dict[str, float]) -> dict[str, Estimate]:
         half = _T_975 * error
         found[name] = Estimate(value, value - half, value + half, num, Over.DEVICES)
     return found
+
+
+def _rate_estimates(rates: LabelRates | None, header: Header) -> dict[str, Estimate]:
+    """The share of each class's samples whose label comes."""
+    if rates is None:
+        return {}
+    columns = (header.class_names, rates.rate_M.tolist(), rates.low_M.tolist(), rates.high_M.tolist())
+    return {
+        f"labels: share that comes, {name}": Estimate(rate, low, high, header.num_devices, Over.DEVICES)
+        for name, rate, low, high in zip(*columns, strict=True)
+    }
 
 
 def _drift_estimates(one: FittedDrift, num_devices: int) -> dict[str, Estimate]:

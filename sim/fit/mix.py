@@ -1,7 +1,8 @@
 """Which classes devices see: shares by cluster, and how much devices differ.
 
 Rules of this file:
-    * Counts are of labels that arrived. Labels that are biased by class (an operator looks at alarms) bias the mix, and no log can tell.
+    * Counts are of labels that arrived: it is the mix of those. Labels that are biased by class (an operator looks at alarms) bias it;
+      `sim.fit.label_rates` says by how much.
     * How devices differ is said twice: as the concentration of a Dirichlet law (`fleet.label_alpha`, for fleets dealt from a data set)
       and as the share of rows from two favourite classes (`fleet.generator.label_skew`, for generated fleets).
 

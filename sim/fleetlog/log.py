@@ -90,10 +90,11 @@ class Failures(Columns):
 
 @dataclass(frozen=True)
 class Predictions(Columns):
-    """`Predicted`."""
+    """`Predicted`; `by_class` is ``[E, M]``, 0 where nobody counted."""
 
     from_at: Floats
     count: Ids
+    by_class: Ids
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Arrivals(Columns):
 
     predicted_at: Floats
     label: Ids
+    predicted: Ids
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class FleetLog:
                 **_columns(by.get(Failed, []), ("device", "at", "round")),
                 reason=np.array([str(one.reason) for one in by.get(Failed, [])], dtype=np.str_),
             ),
-            Predictions(**_columns(by.get(Predicted, []), _names(Predictions))),
+            _predictions(by.get(Predicted, []), len(header.class_names)),
             Arrivals(**_columns(by.get(Labelled, []), _names(Arrivals))),
             _telemetry(by.get(Telemetered, []), width),
             refused or {},
@@ -283,6 +285,15 @@ def _columns(events: Sequence[Any], names: Sequence[str]) -> dict[str, NDArray[A
         name: np.array([getattr(one, name) for one in events], np.float64 if name in _FLOATS else np.int64)
         for name in names
     }
+
+
+def _predictions(events: Sequence[Predicted], num_classes: int) -> Predictions:
+    none = (0,) * num_classes
+    by_class = np.array([one.by_class or none for one in events], dtype=np.int64)
+    return Predictions(
+        **_columns(events, ("device", "at", "from_at", "count")),
+        by_class=by_class.reshape(len(events), num_classes),
+    )
 
 
 def _telemetry(events: Sequence[Telemetered], width: int) -> Telemetry:

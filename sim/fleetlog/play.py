@@ -2,7 +2,7 @@
 
 Rules of this file:
     * Availability, reply times, arrivals and drift are the world's own (`sim.world`); nothing is drawn here.
-    * Nothing is trained: a log needs times, not weights.
+    * No campaign trains: a log needs times, not weights. What is predicted is the nearest class mean of the fleet's own past.
     * Injected drift is never written. Telemetry is computed from what the drifted sensors report.
 """
 
@@ -84,9 +84,10 @@ def play(arm: Arm) -> Iterator[Event]:
     header = header_of(arm)
     yield from _connections(arm, header)
     yield from _Rounds(arm).play()
+    means = _class_means(arm, header)
     for first in range(0, header.num_devices, _AT_ONCE):
         devices = np.arange(first, min(first + _AT_ONCE, header.num_devices))
-        yield from _samples(arm, header, devices)
+        yield from _samples(arm, header, devices, means)
         yield from telemetered(arm, header, devices)
 
 
@@ -101,17 +102,45 @@ def _connections(arm: Arm, header: Header) -> Iterator[Event]:
         before = online
 
 
-def _samples(arm: Arm, header: Header, devices: Ids) -> Iterator[Event]:
+def _class_means(arm: Arm, header: Header) -> Floats | None:
+    """``[M, F]`` the mean inputs of each class before the log, over the first devices; None where a class was not seen."""
+    devices = np.arange(min(_AT_ONCE, header.num_devices))
+    streams = arm.world.fleet.streams(devices)
+    past = [stream.event_at < header.begin_at for stream in streams]
+    y = np.concatenate([one.y[mine] for one, mine in zip(streams, past, strict=True)])
+    if not header.class_names or len(np.unique(y)) < len(header.class_names):
+        return None
+    x = np.concatenate([one.x[mine] for one, mine in zip(streams, past, strict=True)])
+    flat = x.reshape(len(y), -1).astype(np.float64)
+    return np.stack([flat[y == label].mean(axis=0) for label in range(len(header.class_names))])
+
+
+def _nearest(x: NDArray[np.float32], means_MF: Floats) -> Ids:
+    """``[n]`` the class whose mean is nearest to each row."""
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    scores = flat @ means_MF.T - 0.5 * (means_MF**2).sum(axis=1)
+    return np.argmax(np.nan_to_num(scores), axis=1).astype(np.int64)
+
+
+def _samples(arm: Arm, header: Header, devices: Ids, means_MF: Floats | None) -> Iterator[Event]:
     """Predictions by heartbeat, and the labels that arrive before the end."""
-    classifies = bool(header.class_names)
+    num = len(header.class_names)
     for device, stream in zip(devices.tolist(), arm.world.fleet.streams(devices), strict=True):
         live = (stream.event_at >= header.begin_at) & (stream.event_at < header.end_at)
-        slot, count = np.unique(np.floor(stream.event_at[live] / header.heartbeat_s), return_counts=True)
-        for start, served in zip((slot * header.heartbeat_s).tolist(), count.tolist(), strict=True):
-            yield Predicted(device, min(start + header.heartbeat_s, header.end_at), start, served)
+        told = np.full(len(live), -1) if means_MF is None else _nearest(stream.x, means_MF)
+        slots, of = np.unique(np.floor(stream.event_at[live] / header.heartbeat_s), return_inverse=True)
+        count = np.bincount(of, minlength=len(slots)).tolist()
+        by_class = np.zeros((len(slots), num), dtype=np.int64)
+        if means_MF is not None:
+            np.add.at(by_class, (of, told[live]), 1)
+        for start, served, counts in zip(
+            (slots * header.heartbeat_s).tolist(), count, by_class.tolist(), strict=True
+        ):
+            end = min(start + header.heartbeat_s, header.end_at)
+            yield Predicted(device, end, start, served, tuple(counts) if means_MF is not None else ())
         for row in np.flatnonzero(live & (stream.label_at < header.end_at)).tolist():
-            label = int(stream.y[row]) if classifies else -1
-            yield Labelled(device, float(stream.label_at[row]), float(stream.event_at[row]), label)
+            label, taken_at = int(stream.y[row]) if num else -1, float(stream.event_at[row])
+            yield Labelled(device, float(stream.label_at[row]), taken_at, label, int(told[row]))
 
 
 @dataclass

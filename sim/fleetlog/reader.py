@@ -189,22 +189,31 @@ class _Sieve:
             return Refusal.DUPLICATE
         if isinstance(event, (Replied, Failed)) and (event.device, event.round) not in self._asked:
             return Refusal.NEVER_ASKED
+        return self._content(event)
+
+    def _content(self, event: Event) -> Refusal | None:
+        """What only some kinds of events can have wrong."""
         if isinstance(event, Labelled):
             return self._label(event)
+        if isinstance(event, Predicted):
+            return self._classes(event)
         if isinstance(event, Telemetered):
             lists = (event.level, event.shift, event.log_std, event.missing)
-            return (
-                None
-                if all(len(one) == len(self.header.channels) for one in lists)
-                else Refusal.WRONG_CHANNELS
-            )
+            width = len(self.header.channels)
+            return None if all(len(one) == width for one in lists) else Refusal.WRONG_CHANNELS
         return None
 
     def _label(self, event: Labelled) -> Refusal | None:
         if event.at < event.predicted_at - _SLACK_S:
             return Refusal.LABEL_BEFORE_PREDICTION
         low, high = (0, len(self.header.class_names)) if self.header.class_names else (-1, 0)
-        return None if low <= event.label < high else Refusal.UNKNOWN_CLASS
+        known = low <= event.label < high and -1 <= event.predicted < high
+        return None if known else Refusal.UNKNOWN_CLASS
+
+    def _classes(self, event: Predicted) -> Refusal | None:
+        counts = event.by_class
+        fit = len(counts) == len(self.header.class_names) and min(counts) >= 0 and sum(counts) == event.count
+        return None if not counts or fit else Refusal.WRONG_CLASSES
 
 
 def _number(event: Event) -> Refusal | None:
@@ -212,7 +221,7 @@ def _number(event: Event) -> Refusal | None:
     for name, value in vars(event).items():
         if isinstance(value, float) and not math.isfinite(value):
             return Refusal.NOT_FINITE
-        counted = name not in {"at", "from_at", "predicted_at", "label"}
+        counted = name not in {"at", "from_at", "predicted_at", "label", "predicted"}
         if counted and isinstance(value, (int, float)) and value < 0:
             return Refusal.NEGATIVE
     return None

@@ -113,7 +113,10 @@ def test_the_same_words_write_the_same_log(folder, log_path):
 
 
 def test_a_known_configuration_is_recovered_within_the_fits_own_intervals(log_path):
-    found = fit(read_log(log_path)).estimates
+    fitted = fit(read_log(log_path))
+    found = fitted.estimates
+    assert not fitted.label_rates.differ
+    assert fitted.config()["labels"]["class_rate"] == []
     truth = {
         "availability.dropout_before": 0.04,
         "availability.dropout_mid": 0.05,
@@ -147,12 +150,45 @@ def test_half_a_log_predicts_the_other_half(log_path):
     by_name = {row.measure: row for row in rows}
     assert by_name["share online by hour, mean absolute error"].predicted < 0.03
     outside = [row.measure for row in rows if not row.inside]
-    # Of eleven independent 95 % intervals three or more miss by chance with a probability of 0.015.
-    assert len(rows) == 11, "no row of a drift: this world has none"
+    # Three or more of so few independent 95 % intervals miss by chance with a probability of 0.05.
+    num_classes = sum("labels that come" in name for name in by_name)
+    assert num_classes == len(log.header.class_names)
+    assert len(rows) == 11 + num_classes, "no row of a drift: this world has none"
     assert len(outside) <= 2, outside
     assert {"share online", "class mix by cluster, total variation"} <= by_name.keys()
     assert sum("label delay" in name for name in by_name) == 3
     assert sum("reply latency" in name for name in by_name) == 3
+
+
+BIASED = (
+    *WORLD,
+    "fleet.num_devices=100",
+    "labels=periodic",
+    "labels.delay_s=21600",
+    "labels.loss_fraction=0.1",
+    "labels.class_rate=[0.4,1.0,1.0,0.7]",
+    "fleet.generator.num_classes=4",
+)
+
+
+def test_labels_in_rounds_and_fewer_of_some_classes_are_recovered_and_predicted(tmp_path):
+    path = tmp_path / "biased.jsonl"
+    assert command(["log", str(path), *BIASED]) == 0
+    log = read_log(path)
+    assert log.refused == {}
+    found = fit(log, intervals=False)
+    assert (str(found.delay.kind), found.delay.delay_s) == ("periodic", 21_600.0)
+    assert found.label_rates.differ
+    wanted = 0.9 * np.array([0.4, 1.0, 1.0, 0.7])
+    np.testing.assert_allclose(found.label_rates.rate_M, wanted, atol=0.08)
+    labels = found.config()["labels"]
+    assert labels["delay"] == "periodic"
+    np.testing.assert_allclose(labels["class_rate"], [0.4, 1.0, 1.0, 0.7], atol=0.1)
+    rows = [one for one in fidelity(log, 0.5 * log.header.end_at) if "label" in one.measure]
+    assert sum("labels that come" in one.measure for one in rows) == 4
+    assert sum(not one.inside for one in rows) <= 1, rows
+    config = configure([*BIASED[:1], *(f"labels.{key}={labels[key]}" for key in ("delay", "class_rate"))])
+    assert config.labels.class_rate == tuple(labels["class_rate"])
 
 
 def test_the_fitted_fleet_composes_and_names_its_log(fleet, log_path):

@@ -156,6 +156,9 @@ def test_a_log_that_is_not_there_says_so(tmp_path):
         (Labelled(0, 20_000.0, 18_000.0, 1), Refusal.LABEL_WITHOUT_PREDICTION),
         (Labelled(1, 20_000.0, 100.0, 1), Refusal.LABEL_WITHOUT_PREDICTION),
         (Labelled(0, 5000.0, 101.0, 2), Refusal.UNKNOWN_CLASS),
+        (Labelled(0, 5000.0, 101.0, 1, 2), Refusal.UNKNOWN_CLASS),
+        (Predicted(0, 7200.0, 3600.0, 5, (4, 2)), Refusal.WRONG_CLASSES),
+        (Predicted(0, 7200.0, 3600.0, 5, (5,)), Refusal.WRONG_CLASSES),
         (Telemetered(0, 100.0, 0.0, 4, 9, (0.0,), (0.0,), (0.0,), (0.0,)), Refusal.WRONG_CHANNELS),
     ],
 )
