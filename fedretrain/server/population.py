@@ -342,7 +342,7 @@ class Population:
             approval=told.approval,
             operator=told.operator,
             validation=self._validated(rollout, now),
-            simulation=self.models.simulations.of(rollout.plan.candidate).verdict,
+            simulation=self.models.simulations.of(rollout.plan.candidate, rollout.rollout).verdict,
         )
 
     def _validated(self, rollout: RolloutState, now: float) -> Verdict:

@@ -98,19 +98,20 @@ class Simulating:
         """Of the job; None if none runs."""
         return None if self._child is None else self._child.pid
 
-    def ensure(self, version: int | None, now: float) -> None:
+    def ensure(self, version: int | None, now: float, rollout: str = "") -> None:
         """Start, watch or end the job. Call it every second or so.
 
         Args:
             version: Whose simulation is due; None: nobody's.
             now: Monotonic instant, seconds.
+            rollout: Of which rollout.
         """
         if version is None or version != self._version:
             self.stop()
         if version is None:
             return
         if self._child is None:
-            self._start_if_due(version, now)
+            self._start_if_due(version, now, rollout)
         elif not self._child.is_alive:
             self._ended(version, *self._read())
         elif now - self._begun_at > self._rules.max_s:
@@ -123,8 +124,8 @@ class Simulating:
             _tidy(self._job_folder(self._version))
             self._child, self._version = None, None
 
-    def _start_if_due(self, version: int, now: float) -> None:
-        known = self.book.of(version)
+    def _start_if_due(self, version: int, now: float, rollout: str) -> None:
+        known = self.book.of(version, rollout)
         if known.ended_at is not None and not known.running:
             waited = self._clock() - known.ended_at
             if known.verdict is not Verdict.INCONCLUSIVE or waited < self._rules.retry_s:
@@ -133,7 +134,7 @@ class Simulating:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _tidy(folder)
         orders = self._orders(version, folder)
-        attempt = self.book.begin(version)
+        attempt = self.book.begin(version, rollout)
         command = Command(
             ("-m", "fedretrain.server.simulation_child"),
             folder / LOG,

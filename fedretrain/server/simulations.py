@@ -33,6 +33,7 @@ class Found:
         reason: For people.
         report: Digest of its report; empty where there is none.
         ended_at: When it ended; None before the first.
+        rollout: Which asked for it; empty: nobody said.
     """
 
     attempt: int = 0
@@ -41,6 +42,7 @@ class Found:
     reason: str = ""
     report: str = ""
     ended_at: float | None = None
+    rollout: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ class Simulations:
 
 def _after(known: Found, record: Mapping[str, Any], at: float) -> Found:
     if record["type"] == "begun":
-        return replace(known, attempt=record["attempt"], running=True)
-    return Found(record["attempt"], False, Verdict(record["verdict"]), record["reason"], record["report"], at)
+        rollout = record.get("rollout", "")
+        before = known if rollout == known.rollout else Found(rollout=rollout)
+        return replace(before, attempt=record["attempt"], running=True)
+    verdict = Verdict(record["verdict"])
+    return Found(record["attempt"], False, verdict, record["reason"], record["report"], at, known.rollout)
 
 
 def stream(population: str) -> str:
@@ -103,15 +108,21 @@ class SimulationBook:
         self._fence, self._clock = fence, clock
         self._known = Simulations()
 
-    def of(self, version: int) -> Found:
-        """What is known of a version now."""
-        self._known = self._known.after(self._log.read(self._stream, after=self._known.number))
-        return self._known.of(version)
+    def of(self, version: int, rollout: str = "") -> Found:
+        """What is known of a version now.
 
-    def begin(self, version: int) -> int:
-        """A job begins; the number of the attempt."""
+        Args:
+            version: Which.
+            rollout: Only what was found for it: a version that is tried again is simulated again. Empty: of any.
+        """
+        self._known = self._known.after(self._log.read(self._stream, after=self._known.number))
+        found = self._known.of(version)
+        return found if rollout in ("", found.rollout) else Found(found.attempt)
+
+    def begin(self, version: int, rollout: str = "") -> int:
+        """A job begins, for a rollout; the number of the attempt."""
         attempt = self.of(version).attempt + 1
-        self._append({"type": "begun", "version": version, "attempt": attempt})
+        self._append({"type": "begun", "version": version, "attempt": attempt, "rollout": rollout})
         return attempt
 
     def end(

@@ -271,15 +271,16 @@ class Steward:
 
     def _see_to_simulation(self, name: str, population: Population) -> None:
         """Start, watch and end the job that is due."""
-        if population.memory.state is None:
+        state = population.memory.state
+        if state is None:
             return
-        version = to_simulate(population.memory.state, population.examiner.known)
+        version = to_simulate(state, population.examiner.known)
         job = self._simulations.get(name)
         if job is None or job.book is not population.models.simulations:
             if job is not None:
                 job.stop()  # of a population that was opened anew
             job = self._simulations[name] = simulating_of(self._config, name, population, self._clock)
-        job.ensure(version, time.monotonic())
+        job.ensure(version, time.monotonic(), "" if state.rollout is None else state.rollout.rollout)
 
     # ---- campaigns
 

@@ -59,3 +59,17 @@ def test_who_leads_no_more_writes_nothing(log, tmp_path):
     with pytest.raises(FencedError):
         _book(log, tmp_path, old).end(2, Verdict.PASS)
     assert _book(log, tmp_path).of(2) == Found()
+
+
+def test_a_version_that_is_tried_again_is_simulated_again(log, tmp_path):
+    book = _book(log, tmp_path)
+    book.begin(2, "rollout-1")
+    book.end(2, Verdict.PASS, "it passes")
+    assert book.of(2, "rollout-1").verdict is Verdict.PASS
+    assert book.of(2, "rollout-2") == Found(attempt=1)  # undecided, and due
+    assert book.begin(2, "rollout-2") == 2
+    assert (book.of(2, "rollout-2").running, book.of(2, "rollout-2").verdict) == (True, Verdict.INCONCLUSIVE)
+    book.end(2, Verdict.FAIL, "it fails now")
+    found = _book(log, tmp_path).of(2, "rollout-2")
+    assert (found.verdict, found.attempt, found.rollout) == (Verdict.FAIL, 2, "rollout-2")
+    assert _book(log, tmp_path).of(2, "rollout-1") == Found(attempt=2)
