@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _GRACE_S = 10.0
+_LAST_BYTES = 4096
 
 
 class Backoff:
@@ -161,3 +162,13 @@ class Child:
                 resource.prlimit(pid, resource.RLIMIT_DATA, limit)
             if command.niceness:
                 os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + command.niceness)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a file; empty where there is none."""
+    try:
+        text = path.read_bytes()[-_LAST_BYTES:].decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -153,7 +153,7 @@ class Desk:
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
         """What has happened."""
-        from fedretrain.server.steward import describe
+        from fedretrain.server.memory import describe
 
         entries = self.log.read(memory.stream(self.population), after=after)
         return [

@@ -178,3 +178,14 @@ def _crowned(assignments: Assignments, old: int, new: int) -> Assignments:
         return assignments
     version_D = np.where(assignments.version_D == old, new, assignments.version_D)
     return replace(assignments, version_D=version_D)
+
+
+def describe(record: dict[str, object]) -> str:
+    """An event in one line, for the log."""
+    body = record.get("body")
+    if not isinstance(body, dict):
+        return str(record.get("kind"))
+    kind = body.get("kind") or body.get("action") or ""
+    reason = body.get("reason") or ""
+    version = body.get("version") or body.get("champion") or ""
+    return " ".join(str(part) for part in (record.get("kind"), kind, version, reason) if part)

@@ -8,28 +8,23 @@ Rules of this file:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedretrain.artifacts.manifest import Strategy, TrainingRecord
 from fedretrain.artifacts.package import read_manifest, read_package
 from fedretrain.artifacts.trust.words import TargetInfo
 from fedretrain.artifacts.weights import decode_params, encode_params
 from fedretrain.coordinator.cycle import Trained
-from fedretrain.coordinator.sampling import Cohort
 from fedretrain.coordinator.state import Outcome
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
 from fedretrain.core.types import MethodKind, Objective
 from fedretrain.monitoring.bins import Bins
-from fedretrain.privacy.accountant import Spending
-from fedretrain.privacy.claims import scope_text
+from fedretrain.retraining.config import Where
 from fedretrain.server import versions as table
 from fedretrain.server.campaign import (
     CampaignDefinition,
@@ -37,11 +32,20 @@ from fedretrain.server.campaign import (
     define_campaign,
     read_campaign,
 )
+from fedretrain.server.central import (
+    CentralDefinition,
+    CentralRecord,
+    central_lineage,
+    define_central,
+    read_central,
+    seed_lineage,
+)
 from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
 from fedretrain.server.persons import check_persons, units_of
 from fedretrain.server.pool import Pool, read_pool
-from fedretrain.server.releasing import release_version
+from fedretrain.server.releasing import release_version, shared_of
 from fedretrain.server.simulations import SimulationBook
+from fedretrain.server.spending import BudgetLeft, budget_left, spent_text
 from fedretrain.server.versions import Versions
 from fedretrain.wire.control import ReportShape
 
@@ -72,19 +76,6 @@ class Stores:
 
     packages: ContentStore
     campaigns: ContentStore
-
-
-@dataclass(frozen=True)
-class BudgetLeft:
-    """What a population may still spend.
-
-    Attributes:
-        remaining: Epsilon that is left of the promise; None without one.
-        campaign: What another campaign would add for the most charged device.
-    """
-
-    remaining: float | None = None
-    campaign: float = 0.0
 
 
 class Models:
@@ -198,15 +189,15 @@ class Models:
         name = self.campaign_of(state.training.version)
         if self._log.head(campaign_stream(name)).counter:
             return name
-        if self.training is None:
-            raise ConfigError(
-                "a retrain was decided, and there is no training file",
-                where=f"populations.{self.population}.training",
-                fix="name one, or set the policy's retraining to never",
-            )
-        scratch = decision is not None and decision.from_scratch
-        base = self._first_shared() if scratch else self._shared_of(state.champion)
-        training = self.training
+        training, central = self._wanted_training(), read_central(self._log, name)
+        if central is not None and central.seeds:
+            made = decode_params(self.stores.campaigns.get(central.weights))
+            base: Params = {leaf: made[leaf] for leaf in training.plan.make().task.shared.names}
+        elif decision is not None and decision.from_scratch:
+            base = training.plan.make().first_shared()
+        else:
+            where = f"populations.{self.population}.training"
+            base = shared_of(self.package(state.champion), training.plan, where)
         check_persons(devices, training.rules.privacy)
         definition = CampaignDefinition(
             campaign=name,
@@ -225,6 +216,43 @@ class Models:
         define_campaign(self._log, definition, at=self._clock(), fence=self._fence)
         return name
 
+    def central(self, decision: Decision | None, state: CycleState) -> CentralRecord | None:
+        """The central retrain of the version in training, defined where it is due; None: it is trained on devices alone.
+
+        Raises:
+            ConfigError: If the population has no training file.
+            DataError: If it has no pool.
+        """
+        assert state.training is not None
+        name = self.campaign_of(state.training.version)
+        known = read_central(self._log, name)
+        if known is not None or decision is None or decision.where is not Where.POOL:
+            return known
+        if self.pool is None:
+            raise DataError("a retrain on a pool was decided, and there is none", where=self.population)
+        training, package = self._wanted_training(), self.package(state.champion)
+        blobs = self.stores.campaigns
+        definition = CentralDefinition(
+            campaign=name,
+            plan=training.plan,
+            rules=training.pool,
+            pool=self.pool.digest,
+            pipeline=blobs.put(package.pipeline.to_json().encode()),
+            base="" if decision.from_scratch else blobs.put(encode_params(package.weights)),
+            then_federated=decision.then_federated,
+        )
+        define_central(self._log, definition, at=self._clock(), fence=self._fence)
+        return read_central(self._log, name)
+
+    def _wanted_training(self) -> TrainingFile:
+        if self.training is None:
+            raise ConfigError(
+                "a retrain was decided, and there is no training file",
+                where=f"populations.{self.population}.training",
+                fix="name one, or set the policy's retraining to never",
+            )
+        return self.training
+
     def campaign(self, version: int) -> CampaignRecord | None:
         """The campaign that makes a version; None before it is defined."""
         name = self.campaign_of(version)
@@ -237,24 +265,64 @@ class Models:
 
     def trained(self, version: int, champion: int) -> Trained | None:
         """How the campaign of a version ended; its package is made here, once. None while it goes on."""
+        central = read_central(self._log, self.campaign_of(version))
+        if central is not None and not central.seeds:
+            return self._trained_centrally(version, champion, central)
         record = self.campaign(version)
         if record is None or not record.end:
             return None
         released = [one for one in record.rounds if one.outcome is Outcome.RELEASED]
         if not released:
             return Trained(version, made=False, reason=f"no round was released: {record.end}")
+        return self._made(
+            version,
+            f"{len(released)} rounds",
+            lambda: self._release(version, champion, record, len(released), central),
+        )
+
+    def _made(self, version: int, reason: str, release: Callable[[], None]) -> Trained:
+        """A version whose package is there, or is made now."""
         if version not in self.versions.by_number:
             try:
-                self._release(version, champion, record, len(released))
+                release()
             except DataError as error:
                 return Trained(version, made=False, reason=error.what)
-        return Trained(version, made=True, reason=f"{len(released)} rounds")
+        return Trained(version, made=True, reason=reason)
 
-    def _release(self, version: int, champion: int, record: CampaignRecord, num_rounds: int) -> None:
+    def _trained_centrally(self, version: int, champion: int, central: CentralRecord) -> Trained | None:
+        """How a central retrain ended from which no campaign goes on."""
+        if not central.end:
+            return None
+        if not central.weights:
+            return Trained(version, made=False, reason=central.end)
+        about, origin = (
+            central_lineage(central, self.policy.digest),
+            f"central retrain, {central.definition.recipe}",
+        )
+        return self._made(
+            version, origin, lambda: self._write(version, champion, central.weights, about, origin)
+        )
+
+    def _write(self, version: int, base: int, weights: str, about: TrainingRecord, origin: str) -> None:
         """Make the package of a version, and write it down."""
-        base, definition = self.package(champion), record.definition
+        made = decode_params(self.stores.campaigns.get(weights))
+        created_at, packages = self._clock(), self.stores.packages
+        digest = release_version(
+            packages, self.package(base), made, version=version, created_at=created_at, training=about
+        )
+        self.add(version, digest, origin)
+
+    def _release(
+        self,
+        version: int,
+        champion: int,
+        record: CampaignRecord,
+        num_rounds: int,
+        central: CentralRecord | None,
+    ) -> None:
+        """The version that a campaign made."""
+        definition, privacy = record.definition, record.definition.rules.privacy
         epsilon, scope = self._spent(definition)
-        privacy = definition.rules.privacy
         about = TrainingRecord(
             strategy=Strategy.FEDERATED,
             recipe=str(definition.kind),
@@ -264,18 +332,11 @@ class Models:
             epsilon=epsilon,
             delta=None if privacy is None else privacy.delta,
             scope=scope,
+            hyperparameters=() if central is None else seed_lineage(central),
             code_version=version_of("fedretrain"),
             policy=self.policy.digest,
         )
-        digest = release_version(
-            self.stores.packages,
-            base,
-            decode_params(self.stores.campaigns.get(record.weights)),
-            version=version,
-            created_at=self._clock(),
-            training=about,
-        )
-        self.add(version, digest, f"campaign {definition.campaign}")
+        self._write(version, champion, record.weights, about, f"campaign {definition.campaign}")
 
     def add(self, version: int, package: str, origin: str) -> None:
         """Write a version down.
@@ -294,24 +355,6 @@ class Models:
         self._log.append(stream, [record], at=self._clock(), fence=self._fence, after=max(self._read, 0))
         self.refresh()
 
-    def _shared_of(self, version: int) -> Params:
-        """The shared parameters of a version."""
-        assert self.training is not None
-        names = self.training.plan.make().task.shared.names
-        weights = self.package(version).weights
-        missing = [name for name in names if name not in weights]
-        if missing:
-            raise ConfigError(
-                f"the champion has no parameter {missing[0]}",
-                where=f"populations.{self.population}.training",
-                fix="let the training file's plan be the model that was imported",
-            )
-        return {name: weights[name] for name in names}
-
-    def _first_shared(self) -> Params:
-        assert self.training is not None
-        return self.training.plan.make().first_shared()
-
     # ---- privacy
 
     def ledger(self) -> DatabaseLedger:
@@ -320,34 +363,12 @@ class Models:
 
     def budget(self, devices: Sequence[Device]) -> BudgetLeft:
         """What may still be spent, and what a campaign with these devices would."""
-        training = self.training
-        if training is None or training.rules.privacy is None:
-            return BudgetLeft()
-        privacy, rules = training.rules.privacy, training.rules
-        spent = Spending.of(self.ledger().events())
-        units = units_of(devices, privacy)
-        each = np.unique(units) if units else np.arange(len(devices))  # a device of every unit
-        expected = rules.make_sampler(len(devices), units).expected(len(devices))
-        event = privacy.make(self.population, "next", expected, units).event(
-            Cohort(each, str(rules.sampling.kind), int(expected), 0),
-            round_=0,
-            attempt=0,
-            clip_norm=privacy.clip_norm,
-            denominator=expected,
-        )
-        times = max(1, math.ceil(training.num_rounds * expected / len(each)))
-        now = spent.epsilon(privacy.delta)
-        more = spent.epsilon_with(event, privacy.delta, count=times) - now
-        return BudgetLeft(max(privacy.epsilon - now, 0.0) if privacy.epsilon else None, more)
+        return budget_left(self.population, self.ledger().events(), self.training, devices)
 
     def _spent(self, definition: CampaignDefinition) -> tuple[float | None, str]:
         """What the ledger says beside a package: epsilon and its scope."""
         privacy = definition.rules.privacy
-        if privacy is None:
-            return None, ""
-        events = self.ledger().events()
-        epsilon = Spending.of(events).epsilon(privacy.delta)
-        return epsilon, scope_text(epsilon, privacy.delta, events)
+        return (None, "") if privacy is None else spent_text(self.ledger().events(), privacy.delta)
 
     # ---- what may be installed
 

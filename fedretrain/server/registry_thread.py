@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fedretrain.core.errors import UserError
+from fedretrain.server.registry import Registry, default_uri
 
 if TYPE_CHECKING:
+    from fedretrain.server.config import ServerConfig
     from fedretrain.server.registry_view import RegistryView
 
 _log = logging.getLogger(__name__)
@@ -109,3 +112,11 @@ class RegistryThread:
         with self._changed:
             self._error, self._shown = "", view
             self._changed.notify_all()
+
+
+def registries_of(config: ServerConfig) -> dict[str, RegistryThread]:
+    """What shows each population in MLflow; none where that is off."""
+    if config.mlflow == "off":
+        return {}
+    uri = config.mlflow or default_uri(Path(config.folder))
+    return {name: RegistryThread(Registry(uri, name)) for name in config.populations}

@@ -16,7 +16,7 @@ import numpy as np
 from fedretrain.artifacts.delta import release
 from fedretrain.artifacts.inference import Model, Predictor
 from fedretrain.artifacts.package import Contents, write_package
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.validation.sanity import SanityVectors
 
 if TYPE_CHECKING:
@@ -24,6 +24,29 @@ if TYPE_CHECKING:
     from fedretrain.artifacts.package import Package
     from fedretrain.artifacts.store import ContentStore
     from fedretrain.core.params import Params
+    from fedretrain.training.plan import TrainingPlan
+
+
+def shared_of(package: Package, plan: TrainingPlan, where: str) -> Params:
+    """The shared parameters of a package, by the plan that trains it on.
+
+    Args:
+        package: Of the champion.
+        plan: Of the training file.
+        where: The training file, for messages.
+
+    Raises:
+        ConfigError: If the plan is another model's.
+    """
+    names = plan.make().task.shared.names
+    missing = [name for name in names if name not in package.weights]
+    if missing:
+        raise ConfigError(
+            f"the champion has no parameter {missing[0]}",
+            where=where,
+            fix="let the training file's plan be the model that was imported",
+        )
+    return {name: package.weights[name] for name in names}
 
 
 def release_version(

@@ -38,6 +38,7 @@ class ReplayOrder:
         num_devices: Of the simulated fleet.
         num_sites: Over so many sites.
         num_types: And device types.
+        devices_per_person: Under the unit `person`; 0: a device is the unit, or a recording.
         epsilon: What the campaign spent; None without differential privacy.
         champion: File of every parameter of what serves (safetensors).
         base: File of the shared parameters that the campaign began with.
@@ -57,6 +58,7 @@ class ReplayOrder:
     num_sites: int
     num_types: int
     outputs: tuple[str, ...]
+    devices_per_person: int = 0
     epsilon: float | None = None
     champion: str = "champion.safetensors"
     base: str = "base.safetensors"

@@ -16,7 +16,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.core.child import Child, Command
+from fedretrain.core.child import Child, Command, last_line
 from fedretrain.core.errors import ConfigError
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.verdict import Verdict
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _STATUS = {0: Verdict.PASS, 1: Verdict.FAIL, 3: Verdict.INCONCLUSIVE}
 _NICENESS = 10  # devices and decisions come first
-_LAST_BYTES = 4096
 LOG = "log"
 _log = logging.getLogger(__name__)
 
@@ -226,13 +225,3 @@ def _because(report: dict[str, Any]) -> str:
     checks = report.get("checks", [])
     wrong = [f"{one['name']}, {one['condition']}" for one in checks if one["verdict"] != Verdict.PASS]
     return "; ".join(wrong) or f"{len(checks)} checks passed"
-
-
-def last_line(path: Path) -> str:
-    """The last line of a file; empty where there is none."""
-    try:
-        text = path.read_bytes()[-_LAST_BYTES:].decode(errors="replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

@@ -28,6 +28,7 @@ from fedretrain.core.errors import FedretrainError, UserError
 from fedretrain.core.types import Objective
 from fedretrain.privacy.accountant import Spending
 from fedretrain.privacy.event import Sampling
+from fedretrain.privacy.mechanism import Unit
 from fedretrain.rollout.config import SimulationRules  # noqa: TC001 - `core.build` reads the annotations
 from fedretrain.server import fleet, versions
 from fedretrain.server.campaign import campaign_stream, read_campaign
@@ -132,7 +133,9 @@ def _order(
     header: Header,
 ) -> ReplayOrder:
     sampling, rules = definition.rules.sampling, orders.rules
-    asked = math.ceil(sampling.cohort_size * sampling.over_select)
+    privacy = definition.rules.privacy
+    each = math.ceil(definition.num_devices / definition.num_units)  # devices of a unit
+    asked = math.ceil(sampling.cohort_size * sampling.over_select) * each
     most = definition.num_devices if sampling.kind is Sampling.POISSON else max(rules.num_devices, asked)
     return ReplayOrder(
         campaign=definition.campaign,
@@ -145,6 +148,7 @@ def _order(
         num_sites=len(set(header.site)),
         num_types=len(set(header.device_type)),
         outputs=outputs,
+        devices_per_person=each if privacy is not None and privacy.unit is Unit.PERSON else 0,
         epsilon=_epsilon(log, definition),
     )
 

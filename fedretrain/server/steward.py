@@ -22,14 +22,15 @@ from fedretrain.core.errors import FedretrainError
 from fedretrain.server import alerts, fleet, presence, questions
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
+from fedretrain.server.central import CentralProcess
 from fedretrain.server.database import reading
 from fedretrain.server.event_log import FencedError, check_fence
 from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import store_places
+from fedretrain.server.memory import describe
 from fedretrain.server.models import Models
 from fedretrain.server.population import Population
-from fedretrain.server.registry import Registry, default_uri
-from fedretrain.server.registry_thread import RegistryThread
+from fedretrain.server.registry_thread import registries_of
 from fedretrain.server.showing import view_of
 from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.sources.champion import binners_of
@@ -77,10 +78,11 @@ class Steward:
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
         self._asked: dict[str, bytes] = {}
-        self._registries = _registries(config)
+        self._registries = registries_of(config)
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
         self._simulations: dict[str, Simulating] = {}
+        self._central: dict[str, CentralProcess] = {}
         self._renewed_at = 0.0
         self._nodes: dict[str, frozenset[str]] = {}
         self._admitted: tuple[int, frozenset[str]] = (0, frozenset())
@@ -151,6 +153,8 @@ class Steward:
         self._campaigns.clear()
         for job in self._simulations.values():
             job.stop()
+        for central in self._central.values():
+            central.stop()
         if self._superlink is not None:
             self._superlink.stop()
             self._superlink = None
@@ -288,6 +292,8 @@ class Steward:
         """Start, watch and end the processes of a campaign."""
         state = population.memory.state
         process = self._campaigns.get(name)
+        if self._see_to_central(name, population):
+            return
         if state is None or state.training is None:
             if process is not None:
                 process.stop()
@@ -305,6 +311,29 @@ class Steward:
         self._nodes[name] = self._write_nodes(name, population)
         process.ensure(time.monotonic())
         self._admit()
+
+    def _see_to_central(self, name: str, population: Population) -> bool:
+        """Start, watch and end a central retrain; whether one goes on."""
+        state, process = population.memory.state, self._central.get(name)
+        record = None
+        if state is not None and state.training is not None:
+            record = population.models.central(population.memory.decision, state)
+        if process is not None and (record is None or process.campaign != record.definition.campaign):
+            process.stop()
+            del self._central[name]
+        if record is None or (record.end and name not in self._central):
+            return record is not None and not record.seeds
+        if name not in self._central:
+            self._central[name] = CentralProcess(
+                record.definition.campaign,
+                self._log,
+                self._fence,
+                store_places(self._config)[1],
+                self._config.populations[name].pool,
+                Path(self._config.folder) / "logs",
+                self._clock,
+            )
+        return self._central[name].ensure(time.monotonic()) or not record.seeds
 
     def _rest(self) -> None:
         """No campaign: no SuperLink."""
@@ -364,27 +393,8 @@ class Steward:
             self._admitted = (pid, nodes)
 
 
-def _registries(config: ServerConfig) -> dict[str, RegistryThread]:
-    """What shows each population in MLflow; none where that is off."""
-    if config.mlflow == "off":
-        return {}
-    uri = config.mlflow or default_uri(Path(config.folder))
-    return {name: RegistryThread(Registry(uri, name)) for name in config.populations}
-
-
 def _witness(folder: Path, population: str) -> Path:
     """The ledger's witness of a population."""
     path = folder / "witness" / f"{population}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def describe(record: dict[str, object]) -> str:
-    """An event in one line, for the log."""
-    body = record.get("body")
-    if not isinstance(body, dict):
-        return str(record.get("kind"))
-    kind = body.get("kind") or body.get("action") or ""
-    reason = body.get("reason") or ""
-    version = body.get("version") or body.get("champion") or ""
-    return " ".join(str(part) for part in (record.get("kind"), kind, version, reason) if part)

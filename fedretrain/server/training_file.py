@@ -25,6 +25,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class PoolTraining:
+    """A central retrain on the server's pool.
+
+    Attributes:
+        num_rounds: Passes of the plan's local training over the rows.
+        max_s: An attempt that takes longer is ended.
+        memory_bytes: The most private memory of its process.
+        attempts: After so many that failed by themselves it is given up.
+    """
+
+    num_rounds: int = 20
+    max_s: float = 7200.0
+    memory_bytes: int = 8 * 2**30
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("num_rounds", "max_s", "memory_bytes", "attempts"):
+            positive(f"training.pool.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
 class TrainingFile:
     """What a retrain is.
 
@@ -35,6 +56,7 @@ class TrainingFile:
         interval_s: From a round's beginning to the next one's, at least.
         patience_s: How long a round waits for connected devices.
         max_s: After that a campaign is given up.
+        pool: How a central retrain is run.
     """
 
     plan: TrainingPlan
@@ -43,6 +65,7 @@ class TrainingFile:
     interval_s: float = 0.0
     patience_s: float = 3600.0
     max_s: float = 2 * 86_400.0
+    pool: PoolTraining = field(default_factory=PoolTraining)
 
     def __post_init__(self) -> None:
         positive("training.num_rounds", self.num_rounds)

@@ -75,16 +75,17 @@ class TrainingPlan:
             raise ConfigError(f"no readable training plan: {error}", where="plan") from error
         return build(cls, values, where="plan")
 
-    def make(self, *, secret: bool = False) -> Trainer:
+    def make(self, start: Params | None = None, *, secret: bool = False) -> Trainer:
         """Everything that trains by this plan.
 
         Args:
+            start: Parameters to begin with instead of fresh ones, those of every name given.
             secret: On a device: the noise and coins of example-level DP are the system's entropy.
 
         Raises:
             ConfigError: If its parts do not fit each other.
         """
-        return Trainer(self, secret=secret)
+        return Trainer(self, start, secret=secret)
 
 
 class Trainer:
@@ -92,11 +93,12 @@ class Trainer:
 
     Args:
         plan: Which.
-        secret: See `TrainingPlan.make`.
+        start: See `TrainingPlan.make`.
+        secret: Likewise.
     """
 
-    def __init__(self, plan: TrainingPlan, *, secret: bool = False) -> None:
-        self.plan, self._secret = plan, secret
+    def __init__(self, plan: TrainingPlan, start: Params | None = None, *, secret: bool = False) -> None:
+        self.plan, self._start, self._secret = plan, start, secret
 
     @cached_property
     def model(self) -> ModelBundle:
@@ -110,11 +112,12 @@ class Trainer:
         }
         plan = self.plan
         try:
-            return factories[plan.model](plan.input_shape, plan.num_outputs, plan.model_seed, **plan.options)
+            made = factories[plan.model](plan.input_shape, plan.num_outputs, plan.model_seed, **plan.options)
         except TypeError as error:
             raise ConfigError(
                 f"the model {plan.model} does not take these options: {error}", where="plan.options"
             ) from error
+        return made if self._start is None else made.starting(self._start)
 
     @cached_property
     def task(self) -> LocalTask:

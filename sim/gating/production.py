@@ -104,7 +104,7 @@ def config_of(order: ReplayOrder, folder: Path) -> Config:
         aggregation=_aggregation(rules),
         privacy=PrivacyConfig(clip_norm=rules.clip_norm)
         if rules.privacy is None
-        else _privacy(rules.privacy, rules.sampling.cohort_size),
+        else _privacy(rules.privacy, rules.sampling.cohort_size, order.devices_per_person),
         runner=RunnerConfig(kind=RunnerKind.LOCAL, executor=ExecutorKind(plan.executor)),
     )
 
@@ -141,7 +141,7 @@ def _aggregation(rules: CampaignRules) -> AggregationConfig:
     )
 
 
-def _privacy(rule: PrivacyRule, expected: float) -> PrivacyConfig:
+def _privacy(rule: PrivacyRule, expected: float, devices_per_person: int) -> PrivacyConfig:
     return PrivacyConfig(
         kind=PrivacyKind.CENTRAL,
         clip_norm=rule.clip_norm,
@@ -150,6 +150,7 @@ def _privacy(rule: PrivacyRule, expected: float) -> PrivacyConfig:
         delta=rule.delta,
         relation=rule.relation,
         unit=rule.unit,
+        devices_per_person=devices_per_person,
         amplified=rule.amplified,
         adaptive_clip=bool(rule.adaptive_quantile),
         clip_quantile=rule.adaptive_quantile or 0.5,

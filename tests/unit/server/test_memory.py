@@ -17,8 +17,7 @@ from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.events import Order, RolloutEvent
 from fedretrain.server import memory, refreshes
 from fedretrain.server.event_log import Entry
-from fedretrain.server.memory import BaselineNote, Memory, Ranks, fold, recall
-from fedretrain.server.steward import describe
+from fedretrain.server.memory import BaselineNote, Memory, Ranks, describe, fold, recall
 from fedretrain.training.keep import Verdict
 from fedretrain.wire.control import Refreshed
 from tests.cycle_cases import DRIFT, POLICY, Drive

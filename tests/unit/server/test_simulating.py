@@ -10,12 +10,13 @@ import pytest
 
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.coordinator.policy import Policy
+from fedretrain.core.child import last_line
 from fedretrain.core.errors import ConfigError
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.config import RolloutPolicy, SimulationRules
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server.event_log import EventLog
-from fedretrain.server.simulating import Simulating, check_pool, last_line, to_simulate
+from fedretrain.server.simulating import Simulating, check_pool, to_simulate
 from fedretrain.server.simulations import SimulationBook
 from fedretrain.server.validations import Judged, Validations
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from fedretrain.artifacts.weights import encode_params
+from fedretrain.coordinator.sampling import Participation
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.privacy.event import Sampling
+from fedretrain.privacy.mechanism import Unit
 from fedretrain.server.campaign_rules import (
     AggregatorName,
     CampaignRules,
@@ -89,6 +91,17 @@ def test_with_adaptive_clipping_the_update_is_noised_as_in_the_campaign(folder):
     theirs = rules.make_rounds("p", "c", 10)
     assert ours.dp.noise_multiplier == pytest.approx(theirs.dp.noise_multiplier)
     assert ours.dp.adaptive == theirs.dp.adaptive
+
+
+def test_where_persons_are_the_unit_the_replay_draws_persons(folder):
+    rules = replace(RULES, privacy=PrivacyRule(1.1, 0.5, unit=Unit.PERSON, epsilon=50.0))
+    rules = replace(rules, sampling=SamplingRule(Sampling.FIXED_SIZE, 4))
+    ours = Arms().get(config_of(_order(rules, devices_per_person=2), folder), 7).rules
+    theirs = rules.make_rounds("p", "c", 10, tuple(range(5)) * 2)
+    assert ours.rounds.aggregator == theirs.aggregator
+    assert ours.rounds.dp.unit is theirs.dp.unit
+    cohort = ours.sampler.cohort(7, 0, Participation.none(10), None)
+    assert len(set((cohort.clients // 2).tolist())) == len(cohort) == 4
 
 
 def test_the_candidate_begins_where_its_campaign_began_and_the_champion_serves_as_it_is(folder):
