@@ -19,7 +19,7 @@ import numpy as np
 from sqlalchemy import func, insert, select, update
 
 from fedretrain.monitoring.intervals import wilson
-from fedretrain.server.database import reading
+from fedretrain.server.database import hold, reading
 from fedretrain.server.tables import brought_labels, devices
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
@@ -58,6 +58,7 @@ def keep(connection: Connection, population: str, given: Iterable[Annotation], a
     Returns:
         How many are new, correct an earlier one, were there already, or are for no device of the population.
     """
+    hold(connection, f"annotations of {population}")  # numbers count up
     known = set(connection.scalars(select(devices.c.device).where(devices.c.population == population)))
     counts = Counter({"new": 0, "corrected": 0, "repeated": 0, "of_no_device": 0})
     numbers: dict[str, int] = {}

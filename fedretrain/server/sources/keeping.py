@@ -116,6 +116,7 @@ class _Book:
     letters: list[dict[str, Any]] = field(default_factory=list)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     devices: dict[str, Device | None] = field(default_factory=dict)
+    counted: dict[str, list[Reports]] = field(default_factory=dict)
 
 
 def keep(connection: Connection, batch: Batch) -> dict[str, int]:
@@ -140,6 +141,9 @@ def keep(connection: Connection, batch: Batch) -> dict[str, int]:
             book.counts[_take(connection, batch, book, message)] += 1
         except MalformedError as error:
             _refuse(batch, book, message, str(error))
+    for device, parts in book.counted.items():
+        assert batch.binner is not None
+        tallies.add(connection, batch.source.population, device, batch.binner.package, parts)
     for (topic, partition), following in book.ends.items():
         set_offset(connection, source, topic, partition, following)
     _write_letters(connection, source, book.letters)
@@ -217,7 +221,7 @@ def _take(connection: Connection, batch: Batch, book: _Book, message: Message) -
             raise MalformedError("sequence: too far from what came before")
         if arrival is not Arrival.FRESH:
             return REPEATED
-    tallies.add(connection, device.population, device.device, batch.binner.package, rows)
+    book.counted.setdefault(device.device, []).append(rows)
     return COUNTED
 
 

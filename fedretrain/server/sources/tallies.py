@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import delete, insert, select, update
 
+from fedretrain.monitoring.reports import join
 from fedretrain.server.tables import tallies, telemetry
 from fedretrain.wire.control import encode_report
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from fedretrain.monitoring.reports import Reports
@@ -27,7 +30,7 @@ _FLUSHED_AT_ONCE = 500
 _COUNTS = ("features", "violations")
 
 
-def add(connection: Connection, population: str, device: str, package: str, rows: Reports) -> None:
+def add(connection: Connection, population: str, device: str, package: str, parts: Sequence[Reports]) -> None:
     """Add counts to the tallies of their slots.
 
     Args:
@@ -35,12 +38,12 @@ def add(connection: Connection, population: str, device: str, package: str, rows
         population: Whose.
         device: Its name.
         package: Digest of the version on whose bins was counted.
-        rows: One for each slot.
+        parts: Of one message each; one row for each slot.
     """
-    for index, slot in enumerate(rows.slot_K.tolist()):
-        where = {"population": population, "device": device, "slot": slot, "package": package}
+    for rows in _by_slot(join(parts)):
+        where = {"population": population, "device": device, "slot": int(rows.slot_K[0]), "package": package}
         mine = _is(where)
-        found = pb.Payload.FromString(encode_report(rows.take(np.array([index])), package))
+        found = pb.Payload.FromString(encode_report(rows, package))
         known = connection.scalar(select(tallies.c.payload).where(mine))
         if known is None:
             _number(found)
@@ -51,6 +54,18 @@ def add(connection: Connection, population: str, device: str, package: str, rows
             kept, more = getattr(total.report, name), getattr(found.report, name)
             kept[:] = (np.array(kept, dtype=np.int64) + np.array(more, dtype=np.int64)).tolist()
         connection.execute(update(tallies).where(mine).values(payload=total.SerializeToString()))
+
+
+def _by_slot(rows: Reports) -> list[Reports]:
+    """One row for each slot, with the sum of its counts."""
+    found = []
+    for slot in np.unique(rows.slot_K):
+        one = rows.take(rows.slot_K == slot)
+        first = one.take(np.array([0]))
+        first.features_KFC[0] = one.features_KFC.sum(axis=0)
+        first.violations_KF[0] = one.violations_KF.sum(axis=0)
+        found.append(first)
+    return found
 
 
 def flush(connection: Connection, population: str, slot_s: float, now: float) -> int:

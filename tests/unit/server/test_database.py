@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from fedretrain.artifacts.enrolment import EnrolmentError
 from fedretrain.core.errors import ConfigError
-from fedretrain.server import enrolment, fleet, intake
+from fedretrain.server import annotation_store, enrolment, fleet, intake
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.database import check_url, hold, open_database
 from fedretrain.server.event_log import EventLog, append
 from fedretrain.server.fleet import Traits
-from fedretrain.server.tables import events, telemetry
+from fedretrain.server.tables import brought_labels, events, telemetry
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 THREADS = 6
@@ -158,6 +158,19 @@ def test_a_token_that_two_keys_show_at_once_makes_one_device(engine):
     first, second = at_once(lambda: redeem("1" * 64, wait=True), late)
     assert first == "1" * 64
     assert isinstance(second, EnrolmentError)
+
+
+def test_files_of_annotations_that_are_brought_at_once_are_numbered_one_after_the_other(engine):
+    _enrolled(engine)
+
+    def bring(first):
+        given = [annotation_store.Annotation("a", f"prediction {first + n}", 1) for n in range(10)]
+        with engine.begin() as connection:
+            return annotation_store.keep(connection, "p", given, 1.0)["new"]
+
+    assert at_once(*[lambda first=first: bring(first) for first in (0, 10, 20)]) == [10, 10, 10]
+    with engine.connect() as connection:
+        assert sorted(connection.scalars(select(brought_labels.c.number))) == list(range(1, 31))
 
 
 def test_a_lease_that_several_want_at_once_has_one_holder(engine):
