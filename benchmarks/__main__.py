@@ -30,6 +30,7 @@ NAMES = (
     "agent",
     "health",
     "outbox",
+    "upload",
     "lifetime",
     "scale",
     "fleet",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.core.rng import seed_for
 from fedretrain.training import models
-from fedretrain.training.config import LossKind
+from fedretrain.training.config import LossKind, Upload
 from fedretrain.training.executor import executor_for
 from fedretrain.training.losses import balanced_class_weights
 from fedretrain.training.methods.make import make_task
@@ -130,6 +130,12 @@ class Arm:
         labels = dataset.y[~dataset.future]
         weights = balanced_class_weights(labels, dataset.num_outputs, private=private)
         return replace(wanted, class_weights=weights)
+
+    @property
+    def state_size(self) -> int:
+        """What a device keeps from one training to the next: its personal state, and what quantising its update left over."""
+        residual = self.task.shared.size if self.training.upload is Upload.INT8 else 0
+        return self.task.personal.size + residual
 
     @cached_property
     def executor(self) -> Executor:

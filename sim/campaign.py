@@ -88,7 +88,7 @@ class Campaign:
                 fleet.num_devices,
                 self.rules.clip_norm,
             ),
-            PersonalStore(arm.task.personal.size),
+            PersonalStore(arm.state_size),
             np.zeros(fleet.num_devices, dtype=np.int32),
         )
         self._ledger = MemoryLedger(self.progress.events)

@@ -86,8 +86,10 @@ def evaluate(
     """
     streams = arm.world.fleet.streams(devices)
     seeds = seeds_for(arm.seed, round_, devices, "refit")
+    size = arm.task.personal.size
+    own_rows = {device: row[:size] for device, row in personal.items()} if size else {}
     held = [
-        ClientWork(ClientId(int(device)), trainable(stream, at), personal.get(int(device)), int(seed))
+        ClientWork(ClientId(int(device)), trainable(stream, at), own_rows.get(int(device)), int(seed))
         for device, stream, seed in zip(devices, streams, seeds, strict=True)
     ]
     objective = arm.world.fleet.objective

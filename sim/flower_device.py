@@ -96,7 +96,7 @@ def answer(records: RecordDict) -> RecordDict:
     played = Worker(arm).play(order, devices, {} if row is None else {device: row}, reply)
     content = reply.content(order)
     block = reply.block
-    if len(played.devices) and arm.task.personal.size:
+    if len(played.devices) and arm.state_size:
         content[_PERSONAL] = ArrayRecord({"row": Array(played.personal_KQ[0])})
     content[_KNOWN] = ConfigRecord(
         {

@@ -13,7 +13,7 @@ Rules of this file:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,8 +22,10 @@ from fedretrain.coordinator.reduce import Reducer
 from fedretrain.core.ids import ClientId
 from fedretrain.core.rng import seeds_for
 from fedretrain.core.types import ClientFailure, FailureKind
+from fedretrain.training.config import Upload
 from fedretrain.training.data import num_steps
 from fedretrain.training.executor import ClientWork
+from fedretrain.training.upload import CLIP_MARGIN, pack, packed_bytes, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,6 +70,11 @@ class Asked(Protocol):
     @property
     def deadline_s(self) -> float:
         """Replies later than this are not used."""
+        ...
+
+    @property
+    def clip_norm(self) -> float | None:
+        """What updates are clipped to; None: they are not."""
         ...
 
 
@@ -187,34 +194,64 @@ class Worker:
         sink.fail(self._failures(plan, devices, away, late))
         ids, seeds = devices.tolist(), seeds_for(asked.seed, asked.round, devices, "training").tolist()
         work = [
-            ClientWork(ClientId(ids[k]), data, personal.get(ids[k]), seeds[k])
+            ClientWork(ClientId(ids[k]), data, self._own(personal.get(ids[k])), seeds[k])
             for k in np.flatnonzero(trains).tolist()
             if (data := plan.data[k]) is not None
         ]
         counted = set(devices[replies & ~late].tolist())
-        kept, rows = self._train(asked.base, work, counted, sink)
-        payload = self._payload_bytes
-        return Played(kept, rows, payload * int(plan.begins.sum()), payload * int(replies.sum()))
+        kept, rows = self._train(asked, work, personal, counted, sink)
+        down, up = self._payload_bytes * int(plan.begins.sum()), self._upload_bytes * int(replies.sum())
+        return Played(kept, rows, down, up)
 
     def _train(
-        self, base: Params, work: Sequence[ClientWork], counted: set[int], sink: Sink
+        self, asked: Asked, work: Sequence[ClientWork], personal: Rows, counted: set[int], sink: Sink
     ) -> tuple[Ids, NDArray[np.float32]]:
-        """Train, hand on the updates that count, and gather personal states."""
+        """Train, hand on the updates that count, and gather what devices keep."""
         devices: list[Ids] = []
         rows: list[NDArray[np.float32]] = []
-        for block in self.arm.executor.train(base, work) if work else ():
+        for trained in self.arm.executor.train(asked.base, work) if work else ():
+            block, kept_KQ = self._sent(trained, personal, asked.clip_norm)
             devices.append(block.clients)
-            rows.append(block.personal_KQ)
+            rows.append(kept_KQ)
             keep = np.array([client in counted for client in block.clients.tolist()], dtype=bool)
             sink.add(block if keep.all() else block.take(keep))
         if not devices:
-            return np.zeros(0, np.int64), np.zeros((0, self.arm.task.personal.size), np.float32)
+            return np.zeros(0, np.int64), np.zeros((0, self.arm.state_size), np.float32)
         return np.concatenate(devices), np.concatenate(rows)
+
+    def _own(self, row: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """The personal state of what a device keeps; see `Arm.state_size`."""
+        size = self.arm.task.personal.size
+        return None if row is None or not size else row[:size]
+
+    def _sent(
+        self, block: UpdateBlock, kept: Rows, clip_norm: float | None
+    ) -> tuple[UpdateBlock, NDArray[np.float32]]:
+        """The updates as the server will read them, and ``[K, Q]`` what the devices keep: a device's own code, `upload.pack`."""
+        if self.arm.training.upload is not Upload.INT8:
+            return block, block.personal_KQ
+        layout, size = self.arm.task.shared, self.arm.task.personal.size
+        before = np.zeros((len(block), layout.size), dtype=np.float32)
+        for k, client in enumerate(block.clients.tolist()):
+            if client in kept:
+                before[k] = kept[client][size:]
+        bound = None if clip_norm is None else clip_norm * CLIP_MARGIN
+        packed, left = pack(block.delta_KP, before, layout, bound)
+        return replace(block, delta_KP=unpack(packed, layout)), np.concatenate(
+            [block.personal_KQ, left], axis=1
+        )
 
     @property
     def _payload_bytes(self) -> int:
         """One way: the shared parameters."""
         return self.arm.task.shared.size * BYTES_PER_PARAMETER
+
+    @property
+    def _upload_bytes(self) -> int:
+        """Of one update."""
+        if self.arm.training.upload is Upload.INT8:
+            return packed_bytes(self.arm.task.shared)
+        return self._payload_bytes
 
     def _plan(self, spec: Asked, devices: Ids) -> _Plan:
         """Who begins, and when each would reply or go away."""
@@ -237,7 +274,7 @@ class Worker:
             world.network.reply_after_s(
                 devices, round_=spec.round, down_bytes=payload, up_bytes=up_bytes, num_steps=steps
             )
-            for up_bytes in (0, payload)
+            for up_bytes in (0, self._upload_bytes)
         )
         away_at = availability.dropped_at(devices, spec.round, spec.at, reply_after_s)
         return _Plan(data, online & (sizes > 0), trained_after_s, reply_after_s, away_at)

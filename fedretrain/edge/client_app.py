@@ -57,12 +57,15 @@ from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
 from fedretrain.core import leash
 from fedretrain.core.errors import UserError
+from fedretrain.core.params import Layout
 from fedretrain.core.rng import seed_for
 from fedretrain.core.types import FailureKind, UpdateBlock
 from fedretrain.edge.example_privacy import Guard, is_fitted_jointly
 from fedretrain.edge.training_data import open_data
+from fedretrain.training.config import Upload
 from fedretrain.training.executor import ClientWork
 from fedretrain.training.plan import TrainingPlan
+from fedretrain.training.upload import CLIP_MARGIN, pack
 from fedretrain.wire.records import PLAN_OPTION, decode_order, encode_failure, encode_roll, encode_update
 
 if TYPE_CHECKING:
@@ -72,14 +75,13 @@ if TYPE_CHECKING:
 
     from fedretrain.edge.training_data import DeviceData
     from fedretrain.training.plan import Trainer
+    from fedretrain.training.upload import Packed
     from fedretrain.wire.records import TrainOrder
 
 DATA = "FEDRETRAIN_DEVICE_DATA"
 """Environment variable: where this agent's `DeviceData` is."""
 CAMPAIGN = "FEDRETRAIN_CAMPAIGN"
 """Environment variable: the campaign's id, as the signed invitation names it."""
-CLIP_MARGIN = 1.0 + 2.0**-10
-"""The device clips to the clip norm times this."""
 _POLL_S = 0.1
 _GONE_S = 60.0  # a SuperNode that is not heard of for so long is not coming back: the agent starts both anew
 _TAKEN_S = 20.0
@@ -119,7 +121,20 @@ class Device:
             return encode_failure(order, FailureKind.REFUSED, "not enough memory to train")
         if isinstance(block, FailureKind):
             return encode_failure(order, block)
-        return encode_update(order, clipped(block, order.clip_norm), busy_s=time.process_time() - begun)
+        packed = self._packed(order, block)
+        block = clipped(block, order.clip_norm)
+        return encode_update(order, block, busy_s=time.process_time() - begun, packed=packed)
+
+    def _packed(self, order: TrainOrder, block: UpdateBlock) -> Packed | None:
+        """The update quantised, inside the bound that `clipped` holds, its error kept for the next one; None: sent whole."""
+        if self._trainer(str(order.options.get(PLAN_OPTION, ""))).plan.training.upload is not Upload.INT8:
+            return None
+        layout, left = Layout.of(order.base), self._data.residual(order.client, self._campaign)
+        before = np.zeros(layout.size, np.float32) if left is None or len(left) != layout.size else left
+        bound = None if order.clip_norm is None else order.clip_norm * CLIP_MARGIN
+        packed, residual_KP = pack(block.delta_KP, before[None, :], layout, bound)
+        self._data.commit_residual(order.client, residual_KP[0], self._campaign)
+        return packed
 
     def _train(self, order: TrainOrder) -> UpdateBlock | FailureKind:
         data = self._data.examples(order.client, order.at)

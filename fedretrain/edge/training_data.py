@@ -71,6 +71,20 @@ class DeviceData(Protocol):
         """
         ...
 
+    def residual(self, client: ClientId, campaign: str) -> NDArray[np.float32] | None:
+        """``[P]`` what quantising left over of the client's last update in a campaign; None: nothing yet."""
+        ...
+
+    def commit_residual(self, client: ClientId, row: NDArray[np.float32], campaign: str) -> None:
+        """Keep what quantising left over durably.
+
+        Args:
+            client: Whose.
+            row: ``[P]`` packed.
+            campaign: In another one it is of no use.
+        """
+        ...
+
     def account(self, client: ClientId) -> Account | None:
         """Where the client keeps what its examples have cost; None if this agent keeps nothing of it."""
         ...
@@ -135,6 +149,19 @@ class FolderData:
         version = np.array([base_version], dtype=np.int64)
         content: dict[str, NDArray[np.generic]] = {"row": np.ascontiguousarray(row), "base_version": version}
         self._save(_personal(client, noised=noised), content)
+
+    def residual(self, client: ClientId, campaign: str) -> NDArray[np.float32] | None:
+        """See `DeviceData.residual`."""
+        arrays = self._load(f"residual-{int(client)}")
+        if arrays is None or arrays["campaign"].tobytes() != campaign.encode():
+            return None
+        return arrays["row"]
+
+    def commit_residual(self, client: ClientId, row: NDArray[np.float32], campaign: str) -> None:
+        """See `DeviceData.commit_residual`."""
+        name = np.array(list(campaign.encode()), dtype=np.uint8)
+        content: dict[str, NDArray[np.generic]] = {"row": np.ascontiguousarray(row), "campaign": name}
+        self._save(f"residual-{int(client)}", content)
 
     def account(self, client: ClientId) -> Account | None:
         """See `DeviceData.account`."""

@@ -260,7 +260,7 @@ class _Taken:
     def __init__(self, spec: RoundSpec, cohort: Ids, *, keep_oracle: bool) -> None:
         self._layout = Layout.of(spec.base)
         self._reducer = Reducer(spec, cohort, keep_oracle=keep_oracle)
-        self._busy_s = 0.0
+        self._busy_s, self._bytes_up = 0.0, 0
         self.heard: set[int] = set()
         self.num_updates = 0
 
@@ -274,6 +274,7 @@ class _Taken:
         self._reducer.add(read.block)
         self.num_updates += 1
         self._busy_s += read.busy_s
+        self._bytes_up += read.size_bytes
 
     def fail(self, clients: Sequence[int], kind: FailureKind) -> None:
         """Clients that were not heard of."""
@@ -282,9 +283,7 @@ class _Taken:
     def result(self, num_sent: int) -> ShardResult:
         """Everything reduced."""
         size = 4 * self._layout.size
-        return self._reducer.result(
-            bytes_down=num_sent * size, bytes_up=self.num_updates * size, busy_s=self._busy_s
-        )
+        return self._reducer.result(bytes_down=num_sent * size, bytes_up=self._bytes_up, busy_s=self._busy_s)
 
 
 def train_order(spec: RoundSpec, client: int, options: Mapping[str, str | int | float | bool]) -> TrainOrder:

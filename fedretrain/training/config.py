@@ -32,6 +32,13 @@ class LossKind(StrEnum):
     HUBER = "huber"
 
 
+class Upload(StrEnum):
+    """How a client sends its update."""
+
+    FULL = "full"  # float32
+    INT8 = "int8"  # 8-bit codes by channel, with error feedback: `training.upload`
+
+
 def _demand(holds: bool, what: str, where: str, fix: str = "") -> None:
     if not holds:
         raise ConfigError(what, where=where, fix=fix)
@@ -125,6 +132,7 @@ class LocalTraining:
         grad_clip_norm: The most that a batch's gradient may measure; 0: no clipping.
         class_weights: A factor for each class's losses, or None.
         example_dp: Example-level DP, or None.
+        upload: How the update is sent.
     """
 
     batch_size: int = 10
@@ -137,9 +145,11 @@ class LocalTraining:
     grad_clip_norm: float = 0.0
     class_weights: tuple[float, ...] | None = None
     example_dp: ExampleDp | None = None
+    upload: Upload = Upload.FULL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", LossKind(self.loss))
+        object.__setattr__(self, "upload", Upload(self.upload))
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", tuple(float(w) for w in self.class_weights))
         _demand_at_least(self.batch_size, 1, "training.batch_size")

@@ -22,6 +22,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.core.types import ClientFailure, FailureKind, UpdateBlock
+from fedretrain.training.upload import Packed, num_channels, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,10 +85,12 @@ class Reply:
     Attributes:
         block: The update, K = 1, without personal state.
         busy_s: Seconds of training, as the device says; 0 where it did not.
+        size_bytes: Of the update as it was sent.
     """
 
     block: UpdateBlock
     busy_s: float = 0.0
+    size_bytes: int = 0
 
 
 def layout_digest(layout: Layout) -> str:
@@ -145,13 +148,16 @@ def decode_order(records: RecordDict) -> TrainOrder:
         raise WireError(f"no readable order: {error!r}") from error
 
 
-def encode_update(order: TrainOrder, block: UpdateBlock, *, busy_s: float = 0.0) -> RecordDict:
+def encode_update(
+    order: TrainOrder, block: UpdateBlock, *, busy_s: float = 0.0, packed: Packed | None = None
+) -> RecordDict:
     """The answer to `order`: the update of its client, and what the order asks for besides.
 
     Args:
         order: What was asked.
         block: The client's update, K = 1. Its personal state is left behind.
         busy_s: Seconds of training.
+        packed: The update quantised: it goes in the place of the block's.
     """
     if block.clients.tolist() != [int(order.client)]:
         raise ValueError(f"an update of clients {block.clients.tolist()} for client {order.client}")
@@ -163,8 +169,11 @@ def encode_update(order: TrainOrder, block: UpdateBlock, *, busy_s: float = 0.0)
             "busy_s": float(busy_s),
         }
     reply["layout"] = layout_digest(Layout.of(order.base))
-    delta = Array(np.ascontiguousarray(block.delta_KP[0], dtype=np.float32))
-    return RecordDict({_REPLY: ConfigRecord(reply), _UPDATE: ArrayRecord({"delta": delta})})
+    if packed is None:
+        update = {"delta": Array(np.ascontiguousarray(block.delta_KP[0], dtype=np.float32))}
+    else:
+        update = {"codes": Array(packed.codes_KP[0]), "scales": Array(packed.scales_KC[0])}
+    return RecordDict({_REPLY: ConfigRecord(reply), _UPDATE: ArrayRecord(update)})
 
 
 def encode_failure(order: TrainOrder, kind: FailureKind, detail: str = "") -> RecordDict:
@@ -216,7 +225,8 @@ def decode_roll(records: RecordDict | None) -> tuple[ClientId, ...]:
 def _read_update(order: TrainOrder, layout: Layout, config: Mapping[str, Any], records: RecordDict) -> Reply:
     if config["layout"] != layout_digest(layout):
         raise WireError("parameter names or shapes differ from the model's")
-    delta = _vector(records.array_records[_UPDATE]["delta"], layout.size)
+    update = records.array_records[_UPDATE]
+    delta = _unpacked(update, layout) if "codes" in update else _vector(update["delta"], layout.size)
     block = UpdateBlock(
         clients=np.array([order.client], dtype=np.int64),
         delta_KP=delta[None, :],
@@ -226,17 +236,27 @@ def _read_update(order: TrainOrder, layout: Layout, config: Mapping[str, Any], r
         loss=np.array([float(config["loss"]) if order.with_statistics else np.nan], dtype=np.float32),
         personal_KQ=np.zeros((1, 0), dtype=np.float32),
     )
-    return Reply(block, float(config["busy_s"]) if order.with_statistics else 0.0)
+    size_bytes = sum(len(array.data) for array in update.values())
+    return Reply(block, float(config["busy_s"]) if order.with_statistics else 0.0, size_bytes)
 
 
-def _vector(array: Array, size: int) -> NDArray[np.float32]:
-    """A float32 vector of `size` elements; its bytes are bounded before they are read."""
-    if len(array.data) > 4 * size + _HEADER_BYTES:
+def _unpacked(update: ArrayRecord, layout: Layout) -> NDArray[np.float32]:
+    """An update that was quantised."""
+    codes = _vector(update["codes"], layout.size, np.int8)
+    scales = _vector(update["scales"], num_channels(layout))
+    sent_P: NDArray[np.float32] = unpack(Packed(codes[None, :], scales[None, :]), layout)[0]
+    return sent_P
+
+
+def _vector(array: Array, size: int, kind: type = np.float32) -> NDArray[Any]:
+    """A vector of `size` elements; its bytes are bounded before they are read."""
+    dtype = np.dtype(kind)
+    if len(array.data) > dtype.itemsize * size + _HEADER_BYTES:
         raise WireError(f"{len(array.data)} bytes for {size} parameters")
     vector = array.numpy()
-    if vector.shape != (size,) or vector.dtype != np.float32:
-        raise WireError(f"update of shape {vector.shape} and type {vector.dtype}, expected ({size},) float32")
-    return np.asarray(vector, dtype=np.float32)
+    if vector.shape != (size,) or vector.dtype != dtype:
+        raise WireError(f"update of shape {vector.shape} and type {vector.dtype}, expected ({size},) {dtype}")
+    return np.asarray(vector, dtype=dtype)
 
 
 def _told_failure(order: TrainOrder, config: Mapping[str, Any]) -> ClientFailure:

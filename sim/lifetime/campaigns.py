@@ -179,10 +179,12 @@ class Campaigns:
         )
         if self._history is not None:
             state = replace(state, history=self._history.history, clip_norm=self._history.clip_norm)
-        store = PersonalStore(arm.task.personal.size)
-        if personal and arm.task.personal.size:
+        store, size = PersonalStore(arm.state_size), arm.task.personal.size
+        if personal and size:
             ids = np.array(sorted(personal), dtype=np.int64)
-            store.stage(ids, np.stack([personal[d] for d in ids.tolist()]))
+            rows = np.zeros((len(ids), arm.state_size), dtype=np.float32)
+            rows[:, :size] = np.stack([personal[d] for d in ids.tolist()])
+            store.stage(ids, rows)
             store.commit()
         if self.pool is not None:
             self.pool.begin()
@@ -262,7 +264,9 @@ class Campaigns:
     def _end(self, running: _Running, reason: str) -> Trained:
         self._history, self._running = running.state, None
         arrays = running.store.to_arrays()
-        personal = dict(zip(arrays["devices"].tolist(), arrays["rows"], strict=True))
+        size = self._arm.task.personal.size
+        rows = arrays["rows"][:, :size]
+        personal = dict(zip(arrays["devices"].tolist(), rows, strict=True)) if size else {}
         done = running.released + running.pooled
         if not done:
             return Trained(running.version, None, {}, 0, reason or "no round reached its quorum")

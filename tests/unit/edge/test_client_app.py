@@ -11,11 +11,12 @@ import pytest
 from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.core.types import ClientData, ClientFailure, FailureKind
-from fedretrain.edge.client_app import CLIP_MARGIN, Device
+from fedretrain.edge.client_app import Device
 from fedretrain.edge.example_ledger import ExampleLedger
 from fedretrain.edge.example_privacy import Account
 from fedretrain.edge.training_data import FolderData
-from fedretrain.training.config import ExampleDp, LocalTraining, MethodConfig, MethodKind
+from fedretrain.training.config import ExampleDp, LocalTraining, MethodConfig, MethodKind, Upload
+from fedretrain.training.upload import CLIP_MARGIN
 from fedretrain.wire.records import (
     PLAN_OPTION,
     Reply,
@@ -227,3 +228,35 @@ def test_a_head_that_was_fitted_without_noise_never_goes_into_private_training(
     kept = data.personal(ClientId(3))
     assert kept is not None
     assert kept.tobytes() == own.tobytes()
+
+
+PACKED = replace(PLAN, training=replace(PLAN.training, upload=Upload.INT8))
+
+
+def test_a_quantised_update_is_nearly_the_whole_one_and_its_error_is_fed_back(data: FolderData) -> None:
+    plan, device = PACKED.to_text(), Device(data, "c1")
+    whole = answer(data, order())
+    assert isinstance(whole, Reply)
+    size, sent = whole.block.delta_KP.size, np.zeros(whole.block.delta_KP.size)
+    for times in (1, 2, 3):
+        asked = order(plan=plan)
+        found = decode_reply(asked, Layout.of(asked.base), device.answer(encode_order(asked)))
+        assert isinstance(found, Reply)
+        headers = 2 * 128  # numpy's, of two small vectors
+        assert found.size_bytes - headers <= 0.5 * 4 * size
+        sent += found.block.delta_KP[0]
+        left = data.residual(ClientId(3), "c1")
+        assert left is not None
+        np.testing.assert_allclose(sent + left, times * whole.block.delta_KP[0], atol=1e-5)
+    assert left.shape == (size,)
+    assert np.abs(left).max() > 0
+    assert data.residual(ClientId(3), "c2") is None  # another campaign begins without it
+
+
+def test_a_quantised_update_is_inside_the_bound(data: FolderData) -> None:
+    bound = 1e-3
+    for round_ in range(5):
+        asked = order(plan=PACKED.to_text(), clip_norm=bound, round=round_)
+        found = answer(data, asked)
+        assert isinstance(found, Reply)
+        assert bound < np.linalg.norm(found.block.delta_KP.astype(np.float64)) <= bound * CLIP_MARGIN

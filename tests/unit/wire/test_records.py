@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedretrain.core.ids import ClientId
 from fedretrain.core.params import Layout
 from fedretrain.core.types import ClientFailure, FailureKind, UpdateBlock
+from fedretrain.training.upload import pack, unpack
 from fedretrain.wire.records import (
     Reply,
     TrainOrder,
@@ -200,3 +201,51 @@ def test_an_unreadable_order_is_named() -> None:
 def test_an_update_of_another_client_is_our_own_defect() -> None:
     with pytest.raises(ValueError, match="client 7"):
         encode_update(order(), block(np.zeros(LAYOUT.size, np.float32), client=8))
+
+
+def packed_reply(**changes: Array) -> tuple[TrainOrder, RecordDict]:
+    sent, delta = order(), np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
+    packed, _ = pack(delta[None, :], np.zeros((1, LAYOUT.size), np.float32), LAYOUT, None)
+    records = encode_update(sent, block(delta), packed=packed)
+    records.array_records["fedretrain.update"] = ArrayRecord(
+        {**dict(records.array_records["fedretrain.update"].items()), **changes}
+    )
+    return sent, through_flower(records)
+
+
+def test_a_quantised_update_is_read_as_the_device_knows_it() -> None:
+    asked, records = packed_reply()
+    found = decode_reply(asked, LAYOUT, records)
+    assert isinstance(found, Reply)
+    delta = np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)[None, :]
+    sent = unpack(pack(delta, np.zeros_like(delta), LAYOUT, None)[0], LAYOUT)
+    assert found.block.delta_KP.tobytes() == sent.tobytes()
+    assert found.size_bytes == sum(
+        len(one.data) for one in records.array_records["fedretrain.update"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"codes": Array(np.zeros(10**6, np.int8))},
+        {"codes": Array(np.zeros(3, np.int8))},
+        {"codes": Array(np.zeros(LAYOUT.size, np.float32))},
+        {"scales": Array(np.zeros(10**6, np.float32))},
+        {"scales": Array(np.zeros(1, np.float64))},
+    ],
+)
+def test_codes_of_another_size_or_type_are_malformed(changes: dict[str, Array]) -> None:
+    asked, records = packed_reply(**changes)
+    found = decode_reply(asked, LAYOUT, records)
+    assert isinstance(found, ClientFailure)
+    assert found.kind is FailureKind.MALFORMED
+
+
+def test_an_update_without_its_scales_is_malformed() -> None:
+    asked, records = packed_reply()
+    codes = records.array_records["fedretrain.update"]["codes"]
+    records.array_records["fedretrain.update"] = ArrayRecord({"codes": codes})
+    found = decode_reply(asked, LAYOUT, records)
+    assert isinstance(found, ClientFailure)
+    assert found.kind is FailureKind.MALFORMED
