@@ -143,3 +143,38 @@ def test_two_populations_that_train_at_once_have_nodes_of_their_own_and_both_are
     written = {name: json.loads((tmp_path / "flower" / f"nodes-{name}.json").read_text()) for name in fleets}
     assert written == {"a": {"one": [0, 1]}, "b": {"two": [0]}}
     assert let_in == [[b"one"], [b"one", b"two"]]
+
+
+def test_a_central_retrain_keeps_the_campaign_waiting_until_it_has_a_seed_for_it(steward, monkeypatch):
+    seen = []
+
+    class Process:
+        def __init__(self, campaign, *_):
+            self.campaign = campaign
+            seen.append(f"begun {campaign}")
+
+        def ensure(self, now):
+            return not steward_record[0].end
+
+        def stop(self):
+            seen.append("stopped")
+
+    def record(end="", *, seeds=False):
+        return SimpleNamespace(end=end, seeds=seeds, definition=SimpleNamespace(campaign="a-2"))
+
+    steward_record = [record()]
+    monkeypatch.setattr("fedretrain.server.steward.CentralProcess", Process)
+    monkeypatch.setattr("fedretrain.server.steward.store_places", lambda config: (None, None))
+    state = SimpleNamespace(training=SimpleNamespace(version=2))
+    models = SimpleNamespace(central=lambda decision, state: steward_record[0])
+    population = SimpleNamespace(memory=SimpleNamespace(state=state, decision=None), models=models)
+    assert steward._see_to_central("a", population)
+    assert steward._see_to_central("a", population)
+    assert seen == ["begun a-2"]
+    steward_record[0] = record("complete", seeds=True)
+    assert not steward._see_to_central("a", population), "its turn is the campaign's"
+    steward_record[0] = record("complete")
+    assert steward._see_to_central("a", population), "nothing follows: the loop takes the version up"
+    state.training = None
+    assert not steward._see_to_central("a", population)
+    assert seen == ["begun a-2", "stopped"]
