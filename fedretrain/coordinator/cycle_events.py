@@ -23,6 +23,7 @@ from fedretrain.retraining.decision import Decision, Outcome
 from fedretrain.rollout.causes import Cause
 from fedretrain.rollout.events import RolloutEvent
 from fedretrain.rollout.incident import Incident, write_incident
+from fedretrain.rollout.power import ClusterPower  # noqa: TC001 - read by `build` at run time
 from fedretrain.rollout.quarantine import QuarantineEvent
 from fedretrain.rollout.reconcile import Admission  # noqa: TC001 - read by `build` at run time
 from fedretrain.rollout.safety import SafetyEvent
@@ -55,12 +56,14 @@ class Trained:
         made: Whether it did.
         reason: For people.
         detectable: The smallest relative regression that each step of a rollout could detect; empty if not known.
+        clusters: Likewise in each site and device type.
     """
 
     version: int
     made: bool
     reason: str = ""
     detectable: tuple[float, ...] = ()
+    clusters: tuple[ClusterPower, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _trained(body: Trained, state: CycleState, _at: float) -> CycleState:
     candidate = state.training
     if candidate is None or candidate.version != body.version:
         raise _illegal(f"version {body.version} is not being trained")
-    ready = (replace(candidate, detectable=body.detectable),) if body.made else ()
+    ready = (replace(candidate, detectable=body.detectable, clusters=body.clusters),) if body.made else ()
     return replace(state, training=None, waiting=(*state.waiting, *ready))
 
 

@@ -187,6 +187,7 @@ def _creation(log: Log, candidate: Candidate) -> RolloutEvent:
         log.state.champion,
         log.now,
         detectable=candidate.detectable,
+        clusters=candidate.clusters,
         num_devices=None if num is None else num - kept,
         quarantined=log.state.quarantined,
         policy_digest=log.policy.digest,

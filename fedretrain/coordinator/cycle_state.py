@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
     from fedretrain.retraining.decision import TriggerState
     from fedretrain.rollout.causes import IncidentKind
+    from fedretrain.rollout.power import ClusterPower
     from fedretrain.rollout.reconcile import Admission
     from fedretrain.rollout.state import RolloutState
 
@@ -36,6 +37,7 @@ class Candidate:
         version: Its number.
         retrain: Number of the retrain; 0 where a person brought it.
         detectable: The smallest relative regression that each step could detect; empty if not known.
+        clusters: Likewise in each site and device type.
         answer: What it was told last; None before it asked.
         change: How it came about.
         by: Who brought it; empty for a retrain's.
@@ -46,6 +48,7 @@ class Candidate:
     version: int
     retrain: int = 0
     detectable: tuple[float, ...] = ()
+    clusters: tuple[ClusterPower, ...] = ()
     answer: Admission | None = None
     change: Change = Change.INCREMENTAL
     by: str = ""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fedretrain.coordinator.policy import Policy
+    from fedretrain.rollout.clusters import Cluster
     from fedretrain.rollout.looks import LookPlan
     from fedretrain.rollout.metrics import MetricEvidence
     from fedretrain.rollout.state import RolloutState
@@ -53,7 +54,11 @@ class Looking:
         return self._taken
 
     def take(
-        self, state: RolloutState, now: float, measure: Callable[[float], Sequence[MetricEvidence]]
+        self,
+        state: RolloutState,
+        now: float,
+        measure: Callable[[float], Sequence[MetricEvidence]],
+        clusters: Sequence[Cluster] = (),
     ) -> None:
         """Take the newest look, if one is due that was not taken.
 
@@ -61,6 +66,7 @@ class Looking:
             state: Of the rollout.
             now: Instant.
             measure: Evidence from an instant on.
+            clusters: Devices that are judged apart.
         """
         if (state.step, state.attempt) != self.gate_for:
             self._taken, self.gate, self.gate_for = None, None, (state.step, state.attempt)
@@ -72,4 +78,4 @@ class Looking:
         if due is None or due == self._taken:
             return
         self._taken = due
-        self.gate = judge(self._policy.rollout.metrics, measure(start_at), self._plan, due)
+        self.gate = judge(self._policy.rollout.metrics, measure(start_at), self._plan, due, clusters)

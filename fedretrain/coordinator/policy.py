@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The format that this release reads."""
 
-MEASURED = ("accuracy", "confidence", "latency", "macro_f1", "rmse")
+MEASURED = ("accuracy", "confidence", "latency", "log_loss", "rmse")
 """What a gate can measure without being told by a KPI."""
 
 

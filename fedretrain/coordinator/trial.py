@@ -6,28 +6,40 @@ Rules of this file:
     * Both arms are measured over the same slots, those that began after the stage did; a device's own record from before
       ends where the rollout begins.
     * Devices that are kept out are in no arm.
+    * Slots count that began after a stage did and are over: a slot that two stages share is nobody's.
 
 Shapes: D devices, K devices of an arm.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedretrain.monitoring.reports import NUM_CONFIDENCE_BINS
+from fedretrain.core.clock import DAY_S
+from fedretrain.monitoring.reports import LATENCY_KPI, LOG_LOSS_STEP, NUM_CONFIDENCE_BINS
 from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence
+from fedretrain.rollout.power import pre_period
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from fedretrain.coordinator.watching import Clockwork
     from fedretrain.monitoring.store import FleetStore
     from fedretrain.monitoring.windows import Served
+    from fedretrain.rollout.power import PrePeriod
+    from fedretrain.rollout.state import RolloutState
 
+PRE_PERIOD_S = 14 * DAY_S
+"""How far back a device's own record goes that gates adjust by."""
+
+_LEAST_MEASURED = 3  # devices, below which a spread says nothing
+_REPORTED_AS = {"latency": LATENCY_KPI}
 _MIDDLES = (np.arange(NUM_CONFIDENCE_BINS) + 0.5) / NUM_CONFIDENCE_BINS
 
 
@@ -59,6 +71,54 @@ class Span:
     end: int
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A fleet's counts, as a rollout is judged by them.
+
+    Attributes:
+        served: Counts of what devices served.
+        shadowed: Counts of what they only scored.
+        clockwork: How time is cut.
+    """
+
+    served: FleetStore
+    shadowed: FleetStore
+    clockwork: Clockwork
+
+    def span(self, start_at: float, now: float) -> Span:
+        """The slots that began after an instant and are over."""
+        start = (start_at + self.clockwork.offset_s) / self.clockwork.slot_s
+        return Span(math.ceil(start - 1e-9), self.clockwork.end_slot(now))
+
+    def measure(
+        self, metrics: Iterable[str], arms: Arms, rollout: RolloutState, start_at: float, now: float
+    ) -> list[MetricEvidence]:
+        """Evidence for each metric since a stage of a rollout began."""
+        stage, begun = self.span(start_at, now), rollout.created_at
+        candidate = rollout.plan.candidate
+        return measure(metrics, arms, self.served, self.shadowed, stage, self._record(begun), candidate)
+
+    def pre_period(
+        self, metric: str, span_s: float, now: float, counted_D: NDArray[np.bool_]
+    ) -> PrePeriod | None:
+        """How a metric spread between the devices that count ``[D]`` over the last `span_s`.
+
+        None where fewer than three of them were measured in that window and before it.
+        """
+        arm, nothing = np.flatnonzero(counted_D), np.full((len(counted_D), 2), 0.0)
+        earlier, window = (
+            _arm(arm, _Sums(_versions(self.served, span)).of(metric, len(counted_D)), nothing)
+            for span in (self._record(now - span_s), self.span(now - span_s, now))
+        )
+        both = np.intersect1d(earlier.measured().device_K, window.measured().device_K)
+        return pre_period(earlier, window, span_s) if len(both) >= _LEAST_MEASURED else None
+
+    def _record(self, end_at: float) -> Span:
+        """Slots before an instant, as far back as devices' own records go and are kept."""
+        before = self.span(end_at - PRE_PERIOD_S, end_at)
+        return Span(max(before.first, self.served.oldest_slot), before.end)
+
+
 def measure(
     metrics: Iterable[str],
     arms: Arms,
@@ -68,7 +128,7 @@ def measure(
     before: Span,
     candidate: int,
 ) -> list[MetricEvidence]:
-    """Evidence for each metric: ``accuracy``, ``confidence``, or a KPI by its name.
+    """Evidence for each metric: ``accuracy``, ``confidence``, ``latency``, ``log_loss`` (of confidence against labels), ``rmse``, or a KPI by its name.
 
     Args:
         metrics: Their names.
@@ -111,10 +171,12 @@ class _Sums:
                 total_D2 += np.stack([one.correct_D, one.labelled_D], axis=1)
             elif metric == "confidence":
                 total_D2 += np.stack([one.confidence_DB @ _MIDDLES, one.confidence_DB.sum(axis=1)], axis=1)
+            elif metric == "log_loss" and one.log_loss_D2.size:
+                total_D2 += one.log_loss_D2 * np.array([LOG_LOSS_STEP, 1.0])
             elif metric == "rmse":
                 total_D2 += one.error_D2
-            elif metric in one.kpis_D2:
-                total_D2 += one.kpis_D2[metric]
+            elif (kpi := _REPORTED_AS.get(metric, metric)) in one.kpis_D2:
+                total_D2 += one.kpis_D2[kpi]
         return total_D2
 
 

@@ -6,7 +6,8 @@ Rules of this file:
     * Inputs are no work of a champion: its predecessor's record of them stays, and they are judged all the while. Where they
       have moved, the new one was made for what they are now, and the record is made from the time before its promotion.
       The pace of labels likewise. A champion that counts on other bins begins a new record, and nothing is judged until it has one.
-    * A device that is quarantined keeps the record of the time when it was well.
+    * A device that is quarantined keeps the record of the time when it was well, and what it measures meanwhile enters no view of the fleet and no
+      baseline; only where drift lives is still asked of it, for that is its way back (`monitoring.aside`).
     * A window is looked at once, at its own end, however often and however late it is asked for.
     * Instants come as arguments: the simulator's clock is virtual, the server's is the wall's.
 """
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING
 
 from fedretrain.coordinator.signals import signals_of
 from fedretrain.core.checks import not_negative, positive
+from fedretrain.monitoring.aside import after
 from fedretrain.monitoring.baseline import make_baseline, slots_of
 from fedretrain.monitoring.locate import DriftPlace, Scope
 from fedretrain.monitoring.view import view
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.signals import Facts
+    from fedretrain.monitoring.aside import KeptOut
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.monitoring.intake import Intake
@@ -70,6 +73,10 @@ class Clockwork:
         """The first slot that is not over, or not old enough to be looked at."""
         return math.floor((now + self.offset_s - self.grace_s) / self.slot_s + 1e-9)
 
+    def slot_of(self, now: float) -> int:
+        """The slot that is under way."""
+        return math.floor((now + self.offset_s) / self.slot_s + 1e-9)
+
     @property
     def input_slots(self) -> int:
         """Slots of the record of inputs."""
@@ -93,6 +100,7 @@ class Kept:
         inputs_slot: Windows that begin before it are part of the record of inputs, and not held against it; None: there are
             none.
         where: Where drift was at the last look for it since the promotion.
+        stays: Who is, or lately was, kept out, and when.
     """
 
     baseline: Baseline | None = None
@@ -100,6 +108,7 @@ class Kept:
     recorded_at: float | None = None
     inputs_slot: int | None = None
     where: DriftPlace = NOWHERE
+    stays: tuple[KeptOut, ...] = ()
 
 
 class Watching:
@@ -120,6 +129,7 @@ class Watching:
         if self.kept.baseline is not None:  # the fleet may have grown
             room = self.kept.baseline.with_room(intake.store.num_devices)
             self.kept = replace(self.kept, baseline=room)
+        intake.store.keep_out(self.kept.stays)
         self._views: dict[float, FleetView] = {}
         self._looked_at: dict[float, int] = {}
 
@@ -127,6 +137,14 @@ class Watching:
     def baseline(self) -> Baseline | None:
         """The champion's; None before there is one."""
         return self.kept.baseline
+
+    def keep_out(self, devices: frozenset[int], now: float) -> None:
+        """Who is kept out from now on: the slot that is under way is the first of theirs that is not the fleet's."""
+        store = self._intake.store
+        stays = after(self.kept.stays, devices, self._clockwork.slot_of(now), store.oldest_slot)
+        if stays != self.kept.stays:
+            self.kept = replace(self.kept, stays=stays)
+            store.keep_out(stays)
 
     def begin(self, champion: int, first_slot: int, end_slot: int, now: float) -> None:
         """Make the first champion's baseline of a history that was taken in: the slots ``[first_slot, end_slot)``."""

@@ -8,8 +8,8 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from fedretrain.edge.examples import Examples
     from fedretrain.monitoring.bins import Bins
     from fedretrain.monitoring.reports import LabelReports, Reports
-
-LATENCY = "latency_s"
-"""The KPI that every device reports: seconds of all predictions, and their number."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,7 @@ class Counter:
             np.array(entropy, dtype=np.float32),
             np.array(latency, dtype=np.float64),
         )
-        rows = telemetry(senders, owner, x, predictions, self.bins, self.num_outputs, now)
-        return replace(rows, kpis={LATENCY: _per_row(predictions.latency_s_N, owner, len(rows))})
+        return telemetry(senders, owner, x, predictions, self.bins, self.num_outputs, now)
 
     def labels(
         self, examples: Examples, now: float, *, before: float = math.inf, package: str | None = None
@@ -128,9 +124,3 @@ class Counter:
         if unknown:
             raise DataError(f"package {min(unknown)} is no known release", where="telemetry")
         return np.array([self.releases[digest] for digest in digests], dtype=np.int64)
-
-
-def _per_row(value_N: np.ndarray[Any, Any], owner_N: np.ndarray[Any, Any], num: int) -> np.ndarray[Any, Any]:
-    """``[K, 2]`` the sum of each row's values, and how many they are."""
-    total_K = np.bincount(owner_N, value_N, minlength=num)
-    return np.stack([total_K, np.bincount(owner_N, minlength=num)], axis=1).astype(np.float64)

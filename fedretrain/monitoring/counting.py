@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.monitoring.calibration import log_loss_steps
 from fedretrain.monitoring.histogram import cells_of, out_of_range
 from fedretrain.monitoring.reports import (
+    LATENCY_KPI,
     NUM_CONFIDENCE_BINS,
     NUM_DELAY_BINS,
     NUM_LATENCY_BINS,
@@ -128,6 +130,7 @@ def telemetry(
         confidence_KB=_count(owner, _tenth(predictions.confidence_N[known]), num, NUM_CONFIDENCE_BINS),
         entropy_KB=_count(owner, _tenth(predictions.entropy_N[known]), num, NUM_CONFIDENCE_BINS),
         latency_KL=_count(owner, latency_bin(predictions.latency_s_N[known]), num, NUM_LATENCY_BINS),
+        kpis={LATENCY_KPI: _total(owner, predictions.latency_s_N[known], num)},
     )
 
 
@@ -168,12 +171,25 @@ def late_labels(
         error_K2=None,
         calibration_KB2=np.stack([labelled, correct], axis=2),
         delay_KD=_count(owner_N, delay_bin(delay_s_N), num, NUM_DELAY_BINS),
+        log_loss_K=_added(owner_N, log_loss_steps(confidence_N, right), num),
     )
 
 
 def _count(owner: Ids, cell: Ids, num: int, cells: int) -> NDArray[np.int32]:
     """``[num, cells]`` how often each owner has each cell."""
     return np.bincount(owner * cells + cell, minlength=num * cells).reshape(num, cells).astype(np.int32)
+
+
+def _added(owner: Ids, value: Ids, num: int) -> Ids:
+    """``[num]`` the exact sum of each owner's integers."""
+    total = np.zeros(num, dtype=np.int64)
+    np.add.at(total, owner, value)
+    return total
+
+
+def _total(owner: Ids, value: NDArray[np.float64], num: int) -> NDArray[np.float64]:
+    """``[num, 2]`` the sum of each owner's values, and how many they are."""
+    return np.stack([np.bincount(owner, value, minlength=num), np.bincount(owner, minlength=num)], axis=1)
 
 
 def _tenth(share: NDArray[np.floating[Any]]) -> Ids:

@@ -73,14 +73,13 @@ class DeviceChunks:
         """``[D, P, B]`` labels by delay, of some chunks of the ring."""
         return self._delays_PDB[chunks].astype(np.int64).transpose(1, 0, 2)
 
-    def personal(self, chunks: list[int]) -> PersonalCounts:
-        """What was said of personal models in some chunks of the ring."""
+    def personal(self, chunks: list[int], out: NDArray[np.int64]) -> PersonalCounts:
+        """What was said of personal models in some chunks of the ring; nothing by the devices that are left out."""
+        distance_DP = self._distance_PDN[chunks].sum(axis=0, dtype=np.int64)
         gap_DQ = self._gap_PDQ[chunks].sum(axis=0)
-        return PersonalCounts(
-            self._distance_PDN[chunks].sum(axis=0, dtype=np.int64),
-            from_whole(gap_DQ.reshape(-1, 2, 2)),
-            self._bases_PD2[chunks].sum(axis=0, dtype=np.int64),
-        )
+        bases_D2 = self._bases_PD2[chunks].sum(axis=0, dtype=np.int64)
+        distance_DP[out], gap_DQ[out], bases_D2[out] = 0, 0, 0
+        return PersonalCounts(distance_DP, from_whole(gap_DQ.reshape(-1, 2, 2)), bases_D2)
 
     def _keys(self, rows: Reports | LabelReports) -> ByKey:
         """The rows, not none, by (chunk, device)."""

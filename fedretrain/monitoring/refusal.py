@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from fedretrain.monitoring.reports import (
+    LOG_LOSS_MOST,
     NUM_CONFIDENCE_BINS,
     NUM_DELAY_BINS,
     NUM_DISTANCE_BINS,
@@ -182,7 +183,7 @@ def _future(rows: Reports | LabelReports, known: Known, now: float) -> NDArray[n
     return (sent_at_K > now + known.tolerance_s) | (starts_K > sent_at_K + known.tolerance_s)
 
 
-def _negative(*counts: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _negative(*counts: NDArray[np.integer]) -> NDArray[np.bool_]:
     """``[K]`` True where any count of the row is below 0."""
     bad_K = np.zeros(len(counts[0]), dtype=bool)
     for count in counts:
@@ -266,7 +267,7 @@ def _label_faults(rows: LabelReports, known: Known) -> tuple[NDArray[np.bool_], 
     if not (kind_fits and shapes_fit):
         return ~none_K, none_K
     bad_K = none_K.copy()
-    counts = [rows.calibration_KB2, rows.delay_KD]
+    counts: list[NDArray[np.integer]] = [rows.calibration_KB2, rows.delay_KD]
     if rows.confusion_KMM is not None:
         if rows.confusion_KMM.shape[1:] != (num_outputs, num_outputs):
             return ~none_K, none_K
@@ -280,6 +281,11 @@ def _label_faults(rows: LabelReports, known: Known) -> tuple[NDArray[np.bool_], 
     bad_K |= (rows.calibration_KB2[:, :, 1] > rows.calibration_KB2[:, :, 0]).any(axis=1)
     bad_K |= rows.calibration_KB2[:, :, 0].sum(axis=1) > rows.num_labelled
     bad_K |= rows.delay_KD.sum(axis=1) > rows.num_labelled
+    if rows.log_loss_K is not None:
+        if not known.classification or rows.log_loss_K.shape != bad_K.shape:
+            return ~none_K, none_K
+        bad_K |= rows.log_loss_K > LOG_LOSS_MOST * rows.calibration_KB2[:, :, 0].sum(axis=1, dtype=np.int64)
+        counts.append(rows.log_loss_K)
     return bad_K, _negative(*counts)
 
 

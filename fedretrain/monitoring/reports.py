@@ -13,6 +13,7 @@ L latency bins, D delay bins, R registers, P distance bins.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -46,6 +47,14 @@ DELAY_EDGES_S: tuple[float, ...] = (
 """Inner edges: bin 0 is below a minute, the last one 30 days and more: D = 13."""
 DISTANCE_EDGES: tuple[float, ...] = tuple(float(edge) for edge in np.geomspace(1e-3, 10.0, 17))
 """Four bins a decade of the relative distance between a personal and the global model: P = 18."""
+LOG_LOSS_LEAST = 1e-3
+"""Confidence is taken to be no nearer to 0 or 1 when its log score is counted."""
+LOG_LOSS_STEP = 2.0**-10
+"""The unit of summed log scores, in nats."""
+LOG_LOSS_MOST = math.ceil(-math.log(LOG_LOSS_LEAST) / LOG_LOSS_STEP)
+"""No prediction costs more steps."""
+LATENCY_KPI = "latency_s"
+"""The KPI that every device reports: seconds of all predictions with a class, and their number."""
 NUM_LATENCY_BINS = len(LATENCY_EDGES_S) + 1
 NUM_DELAY_BINS = len(DELAY_EDGES_S) + 1
 NUM_DISTANCE_BINS = len(DISTANCE_EDGES) + 1
@@ -173,12 +182,15 @@ class LabelReports(_Rows):
         error_K2: float64 sum of squared errors and their count (regression), or None.
         calibration_KB2: int32 (labelled, correct) by confidence bin.
         delay_KD: int32 labels by the time from prediction to arrival, on `DELAY_EDGES_S`.
+        log_loss_K: int64 sum of the log scores of their confidence (`calibration.log_loss_steps`), of all that `calibration_KB2` counts; None for a
+            regression.
     """
 
     confusion_KMM: NDArray[np.int32] | None
     error_K2: NDArray[np.float64] | None
     calibration_KB2: NDArray[np.int32]
     delay_KD: NDArray[np.int32]
+    log_loss_K: NDArray[np.int64] | None = None
 
     @property
     def num_labelled(self) -> NDArray[np.int64]:

@@ -88,17 +88,30 @@ class VersionRing:
 
     def __init__(self, columns: Columns, num_slots: int, group_D: NDArray[np.int64]) -> None:
         self.columns, self.newest_slot, self._group_D = columns, -1, group_D
-        num_groups, num_devices = int(group_D.max()) + 1, len(group_D)
+        num_groups, num_devices = (
+            int(group_D.max()) + 2,
+            len(group_D),
+        )  # the last: rows that are not the fleet's
         self._telemetry_SGW = np.zeros((num_slots, num_groups, _width(columns.telemetry)), dtype=np.int64)
         self._labels_SGW = np.zeros((num_slots, num_groups, _width(columns.labels)), dtype=np.int64)
         self._counts_SDN = np.zeros((num_slots, num_devices, _CONFIDENCE.stop), dtype=np.int32)
+        self._losses_SD2 = np.zeros(
+            (num_slots, num_devices, 2 if columns.classification else 0), dtype=np.int64
+        )
         self._kpis_SDQ = np.zeros((num_slots, num_devices, 4 * len(columns.kpis)), dtype=np.int64)
         errors = 0 if columns.classification else 4
         self._errors_SDQ = np.zeros((num_slots, num_devices, errors), dtype=np.int64)
 
     def arrays(self) -> tuple[NDArray[np.integer], ...]:
         """Everything that is kept."""
-        return self._telemetry_SGW, self._labels_SGW, self._counts_SDN, self._kpis_SDQ, self._errors_SDQ
+        return (
+            self._telemetry_SGW,
+            self._labels_SGW,
+            self._counts_SDN,
+            self._losses_SD2,
+            self._kpis_SDQ,
+            self._errors_SDQ,
+        )
 
     def clear(self, at: slice) -> None:
         """Forget some slots of the ring."""
@@ -107,7 +120,7 @@ class VersionRing:
 
     def outputs(self, at: slice) -> NDArray[np.int64]:
         """``[S, M]`` the fleet's predictions by output, of some slots of the ring."""
-        total: NDArray[np.int64] = self._telemetry_SGW[at, :, self.columns.telemetry["outputs"]].sum(axis=1)
+        total: NDArray[np.int64] = self._telemetry_SGW[at, :-1, self.columns.telemetry["outputs"]].sum(axis=1)
         return total
 
     def predictions(self, at: slice) -> NDArray[np.int64]:
@@ -115,15 +128,15 @@ class VersionRing:
         total: NDArray[np.int64] = self._counts_SDN[at, :, _PREDICTIONS].sum(axis=0, dtype=np.int64)
         return total
 
-    def kpis(self, pieces: list[slice]) -> dict[str, NDArray[np.float64]]:
-        """``[D, 2]`` (total, weight) of each KPI by device, over some slots of the ring."""
-        whole = sum_pieces(self._kpis_SDQ, pieces)
+    def kpis(self, pieces: list[slice], out: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """``[D, 2]`` (total, weight) of each KPI by device, over some slots of the ring; nothing of the devices that are left out."""
+        whole = _without(self._kpis_SDQ, pieces, out)
         value_DN2 = from_whole(whole.reshape(len(whole), -1, 2, 2))
         return {name: value_DN2[:, i] for i, name in enumerate(self.columns.kpis)}
 
     def delays(self, at: slice) -> NDArray[np.int64]:
         """``[S, B]`` the fleet's labels by delay, of some slots of the ring."""
-        total: NDArray[np.int64] = self._labels_SGW[at, :, self.columns.labels["delay"]].sum(axis=1)
+        total: NDArray[np.int64] = self._labels_SGW[at, :-1, self.columns.labels["delay"]].sum(axis=1)
         return total
 
     def unlabelled(self, slot_K: NDArray[np.int64], device_K: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -131,9 +144,9 @@ class VersionRing:
         counts_KN = self._counts_SDN[slot_K % len(self._counts_SDN), device_K].astype(np.int64)
         return counts_KN[:, _PREDICTIONS] - counts_KN[:, _LABELLED]
 
-    def add(self, rows: Reports) -> None:
-        """Count telemetry of this version."""
-        by_group, by_device = self._keys(rows)
+    def add(self, rows: Reports, group_K: NDArray[np.int64]) -> None:
+        """Count telemetry of this version, each row in its group."""
+        by_group, by_device = self._keys(rows, group_K)
         packed = [rows.outputs_KM, rows.confidence_KB, rows.entropy_KB, rows.latency_KL]
         by_group.add_to(_rows(self._telemetry_SGW), np.concatenate(packed, axis=1))
         counts_KN = np.zeros((len(rows), _CONFIDENCE.stop), dtype=np.int32)
@@ -144,9 +157,9 @@ class VersionRing:
             named = [to_whole(rows.kpis.get(name, nothing)).reshape(-1, 4) for name in self.columns.kpis]
             by_device.add_to(_rows(self._kpis_SDQ), np.concatenate(named, axis=1))
 
-    def add_labels(self, rows: LabelReports) -> None:
-        """Count labels of this version's predictions."""
-        by_group, by_device = self._keys(rows)
+    def add_labels(self, rows: LabelReports, group_K: NDArray[np.int64]) -> None:
+        """Count labels of this version's predictions, each row in its group."""
+        by_group, by_device = self._keys(rows, group_K)
         packed = [rows.calibration_KB2.reshape(len(rows), -1), rows.delay_KD]
         if rows.confusion_KMM is not None and self.columns.classification:
             packed.insert(0, rows.confusion_KMM.reshape(len(rows), -1))
@@ -154,20 +167,23 @@ class VersionRing:
         counts_KN = np.zeros((len(rows), _CONFIDENCE.stop), dtype=np.int32)
         counts_KN[:, _LABELLED], counts_KN[:, _CORRECT] = rows.num_labelled, rows.num_correct
         by_device.add_to(_rows(self._counts_SDN), counts_KN)
+        if rows.log_loss_K is not None:
+            counted_K = rows.calibration_KB2[:, :, 0].sum(axis=1, dtype=np.int64)
+            by_device.add_to(_rows(self._losses_SD2), np.stack([rows.log_loss_K, counted_K], axis=1))
         if rows.error_K2 is not None and not self.columns.classification:
             by_device.add_to(_rows(self._errors_SDQ), to_whole(rows.error_K2).reshape(-1, 4))
 
-    def window(self, pieces: list[slice]) -> Served:
-        """Sums over some slots of the ring."""
+    def window(self, pieces: list[slice], out: NDArray[np.int64]) -> Served:
+        """Sums over some slots of the ring; by device, nothing of those that are left out."""
         telemetry_GW, labels_GW = (
-            sum_pieces(self._telemetry_SGW, pieces),
-            sum_pieces(self._labels_SGW, pieces),
+            sum_pieces(self._telemetry_SGW, pieces)[:-1],
+            sum_pieces(self._labels_SGW, pieces)[:-1],
         )
-        counts_DN, columns = sum_pieces(self._counts_SDN, pieces), self.columns
-        kpis_D2 = self.kpis(pieces)
+        counts_DN, columns = _without(self._counts_SDN, pieces, out), self.columns
+        kpis_D2 = self.kpis(pieces, out)
         error_D2 = np.zeros((len(counts_DN), 2))
         if not columns.classification:
-            error_D2 = from_whole(sum_pieces(self._errors_SDQ, pieces).reshape(-1, 2, 2))
+            error_D2 = from_whole(_without(self._errors_SDQ, pieces, out).reshape(-1, 2, 2))
         groups, size = len(telemetry_GW), columns.num_outputs
         confusion_GMM = np.zeros((groups, size, size), dtype=np.int64)
         if columns.classification:
@@ -186,22 +202,28 @@ class VersionRing:
             confidence_DB=counts_DN[:, _CONFIDENCE],
             labelled_D=counts_DN[:, _LABELLED],
             correct_D=counts_DN[:, _CORRECT],
+            log_loss_D2=_without(self._losses_SD2, pieces, out),
             error_D2=error_D2,
             kpis_D2=kpis_D2,
         )
 
-    def _keys(self, rows: Reports | LabelReports) -> tuple[ByKey, ByKey]:
+    def _keys(self, rows: Reports | LabelReports, group_K: NDArray[np.int64]) -> tuple[ByKey, ByKey]:
         """The rows by (slot, group) and by (slot, device)."""
         at_K = rows.slot_K % len(self._telemetry_SGW)
         groups, devices = self._telemetry_SGW.shape[1], self._counts_SDN.shape[1]
-        return ByKey.of(at_K * groups + self._group_D[rows.device_K]), ByKey.of(
-            at_K * devices + rows.device_K
-        )
+        return ByKey.of(at_K * groups + group_K), ByKey.of(at_K * devices + rows.device_K)
 
     def _by_group(self, value_D2: NDArray[np.float64], num_groups: int) -> NDArray[np.float64]:
         total_G2 = np.zeros((num_groups, 2))
         np.add.at(total_G2, self._group_D, value_D2)
         return total_G2
+
+
+def _without(array_SDN: NDArray[Any], pieces: list[slice], out: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[D, N]`` sums by device over some slots of the ring, 0 for the devices that are left out."""
+    total_DN = sum_pieces(array_SDN, pieces)
+    total_DN[out] = 0
+    return total_DN
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:

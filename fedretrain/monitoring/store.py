@@ -7,6 +7,7 @@ Rules of this file:
       slot; what was counted is remembered with the slot and forgotten with it, when nothing so old is taken any more.
     * By group and version each slot is kept. By device each slot keeps a few sums, features are kept in coarser
       chunks: ``7 days x 24 h x 1,000 devices x 8 x 13`` cells would take 70 MB, 10,000 devices of 128 features 9 GB.
+    * Rows of devices that are kept out are a group of their own, the last, which nobody is told of (`aside`).
     * Nothing is judged here: `refusal.refuse` says beforehand what may be added.
 
 Shapes: K rows, S slots (ring), P chunks (ring), G groups, D devices, F features, C cells, R registers.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.monitoring.aside import absent, left_out
 from fedretrain.monitoring.device_chunks import DeviceChunks
 from fedretrain.monitoring.refusal import Known
 from fedretrain.monitoring.reports import NUM_DELAY_BINS, LabelReports, Reports
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fedretrain.monitoring.aside import KeptOut
     from fedretrain.monitoring.bins import Bins
 
 RowsT = TypeVar("RowsT", Reports, LabelReports)
@@ -82,13 +85,14 @@ class FleetStore:
         self.columns = Columns(num_outputs, classification, kpis)
         self.horizon = Horizon(chunk_slots, -(-keep_slots // chunk_slots) + 1)
         slots, chunks = self.horizon.num_slots, self.horizon.num_chunks
-        cells = (bins.num_features, bins.num_cells)
-        self._features_SGFC = np.zeros((slots, self.num_groups, *cells), dtype=np.int64)
-        self._violations_SGF = np.zeros((slots, self.num_groups, cells[0]), dtype=np.int64)
+        cells, groups = (bins.num_features, bins.num_cells), self.num_groups + 1
+        self._features_SGFC = np.zeros((slots, groups, *cells), dtype=np.int64)
+        self._violations_SGF = np.zeros((slots, groups, cells[0]), dtype=np.int64)
         self._features_PDFC = np.zeros((chunks, num_devices, *cells), dtype=np.int32)
-        self._distinct_PGFR = np.zeros((chunks, self.num_groups, cells[0], num_registers), dtype=np.uint8)
+        self._distinct_PGFR = np.zeros((chunks, groups, cells[0], num_registers), dtype=np.uint8)
         self._by_device = DeviceChunks(self.horizon, num_devices)
         self._versions: dict[int, VersionRing] = {}
+        self._stays: tuple[KeptOut, ...] = ()
         self._seen: dict[str, dict[int, NDArray[np.int64]]] = {kind: {} for kind in _SEEN}
 
     @property
@@ -115,6 +119,15 @@ class FleetStore:
             tolerance_s,
         )
 
+    def keep_out(self, stays: tuple[KeptOut, ...]) -> None:
+        """From now on the rows of these stays are not the fleet's; those that were counted already stay where they are."""
+        self._stays = stays
+
+    def _group(self, rows: Reports | LabelReports) -> NDArray[np.int64]:
+        """``[K]`` the group that each row is counted in."""
+        out_K = left_out(self._stays, rows.device_K, rows.slot_K)
+        return np.where(out_K, self.num_groups, self.group_D[rows.device_K])
+
     # ---- counting
 
     def add(self, reports: Reports) -> int:
@@ -128,19 +141,19 @@ class FleetStore:
         rows = self._take_new("telemetry", reports)
         if not len(rows):
             return 0
-        group_K, at_K = self.group_D[rows.device_K], rows.slot_K % self.horizon.num_slots
-        by_group = ByKey.of(at_K * self.num_groups + group_K)
+        group_K, at_K = self._group(rows), rows.slot_K % self.horizon.num_slots
+        by_group = ByKey.of(at_K * (self.num_groups + 1) + group_K)
         by_group.add_to(_flat(self._features_SGFC, 2), rows.features_KFC.reshape(len(rows), -1))
         by_group.add_to(_flat(self._violations_SGF, 2), rows.violations_KF)
         chunk_K = rows.slot_K // self.horizon.chunk_slots % self.horizon.num_chunks
         by_device = ByKey.of(chunk_K * self.num_devices + rows.device_K)
         by_device.add_to(_flat(self._features_PDFC, 2), rows.features_KFC.reshape(len(rows), -1))
         if rows.distinct_KFR is not None and self._distinct_PGFR.size:
-            by_chunk = ByKey.of(chunk_K * self.num_groups + group_K)
+            by_chunk = ByKey.of(chunk_K * (self.num_groups + 1) + group_K)
             by_chunk.raise_to(_flat(self._distinct_PGFR, 2), rows.distinct_KFR.reshape(len(rows), -1))
         self._by_device.add(rows)
         for version, part in _by_version(rows):
-            self._ring(version, part).add(part)
+            self._ring(version, part).add(part, self._group(part))
         return len(rows)
 
     def add_labels(self, labels: LabelReports) -> int:
@@ -148,7 +161,7 @@ class FleetStore:
         rows = self._take_new("labels", labels)
         self._by_device.add_labels(rows)
         for version, part in _by_version(rows):
-            self._ring(version, part).add_labels(part)
+            self._ring(version, part).add_labels(part, self._group(part))
         return len(rows)
 
     def fresh(
@@ -222,8 +235,8 @@ class FleetStore:
     def window(self, end_slot: int, num_slots: int) -> WindowCounts:
         """The counts of the slots ``[end_slot - num_slots, end_slot)``; slots that are over or to come count nothing."""
         first = end_slot - num_slots
-        pieces = list(self.horizon.pieces(first, end_slot))
-        served = {v: ring.window(pieces) for v, ring in sorted(self._versions.items())}
+        pieces, out = list(self.horizon.pieces(first, end_slot)), absent(self._stays, first, end_slot)
+        served = {v: ring.window(pieces, out) for v, ring in sorted(self._versions.items())}
         served = {v: counts for v, counts in served.items() if counts.predictions_D.any()}
         reported_D = np.zeros(self.num_devices, dtype=bool)
         for counts in served.values():
@@ -232,8 +245,8 @@ class FleetStore:
             first,
             end_slot,
             end_slot - max(first, min(self.oldest_slot, end_slot)),
-            sum_pieces(self._features_SGFC, pieces),
-            sum_pieces(self._violations_SGF, pieces),
+            sum_pieces(self._features_SGFC, pieces)[: self.num_groups],
+            sum_pieces(self._violations_SGF, pieces)[: self.num_groups],
             reported_D,
             served,
             self._registers(first, end_slot),
@@ -255,7 +268,9 @@ class FleetStore:
     def personal(self, end_slot: int, num_slots: int) -> PersonalCounts:
         """What devices said of their personal models, over every chunk that the window touches."""
         chunk = self.horizon.chunk_slots
-        return self._by_device.personal(self._chunks((end_slot - num_slots) // chunk, -(-end_slot // chunk)))
+        first, end = (end_slot - num_slots) // chunk, -(-end_slot // chunk)
+        out = absent(self._stays, first * chunk, end * chunk)
+        return self._by_device.personal(self._chunks(first, end), out)
 
     def slots(self, first: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The fleet's features ``[S, F, C]`` and predictions by output ``[S, M]`` of each slot of ``[first, end)``.
@@ -271,7 +286,7 @@ class FleetStore:
         at = 0
         for piece in pieces:
             length = piece.stop - piece.start
-            features[at : at + length] = self._features_SGFC[piece].sum(axis=1)
+            features[at : at + length] = self._features_SGFC[piece, : self.num_groups].sum(axis=1)
             for ring in self._versions.values():
                 outputs[at : at + length] += ring.outputs(piece)
             at += length
@@ -296,7 +311,7 @@ class FleetStore:
         ring = self._versions.get(version)
         if ring is None:
             return {name: np.zeros((self.num_devices, 2)) for name in self.columns.kpis}
-        return ring.kpis(list(self.horizon.pieces(first, end)))
+        return ring.kpis(list(self.horizon.pieces(first, end)), absent(self._stays, first, end))
 
     def label_chunks(
         self, first: int, end: int
@@ -313,7 +328,9 @@ class FleetStore:
         for ring in self._versions.values():
             for at, place in enumerate(rings):
                 predicted_DP[:, at] += ring.predictions(slice(place * chunk, (place + 1) * chunk))
-        return self._by_device.delays(rings), predicted_DP, ends_P
+        delays_DPB, out = self._by_device.delays(rings), absent(self._stays, first, end)
+        delays_DPB[out], predicted_DP[out] = 0, 0
+        return delays_DPB, predicted_DP, ends_P
 
     def digest(self) -> str:
         """SHA-256 of everything that is kept: equal stores, and only those, share it."""
@@ -342,7 +359,7 @@ class FleetStore:
         chunk = self.horizon.chunk_slots
         rings = self._chunks(first_slot // chunk, -(-end_slot // chunk))
         top_GFR: NDArray[np.uint8] = self._distinct_PGFR[rings].max(axis=0, initial=0)
-        return top_GFR
+        return top_GFR[: self.num_groups]
 
 
 def _flat(array: NDArray[Any], axes: int) -> NDArray[Any]:

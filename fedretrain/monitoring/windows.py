@@ -37,6 +37,7 @@ class Served:
         confidence_DB: int64 those by confidence.
         labelled_D: int64 those with a label.
         correct_D: int64 those with a label that says they were right.
+        log_loss_D2: int64 (sum in `reports.LOG_LOSS_STEP`, count) of the labelled ones' log scores; ``[D, 0]`` for a regression.
         error_D2: float64 (sum of squared errors, count) of each device.
         kpis_D2: float64 (total, weight) of each KPI by device.
     """
@@ -54,6 +55,7 @@ class Served:
     confidence_DB: NDArray[np.int64]
     labelled_D: NDArray[np.int64]
     correct_D: NDArray[np.int64]
+    log_loss_D2: NDArray[np.int64]
     error_D2: NDArray[np.float64]
     kpis_D2: Mapping[str, NDArray[np.float64]]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fedretrain.rollout.config import RolloutPolicy
     from fedretrain.rollout.evidence import Exposure
+    from fedretrain.rollout.power import ClusterPower
     from fedretrain.rollout.state import RolloutState
     from fedretrain.rollout.verdict import GateReport
 
@@ -39,6 +40,7 @@ def create(
     now: float,
     *,
     detectable: Sequence[float] = (),
+    clusters: Sequence[ClusterPower] = (),
     num_devices: int | None = None,
     quarantined: Collection[int] = (),
     policy_digest: str = "",
@@ -57,6 +59,7 @@ def create(
         now: Instant.
         detectable: The smallest relative regression that each step can detect in its time, one per step; empty where nobody has
             computed it, which is a warning of its own.
+        clusters: What each step can detect in each cluster.
         num_devices: Devices of the fleet that it may expose; None where nobody has counted them.
         quarantined: Versions that may not be released.
         policy_digest: Of the policy file; for audit.
@@ -91,21 +94,30 @@ def create(
         kept.duration_s if kept.fraction else 0.0,
         policy_digest,
         policy.shadow.fraction,
-        _warnings(policy, rollout, detectable, num_devices),
+        _warnings(policy, rollout, detectable, clusters, num_devices),
         change,
         proposed_by,
         agree.four_eyes,
         simulated and policy.simulation.required,
     )
     evidence = jsonable(
-        {"detectable": list(detectable), "limit": policy.kpi_regression_limit, "num_devices": num_devices}
+        {
+            "detectable": list(detectable),
+            "limit": policy.kpi_regression_limit,
+            "num_devices": num_devices,
+            "clusters": plain(tuple(clusters)),
+        }
     )
     reason = f"version {candidate} against champion {champion}"
     return RolloutEvent(EventKind.CREATED, rollout, 0, now, reason=reason, evidence=evidence, plan=plan)
 
 
 def _warnings(
-    policy: RolloutPolicy, rollout: str, detectable: Sequence[float], num_devices: int | None
+    policy: RolloutPolicy,
+    rollout: str,
+    detectable: Sequence[float],
+    clusters: Sequence[ClusterPower],
+    num_devices: int | None,
 ) -> tuple[str, ...]:
     """What a person should know beforehand."""
     said = [TINY_FLEET] if policy.tiny_fleet else []
@@ -118,10 +130,23 @@ def _warnings(
         for step, smallest in enumerate(detectable, start=1)
         if smallest > limit
     ]
+    weak += _blind(clusters)
     if weak and policy.on_underpowered is OnUnderpowered.REFUSE:
         fix = "make the step longer or larger, or the limit or `min_devices` of the metric such as the fleet can meet"
         raise ConfigError(weak[0], where=f"rollout {rollout}", fix=fix)
+    alone = list(dict.fromkeys(one.cluster for one in clusters if not one.is_judged))
+    if alone:
+        said.append(f"too few devices to be judged by themselves: {', '.join(alone)}")
     return (*said, *weak)
+
+
+def _blind(clusters: Sequence[ClusterPower]) -> list[str]:
+    """Clusters that are judged, and by no step finely enough."""
+    return [
+        f"no step can detect a regression of {one.metric} below {min(one.detectable):.3g} at {one.cluster}, the limit there is {one.limit:.3g}"
+        for one in clusters
+        if one.is_judged and not one.sees_limit
+    ]
 
 
 def _too_few(policy: RolloutPolicy, num_devices: int) -> list[str]:

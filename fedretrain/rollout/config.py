@@ -404,6 +404,11 @@ class RolloutPolicy:
             immediate = kind is RollbackKind.IMMEDIATE or name not in ALWAYS_IMMEDIATE
             require(immediate, f"{name} always rolls back at once", key="rollout.rollback", fix="immediate")
 
+    @property
+    def longest_stage_s(self) -> float:
+        """How long evidence of one stage has to be kept: it grows from the stage's beginning on."""
+        return max(self.shadow.max_s, *(step.max_s for step in self.steps), 0.0)
+
     def rollback_of(self, cause: Cause) -> RollbackKind:
         """How `cause` is rolled back."""
         if cause in ALWAYS_IMMEDIATE:

@@ -5,18 +5,20 @@ Rules of this file:
     * PASS: the stage has lasted long enough and, where it proves, each guardrail's regression is significantly below its limit; where it does not
       prove, none looks suspicious with enough devices and events. At a stage's last look suspicion alone holds no longer.
     * INCONCLUSIVE otherwise, and always where a measurement, a control or a source is missing. Zero measurements are never success.
+    * Each guardrail is asked again of each device cluster, by the rules of `clusters`: what harms one site while the mean improves fails there.
     * Evidence that cannot be judged is refused by name (`Reason`), and can neither pass nor fail a candidate.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedretrain.core import rng
+from fedretrain.rollout.clusters import exposed_clusters, is_silenced
 from fedretrain.rollout.compare import Contrast, Exactness, align, paired, unpaired
 from fedretrain.rollout.metrics import NoData
 from fedretrain.rollout.sequential import Sprt
@@ -25,6 +27,7 @@ from fedretrain.rollout.verdict import Check, GateReport, Reason, Role, Verdict,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedretrain.rollout.clusters import Cluster, ClusterEvidence
     from fedretrain.rollout.looks import GatePolicy, Look, LookPlan
     from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence, MetricRule
 
@@ -35,13 +38,18 @@ class _Bar:
 
     policy: GatePolicy
     look: Look
-    level: float  # of harm, this guardrail's share
+    level: float  # of harm, this check's share
+    hold_p: float
     exact: Exactness
     proves: bool
 
 
 def judge(
-    rules: Sequence[MetricRule], evidence: Sequence[MetricEvidence], plan: LookPlan, look: int
+    rules: Sequence[MetricRule],
+    evidence: Sequence[MetricEvidence],
+    plan: LookPlan,
+    look: int,
+    clusters: Sequence[Cluster] = (),
 ) -> GateReport:
     """Judge one look.
 
@@ -50,9 +58,10 @@ def judge(
         evidence: At most one per metric, measured over the look's stage.
         plan: The looks, fixed before the start.
         look: Index of the look in the plan.
+        clusters: Devices that are judged apart as well.
 
     Returns:
-        The verdict with a check for each rule (and one more for each absolute limit).
+        The verdict with a check for each rule, one more for each absolute limit, and one for each guardrail in each cluster that is exposed enough.
 
     Raises:
         ValueError: If a metric has two rows of evidence, or the plan has no such look.
@@ -62,17 +71,84 @@ def judge(
         raise ValueError(f"two rows of evidence for one metric: {[row.metric for row in evidence]}")
     if not 0 <= look < len(plan.looks):
         raise ValueError(f"look {look} of {len(plan.looks)}")
-    at = plan.looks[look]
-    deciding = [rule for rule in rules if rule.role is not Role.INFO]
-    shares = max(1, sum(1 + (rule.limit is not None) for rule in deciding if rule.role is Role.GUARDRAIL))
+    at, policy = plan.looks[look], plan.policy
+    apart = _apart(rules, found, plan, clusters)
+    num_apart = sum(len(parts) for parts in apart.values())
+    share = policy.clusters.alpha_fraction if num_apart else 0.0
+    num = num_shares(rules)
+
+    def bar_of(index: int, level: float, hold_p: float) -> _Bar:
+        seed = rng.seed_for(plan.seed, look, index, "permutation")
+        exact = Exactness(policy.exact_below, policy.num_permutations, seed)
+        return _Bar(policy, at, level, hold_p, exact, plan.stages[at.stage].proves)
+
     checks: list[Check] = []
     for index, rule in enumerate(rules):
-        seed = rng.seed_for(plan.seed, look, index, "permutation")
-        exact = Exactness(plan.policy.exact_below, plan.policy.num_permutations, seed)
-        bar = _Bar(plan.policy, at, at.harm_level / shares, exact, plan.stages[at.stage].proves)
         row = found.get(rule.metric)
+        bar = bar_of(index, at.harm_level * (1.0 - share) / num, policy.hold_p)
         checks += [_refusal(rule, Reason.MISSING)] if row is None else _checks(rule, row, bar)
+    fails = combine(tuple(checks)).verdict is Verdict.FAIL
+    for index, rule in enumerate(rules):
+        for number, part in enumerate(apart.get(rule.metric, ())):
+            level = at.harm_level * share / num_apart
+            bar = bar_of(len(rules) * (number + 1) + index, level, policy.hold_p / num_apart)
+            # Where the fleet fails the verdict stands: clusters are named by Student's t alone.
+            below = 0 if fails else bar.exact.below
+            bar = replace(bar, exact=replace(bar.exact, below=below, proof_below=min(below, _PROVEN_BY_T)))
+            checks.append(_cluster_check(rule, found[rule.metric], part, bar))
     return combine(tuple(checks))
+
+
+def num_shares(rules: Sequence[MetricRule]) -> int:
+    """Among how many checks of the fleet a look's level of harm is split: its guardrails and their absolute limits."""
+    guardrails = [rule for rule in rules if rule.role is Role.GUARDRAIL]
+    return max(1, sum(1 + (rule.limit is not None) for rule in guardrails))
+
+
+def _apart(
+    rules: Sequence[MetricRule],
+    found: dict[str, MetricEvidence],
+    plan: LookPlan,
+    clusters: Sequence[Cluster],
+) -> dict[str, list[ClusterEvidence]]:
+    """The clusters that each guardrail is asked of, where its source is alive."""
+    asked = {}
+    for rule in rules:
+        row = found.get(rule.metric)
+        if rule.role is Role.GUARDRAIL and row is not None and row.source_alive:
+            asked[rule.metric] = exposed_clusters(plan.policy.clusters, row, clusters)
+    return asked
+
+
+def _cluster_check(rule: MetricRule, row: MetricEvidence, part: ClusterEvidence, bar: _Bar) -> Check:
+    """One guardrail in one cluster."""
+    wanted = bar.policy.clusters
+    # In shadow the arms are the same devices; counted once.
+    num_fleet, num = (
+        len(treated) + (0 if row.paired else len(control))
+        for treated, control in ((row.treated, row.control), (part.treated, part.control))
+    )
+    mine = replace(
+        rule,
+        margin=wanted.margin(rule.margin, num_fleet, num),
+        min_devices=wanted.min_devices,
+        min_events=wanted.min_events,
+        limit=None,
+        no_data=NoData.HOLD,
+    )
+    here = replace(row, treated=part.treated, control=part.control)
+    check = replace(_checks(mine, here, bar)[0], cluster=part.cluster.name)
+    if check.reason in _UNMEASURED and not is_silenced(part):
+        return replace(check, role=Role.INFO)
+    return check
+
+
+_PROVEN_BY_T = 20
+"""In the last step a cluster's arms are of like size, so that skewness cancels in their difference: from so many devices on Student's t proves."""
+_UNMEASURED = frozenset(
+    {Reason.TOO_FEW_DEVICES, Reason.TOO_FEW_EVENTS, Reason.NO_DATA, Reason.DEAD_SOURCE, Reason.UNPAIRED}
+)
+"""A cluster that measures little says nothing of the candidate, unless the candidate's devices alone are silent."""
 
 
 def _checks(rule: MetricRule, row: MetricEvidence, bar: _Bar) -> list[Check]:
@@ -150,7 +226,7 @@ def _spared(harm_p: float, proved: bool, bar: _Bar) -> tuple[Verdict, Reason]:
         return Verdict.INCONCLUSIVE, Reason.TOO_EARLY
     if bar.proves:
         return Verdict.INCONCLUSIVE, Reason.NOT_PROVEN
-    if harm_p < bar.policy.hold_p and not bar.look.last:
+    if harm_p < bar.hold_p and not bar.look.last:
         return Verdict.INCONCLUSIVE, Reason.SUSPICIOUS
     return Verdict.PASS, Reason.NO_HARM_SEEN
 

@@ -3,7 +3,7 @@
 Rules of this file:
     * Stage 0 is shadow, the others are exposure steps: a stage's index is the rollout's step.
     * One alpha per rollout. A candidate that does no harm is rolled back with at most this chance. It is split over the stages, within a stage over
-      its looks by alpha spending, and within a look over the guardrails.
+      its looks by alpha spending, and within a look over the guardrails and a smaller part over device clusters (`clusters`).
     * Shares of alpha: 0.05 for shadow (paired over the whole fleet, it needs no more), 0.15 for the stages that prove (what they let by still
       has to be proven harmless), 0.2 in reserve for a stage that a person lets start again, and the rest for the steps between, in proportion to the
       square root of their information f (1 - f): short and wide steps find harm at the least exposure.
@@ -15,10 +15,11 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fedretrain.core.checks import positive, require
+from fedretrain.rollout.clusters import ClusterRules
 from fedretrain.rollout.spending import Spending, levels
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class GatePolicy:
         num_permutations: At least as many; a look at a small level draws more.
         sprt_miss: The chance that the test of an absolute limit accepts a candidate beyond it by its margin.
         power: What "can be detected" means when a plan states the smallest detectable regression.
+        clusters: What is demanded of each site and device type.
     """
 
     alpha: float = 0.05
@@ -56,6 +58,7 @@ class GatePolicy:
     num_permutations: int = 2_000
     sprt_miss: float = 0.05
     power: float = 0.8
+    clusters: ClusterRules = field(default_factory=ClusterRules)
 
     def __post_init__(self) -> None:
         require(0.0 < self.alpha < 0.5, f"alpha is {self.alpha}", key="gate.alpha", fix="give 0.001 to 0.2")
@@ -108,7 +111,7 @@ class Look:
     Attributes:
         stage: Index of the stage.
         at_s: Time since the stage began.
-        harm_level: Nominal one-sided level of harm, of all guardrails together.
+        harm_level: Nominal one-sided level of harm, of all guardrails and clusters together.
         proof_level: Nominal one-sided level of each guardrail's proof; 0 where the stage does not prove or may not pass yet.
         may_pass: Whether the stage has lasted long enough to pass.
         last: Whether it is the stage's last look.

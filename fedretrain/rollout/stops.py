@@ -126,7 +126,7 @@ def _invalid(
 
 def _beyond(policy: RolloutPolicy, check: Check) -> bool:
     """Whether a check shows a KPI beyond its limit: a signal's whole interval must lie there."""
-    failed = check.metric in policy.kpis and check.verdict is Verdict.FAIL
+    failed = check.metric in policy.kpis and check.verdict is Verdict.FAIL and not check.cluster
     return failed and check.low > policy.kpi_regression_limit
 
 
@@ -140,10 +140,11 @@ def _gate_failed(
     beyond = [check.metric for check in report.checks if _beyond(policy, check)]
     if report.verdict is not Verdict.FAIL and not beyond:
         return None
-    failed = [check.metric for check in report.checks if check.verdict is Verdict.FAIL]
-    kpis = [metric for metric in failed if metric in policy.kpis]
+    failed = [check for check in report.checks if check.verdict is Verdict.FAIL]
+    kpis = [check for check in failed if check.metric in policy.kpis]
     cause = Cause.KPI_REGRESSION if kpis else Cause.GATE_FAILED
-    return Stop(cause, f"worse in {', '.join(kpis or failed)}", gate_record(state, report))
+    named = ", ".join(check.name for check in kpis or failed)
+    return Stop(cause, f"worse in {named}", gate_record(state, report))
 
 
 def _refused_by_devices(

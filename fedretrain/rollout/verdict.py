@@ -65,6 +65,7 @@ class Check:
         margin: The regression from which on the metric is beyond its limit, in the unit of `estimate`.
         num_devices: Devices measured in the treated arm.
         num_events: Events measured in the treated arm.
+        cluster: The device cluster that it is about; empty: the fleet.
     """
 
     metric: str
@@ -77,12 +78,18 @@ class Check:
     margin: float
     num_devices: int
     num_events: int
+    cluster: str = ""
+
+    @property
+    def name(self) -> str:
+        """The metric, and where."""
+        return f"{self.metric} at {self.cluster}" if self.cluster else self.metric
 
     @property
     def text(self) -> str:
         """One line for people."""
         return (
-            f"{self.metric} ({self.role}): {self.verdict.upper()}, {self.reason}; regression {self.estimate:+.4g} "
+            f"{self.name} ({self.role}): {self.verdict.upper()}, {self.reason}; regression {self.estimate:+.4g} "
             f"[{self.low:+.4g}, {self.high:+.4g}], limit {self.margin:.4g}, {self.num_devices} devices, {self.num_events} events"
         )
 
@@ -93,7 +100,7 @@ class GateReport:
 
     Attributes:
         verdict: FAIL where a guardrail fails, PASS where each guardrail passes and no signal objects, else INCONCLUSIVE.
-        checks: One per rule.
+        checks: One per rule, and one per guardrail and judged cluster.
     """
 
     verdict: Verdict
@@ -102,7 +109,9 @@ class GateReport:
     @property
     def dead_sources(self) -> tuple[str, ...]:
         """Metrics whose source is dead: the measuring is at fault, not the candidate."""
-        return tuple(check.metric for check in self.checks if check.reason is Reason.DEAD_SOURCE)
+        return tuple(
+            check.metric for check in self.checks if check.reason is Reason.DEAD_SOURCE and not check.cluster
+        )
 
     @property
     def text(self) -> str:

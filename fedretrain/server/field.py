@@ -1,23 +1,23 @@
 """What a rollout's devices measured, from the counts that they sent.
 
 Rules of this file:
-    * Slots count that began after a stage did and are over: a slot that two stages share is nobody's.
     * Devices that are kept out, revoked or retired are in no arm and prove nothing; nor do those that joined later: no
       lot has put them into the control.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedretrain.coordinator.trial import Arms, Span, measure
+from fedretrain.coordinator.foreseeing import foresee
+from fedretrain.coordinator.trial import Arms, Trial
 from fedretrain.core.clock import DAY_S, HOUR_S
 from fedretrain.rollout.assignment import shadowing
 from fedretrain.rollout.causes import Phase
+from fedretrain.rollout.clusters import ClusterBy, make_clusters
 from fedretrain.rollout.evidence import Coverage
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fedretrain.coordinator.foreseeing import Foreseen
+    from fedretrain.coordinator.policy import Policy
     from fedretrain.coordinator.watching import Clockwork
     from fedretrain.rollout.assignment import Assignments
+    from fedretrain.rollout.clusters import Cluster, ClusterRules
     from fedretrain.rollout.metrics import MetricEvidence
     from fedretrain.rollout.state import RolloutState
     from fedretrain.server.fleet import Device
     from fedretrain.server.telemetry import Telemetry
-
-PRE_PERIOD_S = 14 * DAY_S
-"""How far back a device's own record goes that gates adjust by."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Field:
     devices: Sequence[Device]
     counted_D: NDArray[np.bool_]
 
-    def span(self, start_at: float, now: float) -> Span:
-        """The slots that began after an instant and are over."""
-        return Span(math.ceil(start_at / self.clockwork.slot_s - 1e-9), self.clockwork.end_slot(now))
+    @property
+    def trial(self) -> Trial:
+        """The counts, as a rollout is judged by them."""
+        return Trial(self.telemetry.served.store, self.telemetry.shadowed.store, self.clockwork)
 
     def measure(
         self,
@@ -75,17 +76,21 @@ class Field:
         """
         shadow = rollout.phase is Phase.SHADOW
         treated_D = shadowing(assignments) if shadow else assignments.version_D == rollout.plan.candidate
-        served = self.telemetry.served.store
-        before = self.span(rollout.created_at - PRE_PERIOD_S, rollout.created_at)
-        return measure(
-            names,
-            Arms(self._padded(treated_D), self._padded(self.counted_D), shadow),
-            served,
-            self.telemetry.shadowed.store,
-            self.span(start_at, now),
-            replace(before, first=max(before.first, served.oldest_slot)),
-            rollout.plan.candidate,
-        )
+        arms = Arms(self._padded(treated_D), self._padded(self.counted_D), shadow)
+        return self.trial.measure(names, arms, rollout, start_at, now)
+
+    def clusters(self, rules: ClusterRules) -> tuple[Cluster, ...]:
+        """Sites and device types, of the devices that count."""
+        traits = {
+            ClusterBy.SITE: [device.traits.site for device in self.devices],
+            ClusterBy.DEVICE_TYPE: [device.traits.device_type for device in self.devices],
+        }
+        return make_clusters(rules, traits, self.counted_D)
+
+    def foresee(self, policy: Policy, now: float) -> Foreseen:
+        """What each step of a rollout that begins now could see."""
+        clusters = self.clusters(policy.gate.clusters)
+        return foresee(policy, self.trial, clusters, self._padded(self.counted_D), now)
 
     def coverage(self, candidate: int, start_at: float, now: float) -> Coverage:
         """Hours of the day and device types that have scored the candidate in shadow since an instant.
@@ -100,7 +105,7 @@ class Field:
         type_D = np.array([number[device.traits.device_type] for device in self.devices], dtype=np.int64)
         hours: set[int] = set()
         seen: set[int] = set()
-        span, store = self.span(start_at, now), self.telemetry.shadowed.store
+        span, store = self.trial.span(start_at, now), self.telemetry.shadowed.store
         for slot in range(max(span.first, store.oldest_slot), span.end):
             scored = store.window(slot + 1, 1).served.get(candidate)
             if scored is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedretrain.coordinator.watching import NOWHERE, Kept
 from fedretrain.core.frozen import freeze, thaw
+from fedretrain.monitoring.aside import KeptOut
 from fedretrain.monitoring.baseline import Baseline
 from fedretrain.monitoring.bins import Bins
 from fedretrain.monitoring.locate import DriftPlace
@@ -32,7 +33,8 @@ def note_of(kept: Kept, known: Kept | None, last: BaselineNote, states: ContentS
     if known is None or kept.baseline is not known.baseline:
         blob = "" if kept.baseline is None else states.put(freeze(kept.baseline))
     where = "" if kept.where is NOWHERE else states.put(freeze(kept.where))
-    return BaselineNote(blob, kept.settled_at, kept.recorded_at, kept.inputs_slot, where)
+    stays = tuple((stay.device, stay.first, stay.end) for stay in kept.stays)
+    return BaselineNote(blob, kept.settled_at, kept.recorded_at, kept.inputs_slot, where, stays)
 
 
 def kept_of(note: BaselineNote, states: ContentStore) -> Kept | None:
@@ -50,4 +52,5 @@ def kept_of(note: BaselineNote, states: ContentStore) -> Kept | None:
         note.recorded_at,
         note.inputs_slot,
         thaw(DriftPlace, states.get(note.where)) if note.where else NOWHERE,
+        tuple(KeptOut(*stay) for stay in note.stays),
     )

@@ -64,6 +64,7 @@ class BaselineNote:
         recorded_at: When the record of its devices is due; None if none is.
         inputs_slot: Where windows begin that are no part of the record of inputs; None if all are.
         where: Digest of the frozen place of drift; empty before it was looked for.
+        stays: Who is, or lately was, kept out: (device, first slot, slot after the last or None).
     """
 
     blob: str = ""
@@ -71,6 +72,7 @@ class BaselineNote:
     recorded_at: float | None = None
     inputs_slot: int | None = None
     where: str = ""
+    stays: tuple[tuple[int, int, int | None], ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """As a note of the stream."""
@@ -79,7 +81,8 @@ class BaselineNote:
     @staticmethod
     def of(record: dict[str, Any]) -> BaselineNote:
         """Of a note of the stream."""
-        return BaselineNote(**{name: value for name, value in record.items() if name != "kind"})
+        given = {name: value for name, value in record.items() if name != "kind"}
+        return BaselineNote(**{**given, "stays": tuple(tuple(stay) for stay in given["stays"])})
 
 
 @dataclass(frozen=True)

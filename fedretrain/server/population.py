@@ -98,7 +98,7 @@ class Population:
             watching.record_s,
             watching.inputs_s,
             grace_s=GRACE_SLOTS * watching.slot_s,
-            trial_s=max(policy.rollout.shadow.max_s, *(step.max_s for step in policy.rollout.steps), 0.0),
+            trial_s=policy.rollout.longest_stage_s,
         )
         self.memory = recall(policy, log.read(stream(name)), self._load_ranks)
         self.devices: list[Device] = []
@@ -194,8 +194,12 @@ class Population:
             mode=self.policy.telemetry,
         )
         keep = self._clockwork.keep_slots(self.policy.monitoring) * self._clockwork.slot_s
-        telemetry.catch_up(self.models.versions.digests, now, since=now - keep)
         self._noted = kept_of(self.memory.baseline, self._states)
+        if (
+            self._noted is not None
+        ):  # before anything is counted: rows of devices that are kept out are not the fleet's
+            telemetry.served.store.keep_out(self._noted.stays)
+        telemetry.catch_up(self.models.versions.digests, now, since=now - keep)
         watching = Watching(self.policy.monitoring, telemetry.served, self._clockwork, self._noted)
         if self._noted is None:
             watching.promoted(champion, now, self.memory.begun.monitor)
@@ -221,10 +225,16 @@ class Population:
             found, _ = confirm(found, numbers, found.order.counter, digest, digests, now, healthy=healthy)
         self.memory = replace(self.memory, assignments=found)
 
-    def _trained(self) -> Trained | None:
+    def _trained(self, now: float) -> Trained | None:
         """How the campaign under way ended, once it has."""
         training = self.memory.begun.training
-        return None if training is None else self.models.trained(training.version, self.memory.begun.champion)
+        if training is None:
+            return None
+        ended = self.models.trained(training.version, self.memory.begun.champion)
+        if ended is None or not ended.made or self.telemetry is None:
+            return ended
+        seen = self._field(self._sound()).foresee(self.policy, now)
+        return replace(ended, detectable=seen.detectable, clusters=seen.clusters)
 
     # ---- deciding
 
@@ -233,13 +243,15 @@ class Population:
         state = memory.begun
         told = orders.gather(self._log.read(orders.stream(self.name), after=memory.orders), memory.orders)
         watching = self._watching
+        if watching is not None:
+            watching.keep_out(state.kept_devices, now)
         views = () if watching is None else watching.views(state.monitor, now)
         signals = self._signals(told)
         evidence = Evidence(
             views=views,
             baseline=None if watching is None else watching.baseline,
             signals=signals,
-            trained=self._trained(),
+            trained=self._trained(now),
             rollout=self._rollout(told, now),
             orders=told.cycle,
             decides_otherwise=self.models.deciding_otherwise(state.champion, state.waiting),
@@ -333,7 +345,8 @@ class Population:
         if rollout is None or not rollout.is_open:
             return RolloutEvidence(exposure=seen, approval=told.approval, operator=told.operator)
         if self.telemetry is not None:
-            self._looking.take(rollout, now, lambda start_at: self._measure(rollout, start_at, now))
+            clusters = self._field(self._counted()).clusters(self.policy.gate.clusters)
+            self._looking.take(rollout, now, lambda start_at: self._measure(rollout, start_at, now), clusters)
         return RolloutEvidence(
             gate=self._looking.gate,
             gate_for=self._looking.gate_for,
@@ -355,28 +368,33 @@ class Population:
             return Verdict.INCONCLUSIVE
 
     def _measure(self, rollout: RolloutState, start_at: float, now: float) -> list[MetricEvidence]:
-        assert self.telemetry is not None
         names = [rule.metric for rule in self.policy.rollout.metrics]
-        field = Field(self.telemetry, self._clockwork, self.devices, self._counted())
-        return field.measure(names, rollout, self.memory.assignments, start_at, now)
+        return self._field(self._counted()).measure(names, rollout, self.memory.assignments, start_at, now)
 
     def _coverage(self, rollout: RolloutState, now: float) -> Coverage:
         """Hours of the day and device types that have scored the candidate since the stage began."""
         if self.telemetry is None:
             return Coverage()
-        field = Field(self.telemetry, self._clockwork, self.devices, self._counted())
-        return field.coverage(rollout.plan.candidate, rollout.entered_at, now)
+        return self._field(self._counted()).coverage(rollout.plan.candidate, rollout.entered_at, now)
+
+    def _field(self, counted_D: NDArray[np.bool_]) -> Field:
+        assert self.telemetry is not None
+        return Field(self.telemetry, self._clockwork, self.devices, counted_D)
 
     # ---- who counts
 
     def _active(self) -> list[Device]:
         return [device for device in self.devices if device.standing is Standing.ACTIVE]
 
-    def _counted(self) -> NDArray[np.bool_]:
-        """``[D]`` devices that are in the fleet, not kept out, and were there when the rollout drew its arms."""
+    def _sound(self) -> NDArray[np.bool_]:
+        """``[D]`` devices that are in the fleet and not kept out."""
         kept = self.memory.begun.kept_devices
-        sound = [one.standing is Standing.ACTIVE and one.number not in kept for one in self.devices]
-        return np.array(sound) & (self.memory.assignments.rank_D[: len(sound)] < JOINED)
+        return np.array([one.standing is Standing.ACTIVE and one.number not in kept for one in self.devices])
+
+    def _counted(self) -> NDArray[np.bool_]:
+        """``[D]`` those of them that were there when the rollout drew its arms."""
+        sound_D = self._sound()
+        return sound_D & (self.memory.assignments.rank_D[: len(sound_D)] < JOINED)
 
     def _facts(self) -> Facts:
         assert self.telemetry is not None

@@ -20,7 +20,7 @@ from sqlalchemy import delete, func, select
 
 from fedretrain.coordinator.policy import TelemetryMode
 from fedretrain.monitoring.intake import Intake
-from fedretrain.monitoring.reports import LabelReports, Reports, join
+from fedretrain.monitoring.reports import LATENCY_KPI, LabelReports, Reports, join
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.server.database import reading
 from fedretrain.server.refreshes import KEPT
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.server.fleet import Device
 
-BUILT_IN_KPIS = ("latency_s",)
+BUILT_IN_KPIS = (LATENCY_KPI,)
 """What every agent reports beside the policy's KPIs."""
 
 _BATCH = 5000

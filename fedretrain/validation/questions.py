@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,8 +139,24 @@ def _probabilities(policy: ValidationPolicy, stats: DeviceStatistics) -> Iterato
     whole = scores(stats)
     brier = gain(brier_scores(stats), policy.unit)
     yield _question(CheckName.BRIER, "", brier, policy.brier_margin, whole)
-    yield _question(CheckName.CALIBRATION, "", calibration_gain(stats), policy.calibration_margin, whole)
+    calibration = _question(
+        CheckName.CALIBRATION, "", calibration_gain(stats), policy.calibration_margin, whole
+    )
+    yield replace(calibration, excuse=_better_scored(policy, brier))
     yield _question(CheckName.MACRO_F1, "", macro_f1_gain(stats), policy.macro_f1_margin, whole)
+
+
+def _better_scored(policy: ValidationPolicy, brier: Estimate) -> str:
+    """Why a greater calibration error would not count: the probabilities are better by a proper score.
+
+    Calibration error is none: who says of every row how often he is right in general has an error of 0 and knows nothing. Held against such a
+    champion (the rules baseline is one) every model that tells rows apart errs more, the perfect one too.
+    """
+    flips = brier.flips_below(0.0, policy.seed)
+    if math.isnan(brier.value) or brier.below(0.0) > policy.alpha or (flips or 0.0) > policy.alpha:
+        return ""
+    low, _ = brier.interval(policy.alpha)
+    return f"the Brier score, which is proper, is better by {brier.value:.4f} (at least {low:.4f})"
 
 
 def answer(policy: ValidationPolicy, asked: Sequence[Question]) -> list[Check]:

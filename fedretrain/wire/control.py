@@ -53,6 +53,7 @@ NO_TELEMETRY = -1.0
 """The length of a slot that tells devices to report nothing."""
 _MAX_SLOT = 1 << 40
 _MAX_COUNT = 2**31 - 1
+_MAX_SUM = 2**53
 
 
 class MalformedError(FedretrainError):
@@ -168,6 +169,7 @@ def encode_labels(rows: LabelReports, package: str, *, shadow: bool = False) -> 
         confusion=_optional(rows.confusion_KMM),
         error=_optional(rows.error_K2),
         calibration=_flat(rows.calibration_KB2),
+        log_loss=0 if rows.log_loss_K is None else int(rows.log_loss_K[0]),
         delay=_flat(rows.delay_KD),
     )
     return pb.Payload(labels=labels).SerializeToString()
@@ -265,6 +267,7 @@ def _label_reports(
         error_K2=None if shape.classification else _reals("error", message.error, 2),
         calibration_KB2=_counts("calibration", message.calibration, (NUM_CONFIDENCE_BINS, 2)),
         delay_KD=_counts("delay", message.delay, (NUM_DELAY_BINS,)),
+        log_loss_K=_sum("log_loss", message.log_loss) if shape.classification else None,
     )
 
 
@@ -302,6 +305,13 @@ def _counts(name: str, values: Sequence[int], shape: tuple[int, ...]) -> NDArray
     if values and max(values) > _MAX_COUNT:
         raise MalformedError(f"{name}: a count above {_MAX_COUNT}")
     return np.array(values, dtype=np.int32).reshape(1, *shape)
+
+
+def _sum(name: str, value: int) -> NDArray[np.int64]:
+    """``[1]``."""
+    if value > _MAX_SUM:
+        raise MalformedError(f"{name}: a sum above {_MAX_SUM}")
+    return np.array([value], dtype=np.int64)
 
 
 def _reals(name: str, values: Sequence[float], size: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.build import build
 from fedretrain.core.errors import ConfigError, UserError
-from fedretrain.rollout.power import detectable, pre_period
+from fedretrain.rollout.power import detectable, detectable_in_clusters, pre_period
 from sim.gates.cases import GatesConfig, cases, default_policy, run_case
 from sim.gates.fleets import CANDIDATE_EQUAL, DAY_S, Fleet, FleetModel
 from sim.gates.report import HEADER, line, reach
@@ -90,7 +90,12 @@ def stated(config: GatesConfig, policy: Policy) -> list[str]:
                 plan = policy.look_plan()
                 said.append(f"{num} devices, correlation {correlation}, {events:.0f} events a day:")
                 rule = policy.rollout.metrics[0]
-                said += [f"  {power.text}" for power in detectable(rule, before, plan, num)]
+                clusters = fleet.clusters(plan.policy.clusters)
+                fleet_wide = detectable(rule, before, plan, num, clusters=clusters)
+                said += [f"  {power.text}" for power in fleet_wide]
+                apart = detectable_in_clusters(rule, before, plan, num, clusters)
+                by_size = {(one.num_devices, one.cluster.rpartition(" ")[0]): one for one in apart}
+                said += [f"  {power.text}" for power in by_size.values()]
     return said
 
 

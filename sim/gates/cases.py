@@ -36,8 +36,16 @@ CANDIDATES = (
     Candidate(
         "5 points worse, only when served", success_factor=1.0 - 0.05 / 0.9, in_shadow=False, harmful=True
     ),
+    Candidate(
+        "one site 20 % worse, when served",
+        success_factor=0.8,
+        in_shadow=False,
+        harmful=True,
+        site=0,
+        elsewhere_factor=0.7,
+    ),
 )
-"""Factors that move a fleet mean of 90 % by exactly that much."""
+"""Factors that move a fleet mean of 90 % by exactly that much. The last harms a tenth of the devices while the mean gains: 0.9 (0.03) - 0.1 (0.18)."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def ours(fleet: Fleet, policy: Policy, plan: LookPlan) -> Outcome:
     state = begin(create(rollout, "rollout", candidate=1, champion=0, now=0.0))
     state = _tick(rollout, state, fleet, None, 0.0)
     now = exposed_s = 0.0
+    clusters = fleet.clusters(plan.policy.clusters)
     while state.phase in _LOOKED_AT:
         step, start = state.step, now
         fleet.begin(now)
@@ -82,7 +83,9 @@ def ours(fleet: Fleet, policy: Policy, plan: LookPlan) -> Outcome:
                 continue
             evidence = _measure(fleet, plan, step, now, start + look.at_s)
             now = start + look.at_s
-            state = _tick(rollout, state, fleet, judge(rollout.metrics, (evidence,), plan, number), now)
+            state = _tick(
+                rollout, state, fleet, judge(rollout.metrics, (evidence,), plan, number, clusters), now
+            )
             if state.phase not in _LOOKED_AT or state.step != step:
                 break
         else:

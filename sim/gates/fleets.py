@@ -7,6 +7,8 @@ Rules of this file:
       would promise too much.
     * Drift moves both arms alike. A candidate changes a device's chance by a factor on its successes or on its failures, so that the mean over the fleet
       changes by exactly what the case says.
+    * Devices stand at sites, in turn, and are of types, in turn: exposure is even over both. A candidate may change one site alone; it then changes the
+      fleet's mean by that site's share of it.
     * Shadow scores both models on the same input: a share of events on which their errors have nothing to do with each other, and on the rest
       they agree.
 """
@@ -22,10 +24,13 @@ import numpy as np
 
 from fedretrain.core import rng
 from fedretrain.core.checks import fraction, positive, require
+from fedretrain.rollout.clusters import ClusterBy, make_clusters
 from fedretrain.rollout.metrics import DeviceMeans, MetricEvidence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fedretrain.rollout.clusters import Cluster, ClusterRules
 
 DAY_S = 86_400.0
 METRIC = "kpi"
@@ -46,6 +51,8 @@ class FleetModel:
         drift: Relative loss of both arms over `drift_days`.
         drift_days: See `drift`.
         disagreement: Share of events in shadow on which the models err independently.
+        num_sites: Sites, of one size.
+        num_types: Device types, of one size.
     """
 
     num_devices: int = 1000
@@ -57,6 +64,8 @@ class FleetModel:
     drift: float = 0.03
     drift_days: float = 14.0
     disagreement: float = 0.3
+    num_sites: int = 10
+    num_types: int = 3
 
     def __post_init__(self) -> None:
         require(self.num_devices >= 20, f"{self.num_devices} devices", key="gates.num_devices")
@@ -76,6 +85,8 @@ class Candidate:
         failure_factor: Multiplies the chance of failure (below 1: gain).
         in_shadow: Whether the change shows in shadow; False: only once it is served.
         harmful: Whether promoting it is an error.
+        site: The one site that it harms; the others gain by `elsewhere_factor` on their failures. None: it is everywhere the same.
+        elsewhere_factor: See `site`.
     """
 
     name: str
@@ -83,10 +94,15 @@ class Candidate:
     failure_factor: float = 1.0
     in_shadow: bool = True
     harmful: bool = False
+    site: int | None = None
+    elsewhere_factor: float = 1.0
 
-    def served(self, chance_D: NDArray[np.float64]) -> NDArray[np.float64]:
+    def served(self, chance_D: NDArray[np.float64], site_D: NDArray[np.int64]) -> NDArray[np.float64]:
         """Chances of success under this candidate."""
-        return 1.0 - self.failure_factor * (1.0 - self.success_factor * chance_D)
+        changed_D = 1.0 - self.failure_factor * (1.0 - self.success_factor * chance_D)
+        if self.site is None:
+            return changed_D
+        return np.where(site_D == self.site, changed_D, 1.0 - self.elsewhere_factor * (1.0 - chance_D))
 
 
 CANDIDATE_EQUAL = Candidate("equal")
@@ -110,8 +126,9 @@ class Fleet:
         table, at = _quantiles(model.kpi, model.correlation)
         before_D = np.interp(score_2D[0], at, table)
         self.chance_D = np.interp(r * score_2D[0] + np.sqrt(1.0 - r * r) * score_2D[1], at, table)
-        self.served_D = candidate.served(self.chance_D)
         self.device_D = np.arange(num)
+        self.site_D, self.type_D = self.device_D % model.num_sites, self.device_D % model.num_types
+        self.served_D = candidate.served(self.chance_D, self.site_D)
         events = model.events_per_day * model.before_days
         self.before_D = _share(*self.draws.poisson(events * np.stack([before_D, 1.0 - before_D])))
         self.began_at = 0.0
@@ -128,6 +145,14 @@ class Fleet:
         return earlier, DeviceMeans(
             self.device_D, _share(*window_2D), window_2D.sum(0).astype(float), nothing_D
         )
+
+    def clusters(self, rules: ClusterRules) -> tuple[Cluster, ...]:
+        """Its sites and device types."""
+        traits = {
+            ClusterBy.SITE: self.site_D.astype(np.str_).tolist(),
+            ClusterBy.DEVICE_TYPE: self.type_D.astype(np.str_).tolist(),
+        }
+        return make_clusters(rules, traits, np.ones(len(self.device_D), dtype=np.bool_))
 
     def begin(self, now: float) -> None:
         """A stage begins: both arms are measured afresh."""

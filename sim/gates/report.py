@@ -40,6 +40,8 @@ def reach(summaries: Sequence[Summary]) -> list[str]:
     equal = [summary for summary in good if summary.case.candidate.name == "equal"]
     bad = [summary for summary in ours if summary.case.candidate.harmful]
     worst = [summary for summary in bad if summary.case.candidate.name.startswith("5 points")]
+    site = [summary for summary in bad if summary.case.candidate.site is not None]
+    fleet_wide = [summary for summary in bad if summary.case.candidate.site is None]
     said = [
         _demand("5 points worse and promoted: at most 1 %", [s.rate(End.CHAMPION)[2] for s in worst], 0.01),
         _demand("equal and rolled back: at most 5 %", [s.rate(End.ROLLED_BACK)[2] for s in equal], 0.05),
@@ -49,7 +51,13 @@ def reach(summaries: Sequence[Summary]) -> list[str]:
             0.10,
         ),
         _demand("good and undecided: at most 5 %", [s.rate(End.UNDECIDED)[2] for s in good], 0.05),
-        _demand("median exposure to harm: at most 1 %", [s.exposure_median for s in bad], 0.01),
+        _demand("median exposure to harm: at most 1 %", [s.exposure_median for s in fleet_wide], 0.01),
+        _demand("one site harmed and promoted: at most 1 %", [s.rate(End.CHAMPION)[2] for s in site], 0.01),
+        _demand(
+            "one site harmed, rolled back by a gate: at least 95 %",
+            [1.0 - s.rate(End.ROLLED_BACK)[1] for s in site],
+            0.05,
+        ),
     ]
     return [line_ for line_ in said if line_]
 

@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedretrain.coordinator.foreseeing import foresee
 from fedretrain.coordinator.looking import Looking
+from fedretrain.coordinator.trial import Arms
 from fedretrain.core.rng import seed_for
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.evidence import Answer, Approval, RolloutEvidence
-from fedretrain.rollout.power import detectable
-from fedretrain.rollout.verdict import Role, Verdict
+from fedretrain.rollout.verdict import Verdict
 from fedretrain.validation.report import Verdict as Validated
-from sim.lifetime.release import Compared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fedretrain.coordinator.foreseeing import Foreseen
     from fedretrain.coordinator.policy import Policy
     from fedretrain.rollout.metrics import MetricEvidence
     from fedretrain.rollout.state import RolloutState
     from fedretrain.validation.report import EvaluationReport
     from sim.lifetime.examine import Examiner
-    from sim.lifetime.release import Release, Trial
+    from sim.lifetime.field import Field
+    from sim.lifetime.release import Release
 
 _VERDICTS = {
     Validated.PASS: Verdict.PASS,
@@ -46,9 +48,8 @@ class Judge:
     Args:
         policy: Rules and looks.
         release: Who was told what.
-        trial: What both arms measured.
+        field: What both arms measured.
         examiner: The offline validation.
-        device_type: ``[D]``.
         seed: Of permutations.
     """
 
@@ -56,13 +57,12 @@ class Judge:
         self,
         policy: Policy,
         release: Release,
-        trial: Trial,
+        field: Field,
         examiner: Examiner,
-        device_type: NDArray[np.int64],
         seed: int,
     ) -> None:
-        self._policy, self._release, self._trial, self._examiner = policy, release, trial, examiner
-        self._type, self._seed = device_type, seed
+        self._policy, self._release, self._field, self._examiner = policy, release, field, examiner
+        self._seed = seed
         self._looking = Looking(policy)
         self.validation: EvaluationReport | None = None
         self._validated_at = -np.inf
@@ -72,33 +72,19 @@ class Judge:
         self._looking.begin(seed_for(self._seed, rollout, -1, "looks"))
         self.validation, self._validated_at = None, -np.inf
 
-    def detectable(self, now: float, counted: NDArray[np.bool_]) -> tuple[float, ...]:
-        """The smallest relative regression of accuracy that each step of a rollout could see, by the fleet as it has been.
-
-        Args:
-            now: The instant.
-            counted: ``[D]`` devices that count.
-
-        Returns:
-            One per step; empty where accuracy is no guardrail with a relative margin, or too little was measured.
-        """
-        policy = self._policy.rollout
-        guardrails = [rule for rule in policy.metrics if rule.role is Role.GUARDRAIL]
-        rule = next((one for one in guardrails if one.metric == "accuracy" and one.relative), None)
-        spans = sorted({span for step in policy.steps for span in (step.min_s, step.max_s)})
-        before = [self._trial.pre_period(span, now, counted) for span in spans]
-        known = [window for window in before if window is not None]
-        if rule is None or not known:
-            return ()
-        shares = sum(1 + (one.limit is not None) for one in guardrails)
-        plan, num = self._policy.look_plan(), int(counted.sum())
-        return tuple(one.detectable for one in detectable(rule, known, plan, num, num_guardrails=shares))
+    def foresee(self, now: float, counted: NDArray[np.bool_]) -> Foreseen:
+        """What each step of a rollout could see, by the devices that count ``[D]`` as they have been."""
+        clusters = self._field.clusters(self._policy.gate.clusters, counted)
+        return foresee(self._policy, self._field.trial, clusters, counted, now)
 
     def evidence(self, state: RolloutState, now: float, counted: NDArray[np.bool_]) -> RolloutEvidence:
         """What is known of an open rollout, by the devices that count ``[D]``."""
         verdict = self._validated(state, now, counted)
-        self._looking.take(state, now, lambda start_at: self._measure(state, start_at, now, counted))
-        coverage = self._trial.covered(state.entered_at, now, self._type, counted)
+        clusters = self._field.clusters(self._policy.gate.clusters, counted)
+        self._looking.take(
+            state, now, lambda start_at: self._measure(state, start_at, now, counted), clusters
+        )
+        coverage = self._field.covered(state.entered_at, now, counted)
         return RolloutEvidence(
             gate=self._looking.gate,
             gate_for=self._looking.gate_for,
@@ -123,18 +109,10 @@ class Judge:
         self, state: RolloutState, start_at: float, now: float, counted: NDArray[np.bool_]
     ) -> list[MetricEvidence]:
         """Evidence for every metric that has a rule."""
-        shadow, trial, begun = state.phase is Phase.SHADOW, self._trial, state.created_at
+        shadow = state.phase is Phase.SHADOW
         treated = self._release.shadowing if shadow else self._release.treated
-        compared = Compared.of(treated, counted, shadow=shadow)
-        names = {rule.metric for rule in self._policy.rollout.metrics}
-        found: list[MetricEvidence] = []
-        if "accuracy" in names:
-            found.append(trial.accuracy(start_at, begun, now, compared))
-        if "confidence" in names:
-            found.append(trial.confidence(start_at, begun, now, compared))
-        if "latency" in names:
-            found.append(trial.latency(compared, state.plan.candidate, state.plan.champion))
-        return found
+        names = [rule.metric for rule in self._policy.rollout.metrics]
+        return self._field.measure(names, Arms(treated, counted, shadow), state, start_at, now)
 
 
 def agreeing(state: RolloutState, now: float) -> Approval:

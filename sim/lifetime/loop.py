@@ -31,11 +31,12 @@ from sim.arm import Arms
 from sim.lifetime.campaigns import Campaigns
 from sim.lifetime.chronicle import Chronicle
 from sim.lifetime.examine import Examiner
+from sim.lifetime.field import Field
 from sim.lifetime.judge import Judge
 from sim.lifetime.online import Learner
 from sim.lifetime.oracle import Tally, Truth
 from sim.lifetime.pool import Pool
-from sim.lifetime.release import Release, Trial
+from sim.lifetime.release import Release
 from sim.lifetime.rows import LifeFleet, LifeRows
 from sim.lifetime.saboteur import Saboteur
 from sim.lifetime.serving import Serving
@@ -87,14 +88,13 @@ class Living:
         self.learner = Learner(self.arm, fleet, self.serving, policy.policy.retraining.online, life.online_lr)
         strata = traits.site.astype(np.int64) * 1000 + traits.device_type
         self.release = Release(self.serving, strata, seed)
-        trial = Trial(self.rows, self.serving, self.latency_of)
         costs = (self.latency_of, self.size_of)
         examiner = Examiner(
             policy.policy.validation, self.arm, fleet, self.serving, life.validation_s or life.buffer_s, costs
         )
-        types = traits.device_type.astype(np.int64)
-        self.judge = Judge(policy.policy, self.release, trial, examiner, types, seed)
-        self.watch = Watch(self, policy.policy.monitoring, traits.site.astype(np.int64))
+        self.watch = Watch(self, policy.policy, traits.site.astype(np.int64))
+        field = Field(self.rows, self.watch.trial, traits, self.latency_of)
+        self.judge = Judge(policy.policy, self.release, field, examiner, seed)
         self.tally = Tally(fleet.num_devices, life)
         self.truth = Truth(fleet.truth(self.everybody), fleet.num_devices, life.duration_s)
         self.chronicle = Chronicle(policy.name, seed, self)
@@ -155,6 +155,7 @@ class Living:
         self._predict(tick)
         online = self.arm.world.availability.online(self.everybody, now)
         self.watch.observe(which, start_at, now, online, self.released())
+        self._observe_shadow(which, start_at, now, online)
         self.campaigns.collect(start_at, now)
         self._learn(start_at, now)
         self.tally.add(self.rows, which, self.serving.outputs)
@@ -221,12 +222,23 @@ class Living:
         return np.arange(found.start, found.stop)
 
     def _predict_shadow(self, rows: Ids) -> None:
-        rollout = self.state.rollout if self.state is not None else None
-        if rollout is None or rollout.phase not in (Phase.SHADOW, Phase.FROZEN):
+        candidate = self._shadowed_now()
+        if candidate is None:
             return
         mine = rows[self.release.shadowing[self.rows.device[rows]]]
-        version = np.full(len(mine), rollout.plan.candidate, dtype=np.int64)
+        version = np.full(len(mine), candidate, dtype=np.int64)
         self.serving.predict(mine, version, self.serving.candidate_outputs)
+
+    def _shadowed_now(self) -> int | None:
+        """The candidate that is scored without being served."""
+        rollout = self.state.rollout if self.state is not None else None
+        scored = rollout is not None and rollout.phase in (Phase.SHADOW, Phase.FROZEN)
+        return rollout.plan.candidate if rollout is not None and scored else None
+
+    def _observe_shadow(self, which: slice, start_at: float, now: float, online: NDArray[np.bool_]) -> None:
+        candidate, rows = self._shadowed_now(), np.arange(which.start, which.stop)
+        mine = rows[:0] if candidate is None else rows[self.release.shadowing[self.rows.device[rows]]]
+        self.watch.observe_shadow(mine, candidate or 0, start_at, now, online, self.released())
 
     def _again(self, devices: Ids, now: float) -> None:
         """Predict again what comes, on devices that changed what they serve."""
@@ -256,8 +268,10 @@ class Living:
         self.serving.versions.add(found.version, found.shared, found.personal)
         # Candidates are judged, offline and in shadow, with the personal state that devices would hold for them.
         self.serving.prepare(self.everybody, found.version, at=now)
-        seen = self.judge.detectable(now, self._counted())
-        return cycle.Trained(found.version, made=True, reason=found.told, detectable=seen)
+        seen = self.judge.foresee(now, self._counted())
+        return cycle.Trained(
+            found.version, made=True, reason=found.told, detectable=seen.detectable, clusters=seen.clusters
+        )
 
     def _stand(self, now: float) -> None:
         """What holds until the next tick: what devices serve, and who is kept out."""

@@ -62,12 +62,12 @@ class Reporter:
 
     def report(
         self,
-        which: slice,
+        which: slice | Ids,
         outputs: Outputs,
         version: NDArray[np.int32],
         slot: int,
         now: float,
-        told: PersonalLog,
+        told: PersonalLog | None = None,
     ) -> Reports:
         """Telemetry of the rows of one slot: one report for each device that has some, with what it has to tell."""
         rows = self._rows
@@ -85,7 +85,7 @@ class Reporter:
         senders = Senders(devices, np.full(num, slot, dtype=np.int64), served)
         sent_at = now + self._offset_s
         counted = telemetry(senders, owner, x, predictions, self._bins, self._num_outputs, sent_at)
-        return replace(counted, **told.take(devices)._asdict())
+        return counted if told is None else replace(counted, **told.take(devices)._asdict())
 
     def _latency(self, served: Ids, slot: int) -> NDArray[np.float64]:
         """``[K]`` seconds: a lognormal around the version's median."""

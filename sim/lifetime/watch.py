@@ -2,6 +2,7 @@
 
 Rules of this file:
     * Slots are counted from the beginning of the baseline, so that none is negative.
+    * What a candidate scores in shadow is reported as what is served is, and counted apart.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.coordinator.signals import Facts
+from fedretrain.coordinator.trial import Trial
 from fedretrain.coordinator.watching import Clockwork, Watching
 from fedretrain.monitoring.baseline import slots_of
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.intake import Intake
+from fedretrain.monitoring.reports import LATENCY_KPI
 from fedretrain.monitoring.store import FleetStore
 from sim.lifetime.telemetry import Reporter
 
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedretrain.coordinator.cycle import CycleState
+    from fedretrain.coordinator.policy import Policy
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.bins import Bins
-    from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.monitoring.state import MonitorState
     from fedretrain.monitoring.view import FleetView
     from fedretrain.retraining.signals import Signals
@@ -46,35 +49,52 @@ class Watch:
         group: ``[D]`` the group of each device.
     """
 
-    def __init__(self, living: Living, policy: MonitoringPolicy, group: Ids) -> None:
-        self._living, self._policy = living, policy
+    def __init__(self, living: Living, policy: Policy, group: Ids) -> None:
+        self._living, self._policy = living, policy.monitoring
         self._slot_s = living.life.tick_s
         self._before = slots_of(living.life.baseline_s, self._slot_s) if living.life.baseline_s else 0
         self._offset_s = self._before * self._slot_s
         bins = self._bins()
         life = living.life
-        clockwork = Clockwork(self._slot_s, life.settle_s, life.record_s, life.inputs_s, self._offset_s)
-        day = max(1, slots_of(policy.place.window_s, self._slot_s))
-        self._store = FleetStore(
-            living.fleet.num_devices,
-            group,
-            bins,
+        clockwork = Clockwork(
             self._slot_s,
-            max(clockwork.keep_slots(policy), self._before),
-            num_outputs=living.fleet.num_outputs,
-            chunk_slots=day,
-        )
-        self._intake = Intake(self._store, policy.label_wait_s, policy.clock_tolerance_s)
-        self._reporter = Reporter(
-            living.rows,
-            bins,
-            living.fleet.num_outputs,
-            self._slot_s,
+            life.settle_s,
+            life.record_s,
+            life.inputs_s,
             self._offset_s,
-            living.seed_of("latency"),
-            living.latency_of,
+            trial_s=policy.rollout.longest_stage_s,
         )
-        self._watching = Watching(policy, self._intake, clockwork)
+        day = max(1, slots_of(self._policy.place.window_s, self._slot_s))
+
+        def intake() -> Intake:
+            store = FleetStore(
+                living.fleet.num_devices,
+                group,
+                bins,
+                self._slot_s,
+                max(clockwork.keep_slots(self._policy), self._before),
+                num_outputs=living.fleet.num_outputs,
+                kpis=(LATENCY_KPI,),
+                chunk_slots=day,
+            )
+            return Intake(store, self._policy.label_wait_s, self._policy.clock_tolerance_s)
+
+        def reporter() -> Reporter:
+            return Reporter(
+                living.rows,
+                bins,
+                living.fleet.num_outputs,
+                self._slot_s,
+                self._offset_s,
+                living.seed_of("latency"),
+                living.latency_of,
+            )
+
+        self._intake, self._reporter = intake(), reporter()
+        self._shadowed, self._shadow_reporter = intake(), reporter()
+        self._scored = np.full(len(living.rows), -1, dtype=np.int32)  # by which candidate in shadow
+        self.trial = Trial(self._intake.store, self._shadowed.store, clockwork)
+        self._watching = Watching(self._policy, self._intake, clockwork)
         self.num_features = bins.num_features
         self.num_labels = 0
         self.bytes_up = 0
@@ -125,13 +145,41 @@ class Watch:
         elif reports is not None:
             self._intake.retry(released, clock)
 
+    def observe_shadow(
+        self,
+        which: Ids,
+        candidate: int,
+        start_at: float,
+        now: float,
+        online: NDArray[np.bool_],
+        released: tuple[int, ...],
+    ) -> None:
+        """What a candidate scored in a slot, rows ``[n]``, and the labels that came of what was scored before."""
+        outputs, reporter = self._living.serving.candidate_outputs, self._shadow_reporter
+        slot = round((start_at + self._offset_s) / self._slot_s)
+        made = None
+        if len(which):
+            self._scored[which] = candidate
+            made = reporter.report(which, outputs, self._scored, slot, now)
+        reports, clock = reporter.deliver(made, online), now + self._offset_s
+        if reports is not None:
+            self._shadowed.receive(reports, released, clock)
+        arrived = self._living.rows.labelled_between(start_at, now)
+        arrived = arrived[self._scored[arrived] >= 0]
+        if len(arrived):
+            labels = reporter.labels(arrived, outputs, self._scored, slot, now)
+            self._shadowed.receive(labels, released, clock)
+        elif reports is not None:
+            self._shadowed.retry(released, clock)
+
     @property
     def baseline(self) -> Baseline | None:
         """The champion's; None before there is one."""
         return self._watching.baseline
 
     def views(self, state: CycleState, now: float) -> tuple[FleetView, ...]:
-        """The windows that are due at `now`."""
+        """The windows that are due at `now`, without the devices that are kept out."""
+        self._watching.keep_out(state.kept_devices, now)
         return self._watching.views(state.monitor, now)
 
     def signals(self, state: CycleState, campaigns: Campaigns, now: float) -> Signals | None:

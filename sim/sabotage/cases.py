@@ -2,7 +2,6 @@
 
 Rules of this file:
     * A case says beforehand what is wanted. What the candidate really does to the fleet is measured by the oracle beside it, and decides nothing.
-    * `known_gap`: harm that these gates are known not to see. It is lived and shown like any other, and not counted as a surprise.
 """
 
 from __future__ import annotations
@@ -94,7 +93,6 @@ class Case:
         wanted: What has to become of it.
         make: Who does it.
         configured: Changes the experiment where the harm is not the candidate's.
-        known_gap: Whether these gates are known not to see it.
     """
 
     name: str
@@ -102,7 +100,6 @@ class Case:
     wanted: Wanted
     make: Callable[[], Honest]
     configured: Callable[[Config, Policy], Config] = unchanged
-    known_gap: bool = False
 
 
 def _wrong(
@@ -153,10 +150,9 @@ CASES = (
     ),
     Case(
         "overconfident",
-        "logits times five: sure of all, within the margin of calibration",
+        "logits times five: sure of all, at equal accuracy",
         Wanted.STOPPED,
         lambda: saboteurs.Scaled(5.0),
-        known_gap=True,
     ),
     Case(
         "cluster_harmed",
@@ -193,7 +189,6 @@ CASES = (
         "one site errs on a fifth more, only where it is served",
         Wanted.STOPPED,
         lambda: _wrong(_SITE, 0.2, gain=0.5, only_served=True),
-        known_gap=True,
     ),
 )
 

@@ -30,7 +30,7 @@ _PLACE_OF = {
     "ramp": "ramp",
     "champion": "promoted",
 }
-_RIGHT, _WRONG, _GAP = SERIES[3], SERIES[2], SERIES[5]
+_RIGHT, _WRONG = SERIES[3], SERIES[2]
 _ROW_IN = 0.23  # inches
 
 
@@ -56,7 +56,6 @@ def how_far(found: Sequence[CaseOutcome]) -> Figure:
         legend=(
             (_RIGHT, "box", "as wanted"),
             (_WRONG, "box", "not as wanted (cross)"),
-            (_GAP, "box", "known gap (cross)"),
         ),
         header=("Case", *(name.capitalize() for name in PLACES)),
         rows=tuple(rows),
@@ -73,7 +72,7 @@ def _draw(found: Sequence[CaseOutcome], cases: list[str]) -> Any:
             here = [one for one in mine if place(one) == name]
             apart = (np.arange(len(here)) - (len(here) - 1) / 2) * 0.07
             for one, shift in zip(here, apart.tolist(), strict=True):
-                colour = _RIGHT if one.as_wanted else (_GAP if one.known_gap else _WRONG)
+                colour = _RIGHT if one.as_wanted else _WRONG
                 mark = "o" if one.as_wanted else "X"
                 axis.plot(PLACES.index(name) + shift, row, mark, color=colour, markersize=5)
     axis.set_yticks(range(len(cases)), cases)

@@ -187,7 +187,6 @@ class _Trial:
             wanted=str(case.wanted),
             ended=str(ended),
             as_wanted=ended in _RIGHT[case.wanted],
-            known_gap=case.known_gap,
             stopped_by=stopped_by,
             phase=phase,
             reason=reason,

@@ -43,30 +43,26 @@ _SHEET = """
 
 def render_sabotage(found: Sequence[CaseOutcome]) -> str:
     """`report.html` of a run of sabotage: a complete HTML document."""
-    known = [escape(one.title) for one in found if one.known_gap and not one.as_wanted]
-    gaps = f"<p>Known gap of these gates: {'; '.join(sorted(set(known)))}.</p>" if known else ""
     caption = "Effect: accuracy of the candidate minus the champion's on the same rows, in points"
     body = table(_HEAD, [_row(one) for one in found], caption)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>sabotage</title>'
         f"<style>{STYLE_SHEET}{_SHEET}</style></head><body><main><h1>sabotage</h1>"
-        f'<section class="panel"><p>{escape(verdict(found))}</p>{gaps}</section>'
+        f'<section class="panel"><p>{escape(verdict(found))}</p></section>'
         f'<h2>Places</h2><div class="grid">{figure(how_far(found))}</div>'
         f'<h2>Candidates</h2><section class="panel cases">{body}</section></main></body></html>'
     )
 
 
 def verdict(found: Sequence[CaseOutcome]) -> str:
-    """One line: how many ended as they should, and by name those that did not. A known gap is no success."""
+    """One line: how many ended as they should, and by name those that did not."""
     said = f"{sum(one.as_wanted for one in found)} of {len(found)} ended as they should"
-    for what, is_gap in (("known gaps", True), ("NOT AS WANTED", False)):
-        cases = sorted({one.case for one in found if not one.as_wanted and one.known_gap is is_gap})
-        said += f"; {what}: {', '.join(cases)}" if cases else ""
-    return said
+    cases = sorted({one.case for one in found if not one.as_wanted})
+    return f"{said}; NOT AS WANTED: {', '.join(cases)}" if cases else said
 
 
 def _row(one: CaseOutcome) -> tuple[str, ...]:
-    mark = "" if one.as_wanted else (" (known gap)" if one.known_gap else " (not as wanted)")
+    mark = "" if one.as_wanted else " (not as wanted)"
     return (
         one.title,
         str(one.seed),

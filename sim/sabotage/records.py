@@ -26,7 +26,6 @@ class CaseOutcome:
         wanted: What should have become of the candidate.
         ended: What did.
         as_wanted: Whether that is right.
-        known_gap: Whether these gates are known not to see it.
         stopped_by: Which check, gate or devices; empty if nobody did.
         phase: The last phase on the way up before it was decided (or so far); empty if there was no candidate.
         reason: In the words of the log.
@@ -45,7 +44,6 @@ class CaseOutcome:
     wanted: str
     ended: str
     as_wanted: bool
-    known_gap: bool
     stopped_by: str
     phase: str
     reason: str

@@ -1,7 +1,7 @@
 """`python -m sim experiment=sabotage`: every case lived with every seed, its table, and its folder.
 
 Rules of this file:
-    * Exit status 1 if a harmful candidate was promoted or a good one was not, known gaps apart.
+    * Exit status 1 if a harmful candidate was promoted or a good one was not.
     * With `sabotage.rollouts` the Monte-Carlo of gates runs instead.
 """
 
@@ -68,8 +68,8 @@ def run_sabotage(plan: Plan, resumed: RunFolder | None = None, *, quiet: bool = 
 
 
 def surprises(found: Sequence[CaseOutcome]) -> list[CaseOutcome]:
-    """Cases that did not end as they should, known gaps apart."""
-    return [one for one in found if not one.as_wanted and not one.known_gap]
+    """Cases that did not end as they should."""
+    return [one for one in found if not one.as_wanted]
 
 
 def table(found: Sequence[CaseOutcome]) -> str:
@@ -85,7 +85,7 @@ def table(found: Sequence[CaseOutcome]) -> str:
             f"{100 * one.exposure:.2f} %",
             f"{100 * one.effect:+.1f}",
             f"{100 * one.worst_site_effect:+.1f}",
-            "yes" if one.as_wanted else ("known gap" if one.known_gap else "NO"),
+            "yes" if one.as_wanted else "NO",
         )
         for one in found
     ]
@@ -97,7 +97,7 @@ def table(found: Sequence[CaseOutcome]) -> str:
 
 
 def _tell(one: CaseOutcome) -> None:
-    mark = "as wanted" if one.as_wanted else ("known gap" if one.known_gap else "NOT AS WANTED")
+    mark = "as wanted" if one.as_wanted else "NOT AS WANTED"
     print(
         f"{one.case}, seed {one.seed}: {one.ended} ({mark}), {one.wall_s:.0f} s", file=sys.stderr, flush=True
     )

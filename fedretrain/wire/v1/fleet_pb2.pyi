@@ -314,7 +314,7 @@ class Kpi(_message.Message):
     def __init__(self, total: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class LabelReport(_message.Message):
-    __slots__ = ("package", "shadow", "slot", "row", "confusion", "error", "calibration", "delay")
+    __slots__ = ("package", "shadow", "slot", "row", "confusion", "error", "calibration", "delay", "log_loss")
     PACKAGE_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +323,7 @@ class LabelReport(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     DELAY_FIELD_NUMBER: _ClassVar[int]
+    LOG_LOSS_FIELD_NUMBER: _ClassVar[int]
     package: str
     shadow: bool
     slot: int
@@ -331,7 +332,8 @@ class LabelReport(_message.Message):
     error: _containers.RepeatedScalarFieldContainer[float]
     calibration: _containers.RepeatedScalarFieldContainer[int]
     delay: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, package: _Optional[str] = ..., shadow: _Optional[bool] = ..., slot: _Optional[int] = ..., row: _Optional[int] = ..., confusion: _Optional[_Iterable[int]] = ..., error: _Optional[_Iterable[float]] = ..., calibration: _Optional[_Iterable[int]] = ..., delay: _Optional[_Iterable[int]] = ...) -> None: ...
+    log_loss: int
+    def __init__(self, package: _Optional[str] = ..., shadow: _Optional[bool] = ..., slot: _Optional[int] = ..., row: _Optional[int] = ..., confusion: _Optional[_Iterable[int]] = ..., error: _Optional[_Iterable[float]] = ..., calibration: _Optional[_Iterable[int]] = ..., delay: _Optional[_Iterable[int]] = ..., log_loss: _Optional[int] = ...) -> None: ...
 
 class Alert(_message.Message):
     __slots__ = ("kind", "package", "detail")

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from fedretrain.coordinator.trial import Arms, Span, measure
-from fedretrain.monitoring.reports import NUM_CONFIDENCE_BINS, NUM_DELAY_BINS, LabelReports
+from fedretrain.monitoring.counting import Predictions, group, late_labels
+from fedretrain.monitoring.counting import telemetry as counted
+from fedretrain.monitoring.reports import LATENCY_KPI, NUM_CONFIDENCE_BINS, NUM_DELAY_BINS, LabelReports
 from tests.unit.monitoring.fleet_cases import SLOT_S, bins_of, store_of, telemetry
 
 DEVICES, CHAMPION, CANDIDATE, ROWS = 6, 1, 2, 20
 BINS = bins_of()
 EVERYBODY = np.ones(DEVICES, np.bool_)
 TREATED = np.array([True, True, False, False, False, False])
-METRICS = ("accuracy", "confidence", "alarms", "rmse", "nothing")
+METRICS = ("accuracy", "confidence", "alarms", "rmse", "log_loss", "latency", "nothing")
 STAGE, BEFORE = Span(10, 12), Span(0, 10)
 
 
@@ -116,7 +118,7 @@ def test_a_metric_that_nobody_measured_is_not_a_number_of_no_weight():
     served, shadowed = _stores()
     _add(served, 10, CHAMPION, 5)
     found = _measured(Arms(TREATED, EVERYBODY, shadow=False), served, shadowed)
-    for name in ("rmse", "nothing"):
+    for name in ("rmse", "log_loss", "latency", "nothing"):
         assert np.isnan(found[name].treated.value_K).all()
         assert found[name].treated.weight_K.tolist() == [0, 0]
 
@@ -127,3 +129,23 @@ def test_a_stage_without_a_whole_slot_has_measured_nothing():
     for stage in (Span(10, 10), Span(11, 10)):
         found = _measured(Arms(TREATED, EVERYBODY, shadow=False), served, shadowed, stage=stage)
         assert found["accuracy"].control.weight_K.tolist() == [0] * 4
+
+
+def test_log_loss_is_the_mean_of_what_was_counted_and_latency_the_kpi_that_devices_report():
+    served = store_of(BINS, 2, kpis=(LATENCY_KPI,))
+    senders, owner = group(np.array([0, 0, 1]), np.full(3, 10), np.ones(3, np.int64))
+    said = Predictions(
+        np.zeros(3, np.int64), np.array([0.9, 0.8, 0.9]), np.zeros(3), np.array([0.1, 0.3, 0.5])
+    )
+    served.add(counted(senders, owner, np.zeros((3, BINS.num_features)), said, BINS, 2, 11 * SLOT_S))
+    truth = np.array([0, 1, 0])
+    served.add_labels(
+        late_labels(senders, owner, truth, said.label_N, said.confidence_N, np.full(3, 60.0), 2, 11 * SLOT_S)
+    )
+    arms = Arms(np.array([True, False]), np.ones(2, np.bool_), shadow=False)
+    loss, latency = measure(("log_loss", "latency"), arms, served, served, STAGE, BEFORE, CANDIDATE)
+    assert loss.treated.value_K.tolist() == pytest.approx([-(np.log(0.9) + np.log(0.2)) / 2], abs=1e-3)
+    assert loss.control.value_K.tolist() == pytest.approx([-np.log(0.9)], abs=1e-3)
+    assert loss.treated.weight_K.tolist() == [2]
+    assert latency.treated.value_K.tolist() == pytest.approx([0.2])
+    assert latency.control.value_K.tolist() == pytest.approx([0.5])

@@ -222,6 +222,28 @@ def test_a_record_of_devices_that_is_made_later_keeps_those_in_quarantine():
     assert (after.features_DFC[1:, :, 1] == 0).all()
 
 
+def test_rows_of_a_device_that_is_kept_out_enter_no_view_from_the_slot_under_way_on():
+    fleet = Fleet(**TIMES)
+    fleet.report(0, 32)
+    fleet.watching.begin(1, 0, 32, 32.0)
+    fleet.watching.keep_out(frozenset({0}), 32.5)
+    kept = fleet.watching.kept
+    fleet.watching.keep_out(frozenset({0}), 33.5)
+    assert fleet.watching.kept is kept  # nothing new is nothing to write down
+    fleet.report(32, 40)
+    (short, *_) = fleet.watching.views(MonitorState(1, quarantined=frozenset({0})), 40.0)
+    assert (short.num_devices, short.num_rows) == (DEVICES - 1, 4 * 10 * (DEVICES - 1))
+    fleet.watching.keep_out(frozenset(), 40.0)
+    fleet.report(40, 48)
+    (short, *_) = fleet.watching.views(ONE, 48.0)
+    assert (short.num_devices, short.num_rows) == (DEVICES, 4 * 10 * DEVICES)
+    # Another process that goes on from what was kept counts the same rows the same way.
+    other = Fleet(**TIMES)
+    Watching(POLICY, other.intake, other.clockwork, fleet.watching.kept)
+    other.report(0, 48)
+    assert other.intake.store.digest() == fleet.intake.store.digest()
+
+
 @pytest.mark.parametrize("num_groups", [1, 2])
 def test_a_fleet_that_has_grown_is_watched_on(num_groups):
     fleet, grown = drifting(), Fleet(num_devices=2 * DEVICES, num_groups=num_groups, **TIMES)

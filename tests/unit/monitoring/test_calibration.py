@@ -11,8 +11,10 @@ from fedretrain.monitoring.calibration import (
     calibration_error,
     fit_calibration,
     fit_threshold,
+    log_loss_steps,
 )
 from fedretrain.monitoring.predictions import unit_bins
+from fedretrain.monitoring.reports import LOG_LOSS_MOST, LOG_LOSS_STEP
 
 MIDDLE = (np.arange(10) + 0.5) / 10
 
@@ -136,3 +138,19 @@ def test_impossible_counts_are_refused(bad):
 def test_a_threshold_needs_labels():
     with pytest.raises(DataError, match="cannot be fitted without labels"):
         fit_threshold(np.zeros((10, 2)))
+
+
+@pytest.mark.parametrize("chance", [0.6, 0.8, 0.93])
+def test_the_log_score_is_best_where_confidence_is_the_chance_of_being_right(chance):
+    right = np.arange(10_000) < 10_000 * chance
+    told = np.array([0.5, 0.7, 0.9, 0.97, 0.999, chance])
+    loss = [log_loss_steps(np.full(10_000, one), right).mean() * LOG_LOSS_STEP for one in told]
+    entropy = -chance * np.log(chance) - (1 - chance) * np.log(1 - chance)
+    assert min(loss) == loss[-1] == pytest.approx(entropy, abs=LOG_LOSS_STEP)
+    # A model that is sure of all is told by it, at the same accuracy.
+    assert loss[4] > 1.3 * loss[-1]
+
+
+def test_one_certain_error_costs_a_bounded_score():
+    assert log_loss_steps([1.0, 0.0, 1.0], [False, True, True]).tolist() == [7074, 7074, 1]
+    assert LOG_LOSS_MOST == 7074

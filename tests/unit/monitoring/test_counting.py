@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.counting import Predictions, group, late_labels, telemetry
-from fedretrain.monitoring.reports import delay_bin, latency_bin
+from fedretrain.monitoring.reports import LOG_LOSS_STEP, delay_bin, latency_bin
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3)).astype(np.float32)
@@ -76,6 +76,9 @@ def test_labels_count_confusion_calibration_and_delay():
     assert made.calibration_KB2.sum(axis=1)[:, 1].tolist() == made.num_correct.tolist()
     assert made.delay_KD.sum(axis=0).tolist() == np.bincount(delay_bin(delay), minlength=13).tolist()
     assert made.error_K2 is None
+    share = np.clip(predictions.confidence_N, 0.001, 0.999).astype(np.float64)
+    nats = np.bincount(owner, weights=-np.log(np.where(truth == label, share, 1 - share)))
+    np.testing.assert_allclose(made.log_loss_K * LOG_LOSS_STEP, nats, atol=60 * LOG_LOSS_STEP / 2)
 
 
 @pytest.mark.parametrize("split", [1, 20, 59])

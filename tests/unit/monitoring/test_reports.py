@@ -14,6 +14,7 @@ from fedretrain.monitoring.reports import (
     DELAY_EDGES_S,
     DISTANCE_EDGES,
     LATENCY_EDGES_S,
+    LOG_LOSS_MOST,
     NUM_DELAY_BINS,
     NUM_DISTANCE_BINS,
     NUM_LATENCY_BINS,
@@ -219,6 +220,12 @@ def test_bad_labels_are_malformed(reports: Reports) -> None:
     calibration = labels.calibration_KB2.copy()
     calibration[0, 9, 1] = calibration[0, 9, 0] + 1
     assert refuse(replace(labels, calibration_KB2=calibration), known, NOW)[1] == {Refusal.MALFORMED: 1}
+    most = LOG_LOSS_MOST * labels.calibration_KB2[:, :, 0].sum(axis=1, dtype=np.int64)
+    assert refuse(replace(labels, log_loss_K=most), known, NOW)[1] == {}
+    beyond, negative = most.copy(), most.copy()
+    beyond[0], negative[0] = most[0] + 1, -1
+    assert refuse(replace(labels, log_loss_K=beyond), known, NOW)[1] == {Refusal.MALFORMED: 1}
+    assert refuse(replace(labels, log_loss_K=negative), known, NOW)[1] == {Refusal.NEGATIVE_COUNT: 1}
     delay = labels.delay_KD.copy()
     delay[1, 0] = 21
     assert refuse(replace(labels, delay_KD=delay), known, NOW)[1] == {Refusal.MALFORMED: 1}

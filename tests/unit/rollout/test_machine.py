@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
 from fedretrain.core.build import build
 from fedretrain.core.errors import ConfigError
-from fedretrain.rollout.causes import ApprovalPoint, Cause, Phase, RollbackKind
+from fedretrain.rollout.causes import ApprovalPoint, Cause, EventKind, Phase, RollbackKind
 from fedretrain.rollout.compose import TINY_FLEET, create
 from fedretrain.rollout.config import (
     DAY_S,
@@ -27,9 +28,11 @@ from fedretrain.rollout.config import (
 from fedretrain.rollout.effects import EffectKind
 from fedretrain.rollout.events import from_record
 from fedretrain.rollout.evidence import Command, Coverage, Exposure
+from fedretrain.rollout.incident import write_incident
 from fedretrain.rollout.machine import IllegalTransition, apply, begin, decide, replay
 from fedretrain.rollout.metrics import MetricRule
-from fedretrain.rollout.verdict import Reason, Role, Verdict
+from fedretrain.rollout.power import ClusterPower
+from fedretrain.rollout.verdict import Check, Reason, Role, Verdict, combine
 from tests.rollout_cases import (
     COVERED,
     DEAD,
@@ -621,3 +624,35 @@ def test_forged_events_of_the_way_back_neither_raise_exposure_nor_close_it_early
     for evidence in ({}, {"counter": drive.state.counter}, {"counter": 0, "num_pending": 0}):
         with pytest.raises(IllegalTransition, match=r"nothing is known|have not confirmed"):
             apply(drive.state, replace(closed, evidence=evidence))
+
+
+def test_a_harmed_cluster_is_named_by_the_stop_and_by_the_incident() -> None:
+    drive = Drive()
+    drive.to(Phase.CANARY)
+    fleet = Check("hits", Role.GUARDRAIL, Verdict.PASS, Reason.NO_HARM_SEEN, -0.01, -0.02, 0.0, 0.02, 50, 500)
+    harmed = Check(
+        "hits", Role.GUARDRAIL, Verdict.FAIL, Reason.HARM, 0.2, 0.15, 0.25, 0.09, 12, 99, "site north"
+    )
+    drive.tick(gate=combine((fleet, harmed)))
+    (started,) = [event for event in drive.log if event.kind is EventKind.ROLLBACK_STARTED]
+    assert started.reason == "worse in hits at site north"
+    assert [check["cluster"] for check in started.evidence["checks"]] == ["", "site north"]
+    assert "at site north" in write_incident(drive.log, started.cause).text
+
+
+def test_what_clusters_can_detect_is_stated_and_those_that_nobody_judges_are_named() -> None:
+    seen = [
+        ClusterPower("accuracy", "site a", 50, 0.09, (math.inf, 0.12, 0.07)),
+        ClusterPower("accuracy", "site b", 20, 0.15, (math.inf, math.inf, 0.3)),
+        ClusterPower("accuracy", "site c", 6, 0.3, (math.inf,) * 3),
+    ]
+    known = {"detectable": (0.01, 0.01, 0.01), "num_devices": 500}
+    event = create(POLICY, "r", 7, 3, 0.0, clusters=seen, **known)
+    assert event.evidence["clusters"][0]["detectable"] == [None, 0.12, 0.07]
+    few, blind = event.plan.warnings
+    assert few == "too few devices to be judged by themselves: site c"
+    assert "below 0.3 at site b, the limit there is 0.15" in blind
+    strict = replace(POLICY, on_underpowered=OnUnderpowered.REFUSE)
+    with pytest.raises(ConfigError, match="site b"):
+        create(strict, "r", 7, 3, 0.0, clusters=seen, **known)
+    create(strict, "r", 7, 3, 0.0, clusters=[seen[0], seen[2]], **known)

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedretrain.coordinator.trial import PRE_PERIOD_S
 from fedretrain.coordinator.watching import Clockwork
 from fedretrain.core.clock import DAY_S
 from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.rollout.assignment import assign, unassigned
 from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.events import Order
-from fedretrain.server.field import PRE_PERIOD_S, Field
+from fedretrain.server.field import Field
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.telemetry import Telemetry
 from fedretrain.wire.control import ReportShape
@@ -64,9 +65,9 @@ def _assigned(fraction, shadow=0.0):
 
 def test_a_slot_that_two_stages_share_is_nobodys(engine):
     field = _field(engine)
-    span = field.span(2.0 * SLOT_S, 5.5 * SLOT_S)
+    span = field.trial.span(2.0 * SLOT_S, 5.5 * SLOT_S)
     assert (span.first, span.end) == (2, 5)
-    span = field.span(2.0 * SLOT_S + 1.0, 5.0 * SLOT_S)
+    span = field.trial.span(2.0 * SLOT_S + 1.0, 5.0 * SLOT_S)
     assert (span.first, span.end) == (3, 5)
 
 

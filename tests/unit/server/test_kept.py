@@ -9,6 +9,7 @@ import numpy as np
 
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.coordinator.watching import NOWHERE, Kept
+from fedretrain.monitoring.aside import KeptOut
 from fedretrain.monitoring.baseline import make_baseline
 from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.monitoring.locate import DriftPlace, Scope
@@ -29,10 +30,11 @@ def test_what_was_kept_comes_back(tmp_path):
     for slot in range(96):
         store.add(telemetry(store.bins, slot, 6, np.random.default_rng(slot)))
     baseline = make_baseline(store, 0, 96, MonitoringPolicy(), version=1, now=96 * SLOT_S)
-    kept = Kept(baseline, 12.5, None, 96, PLACE)
+    kept = Kept(baseline, 12.5, None, 96, PLACE, (KeptOut(3, 5), KeptOut(4, 1, 9)))
     note = _through_the_stream(note_of(kept, None, BaselineNote(), states))
     back = kept_of(note, states)
     assert (back.settled_at, back.recorded_at, back.inputs_slot, back.where) == (12.5, None, 96, PLACE)
+    assert back.stays == kept.stays
     assert np.array_equal(back.baseline.features_GFC, baseline.features_GFC)
     assert back.baseline.bins.digest == baseline.bins.digest
     later = note_of(replace(kept, settled_at=None, where=NOWHERE), kept, note, states)

@@ -122,6 +122,17 @@ def test_the_default_policy_decides_within_the_horizon():
     assert sum(stage.max_s for stage in stages) <= HORIZON_S
 
 
+def test_harm_to_one_site_improves_the_mean_and_is_rolled_back_before_half_of_it_serves():
+    case = BY_NAME["one site 20 % worse, when served"]
+    fleet = big(case)
+    gain_D = fleet.served_D - fleet.chance_D
+    assert gain_D[fleet.site_D == 0].mean() == pytest.approx(-0.18, abs=2e-3)
+    assert gain_D.mean() == pytest.approx(0.9 * 0.03 - 0.1 * 0.18, abs=1e-3)
+    summary = run_case(Case("ours", MODEL, case), default_policy(), 20, seed=1)
+    assert summary.rate(End.ROLLED_BACK)[0] == 1.0
+    assert summary.exposure_median < 0.05
+
+
 @pytest.mark.parametrize("name", ["5 points worse", "5 points worse, only when served"])
 def test_large_harm_is_never_promoted(name):
     summary = run_case(Case("ours", MODEL, BY_NAME[name]), default_policy(), 25, seed=1)
@@ -190,4 +201,4 @@ def test_bad_input_is_one_line(capsys):
         FleetModel(correlation=0.0)
     config, file = read(["num_devices=10,20", "seed=3"])
     assert (config.num_devices, config.seed, file) == ((10, 20), 3, None)
-    assert Candidate("x").served(np.array([0.5]))[0] == 0.5
+    assert Candidate("x").served(np.array([0.5]), np.zeros(1, np.int64))[0] == 0.5

@@ -102,6 +102,26 @@ def test_miscalibrated_is_caught_though_its_decisions_are_as_good():
     assert failed(found) == {("calibration", ""), ("brier", "")}
 
 
+def _against_the_class_prior(confidence, p_candidate=1.0):
+    """A candidate against a champion that says of every row how often each class is true: calibrated, and knows nothing."""
+    _, candidate = pair(ROWS, 0.5, p_candidate)
+    prior = np.bincount(ROWS.label_N, minlength=CLASSES) / len(ROWS)
+    rows = Rows(ROWS, answers(ROWS.label_N, candidate, confidence=confidence), np.tile(prior, (len(ROWS), 1)))
+    return evaluate(POLICY, count_rows(layout_of(POLICY), rows), SOUND, candidate=2, champion=0)
+
+
+def test_no_model_that_knows_more_fails_by_the_calibration_of_one_that_knows_nothing():
+    # Right on every row, and a tenth less sure than that: its calibration error is 0.1, the class prior's about 0.
+    found = _against_the_class_prior(confidence=0.9)
+    calibration = check(found, CheckName.CALIBRATION)
+    assert calibration.estimate < -0.08
+    assert (calibration.verdict, found.verdict) == (Verdict.PASS, Verdict.PASS), found.to_text()
+    assert "proper" in calibration.reason
+    # One that is sure of what it guesses is worse by the proper score too: nothing excuses it.
+    sure = _against_the_class_prior(confidence=0.999, p_candidate=0.3)
+    assert {("calibration", ""), ("brier", "")} <= failed(sure)
+
+
 @pytest.mark.parametrize("where", ["weights", "predictions", "no distribution"])
 def test_nan_anywhere_fails(where):
     champion, candidate = pair(ROWS, 0.8, 0.8)

@@ -79,6 +79,7 @@ def _labels(seed=0, *, classification=True):
         error_K2=None if classification else np.array([[1.5, 3.0]]),
         calibration_KB2=rng.integers(0, 9, (1, NUM_CONFIDENCE_BINS, 2)).astype(np.int32),
         delay_KD=rng.integers(0, 9, (1, NUM_DELAY_BINS)).astype(np.int32),
+        log_loss_K=rng.integers(0, 9_000, 1) if classification else None,
     )
 
 

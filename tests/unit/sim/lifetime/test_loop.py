@@ -279,12 +279,13 @@ def test_what_each_step_can_detect_is_computed_from_the_fleet_before_the_rollout
     at = 2 * DAY
     ticks(living, 0.0, at)
     everybody = np.ones(30, bool)
-    (few,) = living.judge.detectable(at, everybody)
-    rows, outputs = living.rows, living.serving.outputs
+    (few,) = living.judge.foresee(at, everybody).detectable
+    rows, outputs, trial = living.rows, living.serving.outputs, living.watch.trial
+    kept_since = trial.served.oldest_slot * HOUR - trial.clockwork.offset_s
 
     def device_means(start_at, end_at):
         which = rows_between(living, start_at, end_at)
-        which = which[(rows.label_at[which] <= at) & (rows.event_at[which] >= -living.life.baseline_s)]
+        which = which[(rows.label_at[which] <= at) & (rows.event_at[which] >= kept_since)]
         right = outputs.label[which] == rows.y[which]
         device = rows.device[which]
         return np.array([right[device == d].mean() for d in range(30)])
@@ -298,12 +299,16 @@ def test_what_each_step_can_detect_is_computed_from_the_fleet_before_the_rollout
     variance, level = spread(4 * DAY)
     look = living.judge._policy.look_plan().looks[-1]
     t = scipy.stats.t(14)
-    reach = (t.isf(look.harm_level) + t.isf(0.2)) * np.sqrt(variance * 2 / 15) / level
+    level_of_the_fleet = 0.9 * look.harm_level  # site 0, 19 devices, is judged apart
+    reach = (t.isf(level_of_the_fleet) + t.isf(0.2)) * np.sqrt(variance * 2 / 15) / level
     assert few == pytest.approx(reach, rel=0.02)
-    assert living.judge.detectable(at, np.arange(30) < 9) == (np.inf,)  # four devices of nine: never judged
+    assert living.judge.foresee(at, np.arange(30) < 9).detectable == (
+        np.inf,
+    )  # four devices of nine: never judged
     living_on = small_life(small(30, 4), named)
-    (warned,) = [e.text for e in living_on.events if e.kind == "warned"]
-    assert warned.startswith("canary cannot detect a regression below ")
+    few, fleet = [e.text for e in living_on.events if e.kind == "warned"]
+    assert few == "too few devices to be judged by themselves: site 1"
+    assert fleet.startswith("canary cannot detect a regression below ")
 
 
 @pytest.mark.parametrize(("until", "watched"), [(5.0, 5.0), (0.0, 12.0)])

@@ -10,7 +10,7 @@ import pytest
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.monitoring.histogram import cells_of
 from fedretrain.monitoring.refusal import refuse
-from fedretrain.monitoring.reports import DELAY_EDGES_S, delay_bin, distance_bin
+from fedretrain.monitoring.reports import DELAY_EDGES_S, LATENCY_KPI, delay_bin, distance_bin
 from fedretrain.monitoring.store import FleetStore
 from sim.lifetime.personal_log import PersonalLog
 from sim.lifetime.serving import Outputs
@@ -88,7 +88,7 @@ def test_labels_are_counted_in_the_slot_and_for_the_version_of_the_prediction(ma
 
 def test_nothing_of_an_honest_device_is_refused(made):
     rows, outputs, version, bins, reporter = made
-    store = FleetStore(NUM, np.zeros(NUM, np.int64), bins, HOUR, 600, num_outputs=6)
+    store = FleetStore(NUM, np.zeros(NUM, np.int64), bins, HOUR, 600, num_outputs=6, kpis=(LATENCY_KPI,))
     # One version for each device and slot, as the life's ticks have it.
     slot = ((rows.event_at + OFFSET) // HOUR).astype(int)
     version = (2 + (slot % 2)).astype(np.int32)

@@ -9,7 +9,7 @@ from sim.sabotage.page import render_sabotage, verdict
 from sim.sabotage.records import CaseOutcome, Ended
 
 
-def outcome(case, seed, ended, phase, *, as_wanted=True, known_gap=False):
+def outcome(case, seed, ended, phase, *, as_wanted=True):
     return CaseOutcome(
         case=case,
         title=f"title of {case}",
@@ -17,7 +17,6 @@ def outcome(case, seed, ended, phase, *, as_wanted=True, known_gap=False):
         wanted="stopped",
         ended=ended,
         as_wanted=as_wanted,
-        known_gap=known_gap,
         stopped_by="a gate" if ended == Ended.STOPPED else "",
         phase=phase,
         reason="the log's words",
@@ -36,7 +35,7 @@ FOUND = (
     outcome("flips", 2, Ended.STOPPED, "canary"),
     outcome("nan", 1, Ended.STOPPED, ""),
     outcome("<slow>", 1, Ended.PROMOTED, "champion", as_wanted=False),
-    outcome("site", 1, Ended.PROMOTED, "champion", as_wanted=False, known_gap=True),
+    outcome("site", 1, Ended.PROMOTED, "champion", as_wanted=False),
 )
 
 
@@ -78,10 +77,9 @@ def test_the_page_holds_the_figure_and_escapes_what_cases_are_called():
     assert "How far each candidate came" in page
     assert "<slow>" not in page
     assert "&lt;slow&gt;" in page
-    assert "Known gap of these gates: title of site." in page
     assert "3 of 5 ended as they should" in page
 
 
-def test_a_known_gap_is_named_and_never_counted_as_a_success():
-    assert verdict(FOUND) == ("3 of 5 ended as they should; known gaps: site; NOT AS WANTED: <slow>")
+def test_what_did_not_end_as_it_should_is_named():
+    assert verdict(FOUND) == "3 of 5 ended as they should; NOT AS WANTED: <slow>, site"
     assert verdict(FOUND[:3]) == "3 of 3 ended as they should"
