@@ -185,9 +185,10 @@ class DeviceRuntime:
     def flush(self) -> None:
         """Write what waits, and put what is over into the outbox."""
         with self.mending():
-            self.answering.flush()
             store, slot_s = self.store, self.remembered.value.slot_s
+            # First the time, then what was predicted until then: a slot that is over by that time is whole on the disk.
             state = store.clock.look()
+            self.answering.flush()
             trusted = state.at is not None
             self._telling.tell(store, state.instant, state.guess_at, slot_s, trusted=trusted)
             self.answering.closed()

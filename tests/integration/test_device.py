@@ -220,6 +220,30 @@ def test_what_was_predicted_without_a_server_is_counted_once_in_its_own_slots(fl
     assert min(report.slot for report in reports) == begun_at // 60
 
 
+def test_what_is_predicted_while_a_slot_is_being_told_is_counted_in_it(fleet, tmp_path, monkeypatch):
+    """Between the write of what was predicted and the report of what is over there is time for another prediction."""
+    clock, (first,) = Clock(), fleet.make()
+    with fleet.device(tmp_path, clock) as device:
+        fleet.assign("a", first)
+        device.sync()
+        clock.go(60.0 - clock.at % 60.0 + 1.0, fleet)
+        device.predict(rows())
+        flush = device.answering.flush
+
+        def slowly():
+            flush()
+            device.predict(rows())
+            clock.go(60.0, fleet)  # and the slot is over
+
+        with monkeypatch.context() as patch:
+            patch.setattr(device.answering, "flush", slowly)
+            device.flush()
+        clock.go(60.0, fleet)
+        device.sync()
+        counted = [sum(report.outputs) for report in fleet.records("report") if report.package == first]
+        assert sum(counted) == 2
+
+
 def test_a_candidate_is_scored_and_never_answers(fleet, tmp_path):
     clock, (first, second) = Clock(), fleet.make(2)
     with fleet.device(tmp_path, clock) as device:
