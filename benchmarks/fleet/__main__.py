@@ -13,7 +13,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.fleet import connections, storm, superlink
+from benchmarks.fleet import connections, floor, storm, superlink
 from benchmarks.fleet.sizes import FULL, QUICK
 from benchmarks.measure import cores, versions
 from benchmarks.results import append
@@ -27,6 +27,7 @@ CASES: dict[str, Callable[[Size], list[dict[str, Any]]]] = {
     "connections": connections.measure,
     "storm": storm.measure,
     "superlink": superlink.measure,
+    "round": floor.measure,
 }
 SIZES = {"full": FULL, "quick": QUICK}
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.fleet import connections, storm, superlink
+from benchmarks.fleet import connections, floor, storm, superlink
 from benchmarks.fleet.__main__ import main
 from benchmarks.fleet.driving import percentiles
 from benchmarks.fleet.sizes import QUICK
@@ -70,3 +70,12 @@ def test_the_first_number_of_nodes_that_is_too_many_is_named():
     assert (found["saturated_at_nodes"], found["most_nodes_sustained"]) == (200, 50)
     assert found["nodes_for_one_core_estimated"] == 300
     assert superlink._saturation([line(50, saturated=False)])["saturated_at_nodes"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_round_is_told_beside_flowers_own():
+    (line,) = floor.measure(QUICK)
+    json.dumps(line)
+    assert line["num_rounds"] == QUICK.num_rounds
+    assert min(line["round_s"], line["flower_no_op_s"], line["over_flowers_no_op"]) > 0
