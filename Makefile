@@ -40,8 +40,8 @@ setup-system:  ## as root on Debian: the packages that some tests need (they are
 run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.html
 	$(BIN)/python -m sim
 
-test: $(STAMP)  ## every test but those of faults
-	$(BIN)/python -m pytest -m 'not faults and not story' -n 2 --dist loadfile
+test: $(STAMP)  ## every test but those of faults; of these one for each process
+	$(BIN)/python -m pytest -m 'one_fault or not (faults or story)' -n 2 --dist loadfile
 
 test-story: $(STAMP)  ## the whole demo, from its command to its last line
 	$(BIN)/python -m pytest -m story

@@ -137,6 +137,7 @@ def test_real_devices_give_the_simulators_ledger(fleet: Fleet) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.one_fault
 @pytest.mark.parametrize("killed", ["server app", "superlink"])
 def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) -> None:
     arm = quick_arm(*WORDS)
@@ -159,6 +160,7 @@ def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) 
 
 
 @pytest.mark.faults
+@pytest.mark.one_fault
 @pytest.mark.parametrize("killed", ["app process", "supernode"])
 def test_what_is_killed_on_a_device_costs_its_own_clients_alone(fleet: Fleet, killed: str) -> None:
     """And the device takes part again, with its personal state."""
