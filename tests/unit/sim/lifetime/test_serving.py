@@ -93,7 +93,9 @@ def test_devices_tell_what_their_personal_models_gain_and_how_far_they_are(livin
     everybody, serving = np.arange(6), living.serving
     personal = living.arm.task.personal.size > 0
     slots = round(living.life.baseline_s / HOUR)
-    first = living.watch._store.personal(slots, slots)  # of the first champion, reported before the life
+    first = living.watch.trial.served.personal(
+        slots, slots
+    )  # of the first champion, reported before the life
     assert (first.gap_D2[:, 1] == personal).all()
     kept = serving.versions.personal[1].keys() if personal else set()
     assert first.distance_DP.sum(axis=1).tolist() == [int(device in kept) for device in range(6)]

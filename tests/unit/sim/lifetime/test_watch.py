@@ -33,7 +33,7 @@ class Watched:
     def __init__(self, living: Living) -> None:
         # The module's life is one for all tests: its rows are put back, its monitors are made anew.
         self.living, self.x = living, living.rows.x.copy()
-        living.watch = type(living.watch)(living, living.policy.monitoring, living.watch._store.group_D)
+        living.watch = type(living.watch)(living, living.policy, living.watch.trial.served.group_D)
         living.serving.serve(1)
         living.watch.begin(champion=1)
         living.serving.versions.add(2, living.serving.versions.shared[1], living.serving.versions.personal[1])
