@@ -73,7 +73,7 @@ def install(folder: Path, name: str) -> Package:
     MemoryFile(device).change(lambda told: replace(told, counter=1, serve=digest))
     (folder / "edge.toml").write_text(
         f'folder = "edge"\nenrol = "127.0.0.1:1"\nauthority = "ca/ca.pem"\n'
-        f'[[devices]]\nname = "{DEVICE}"\n[api]\nhttp = "127.0.0.1:0"\n'
+        f'[[devices]]\nname = "{DEVICE}"\n[at_rest]\ndevelopment = true\n[api]\nhttp = "127.0.0.1:0"\n'
     )
     return slots.activate(digest)
 

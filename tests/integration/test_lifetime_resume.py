@@ -16,7 +16,7 @@ from tests.integration.test_crash_and_resume import running
 from tests.lifetime_cases import SMALL, offset_at, small
 from tests.run_cases import command, only_run
 
-DAYS = 12
+DAYS = 40  # more than a slice, however fast the machine
 LIVES = (
     *SMALL[2:],
     "experiment=lifetime_synthetic",

@@ -20,7 +20,7 @@ def test_devices_without_an_agent_are_watched(office):
     assert [(one["device"], one["standing"], one["site"]) for one in found] == [
         (f"pump-{n}", "watched", "north") for n in (1, 2, 3)
     ]
-    assert office.on("devices", "retire", "pump-2").status == 0
+    assert office.on("devices", "retire", "pump-2", "--by", "anna").status == 0
     assert "retired" in office.on("devices", "watch", "pump-2").err
 
 
