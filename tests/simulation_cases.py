@@ -14,7 +14,7 @@ from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.privacy.event import Sampling
-from fedretrain.rollout.config import SimulationRules
+from fedretrain.rollout.simulation import SimulationRules
 from fedretrain.server import fleet, presence
 from fedretrain.server.campaign import CampaignDefinition, campaign_stream, define_campaign
 from fedretrain.server.campaign_rules import CampaignRules, PrivacyRule, SamplingRule

@@ -133,24 +133,7 @@ def _ours(folder: Path, num_rounds: int) -> list[float]:
     log, store = EventLog(open_database(url)), ContentStore(folder / "store")
     link = SuperLink(SuperLinkConfig(port=free_ports(1)[0], insecure=True), folder / "superlink")
     agents = [_agent(folder / f"agent-{number}", link, number) for number in range(NUM_NODES)]
-    rules = CampaignRules(
-        SamplingRule(cohort_size=NUM_DEVICES),
-        quorum=NUM_DEVICES,
-        deadline_s=120.0,
-        privacy=PrivacyRule(1.0, 0.5),
-    )
-    definition = CampaignDefinition(
-        "bench",
-        "bench",
-        NUM_DEVICES,
-        store.put(encode_params(_PLAN.make().first_shared())),
-        num_rounds,
-        _PLAN,
-        rules,
-        seed=7,
-        min_online=NUM_DEVICES,
-        bundle=store.put(campaign_bundle().content),
-    )
+    definition = _definition(store, num_rounds)
     define_campaign(log, definition, at=time.time(), fence=None)
     place = StorePlace(str(folder / "store"), AtRest(development=True))
     files = CampaignFiles(url, place, folder / "apps", None, folder / "witness")
@@ -171,6 +154,28 @@ def _ours(folder: Path, num_rounds: int) -> list[float]:
     done = [entry.at for entry in log.read(campaign_stream("bench")) if entry.record["type"] == "round"]
     log.engine.dispose()
     return list(np.diff([began, *done]))
+
+
+def _definition(store: ContentStore, num_rounds: int) -> CampaignDefinition:
+    """The campaign of our rounds."""
+    rules = CampaignRules(
+        SamplingRule(cohort_size=NUM_DEVICES),
+        quorum=NUM_DEVICES,
+        deadline_s=120.0,
+        privacy=PrivacyRule(1.0, 0.5),
+    )
+    return CampaignDefinition(
+        "bench",
+        "bench",
+        NUM_DEVICES,
+        store.put(encode_params(_PLAN.make().first_shared())),
+        num_rounds,
+        _PLAN,
+        rules,
+        seed=7,
+        min_online=NUM_DEVICES,
+        bundle=store.put(campaign_bundle().content),
+    )
 
 
 def _agent(folder: Path, link: SuperLink, number: int) -> CampaignProcesses:

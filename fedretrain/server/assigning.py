@@ -18,11 +18,11 @@ import numpy as np
 
 from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment, CampaignInvite, sign
 from fedretrain.coordinator.cycle import refresh_due, served
-from fedretrain.rollout.assignment import shadowing, unassigned
+from fedretrain.rollout.assignment import confirm, shadowing, unassigned
 from fedretrain.rollout.exposure import JOINED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -183,3 +183,32 @@ def _says(assignment: Assignment) -> Wanted:
         assignment.invite,
         assignment.refresh,
     )
+
+
+def confirmed(
+    found: Assignments, devices: Sequence[Device], digests: Mapping[int, str], now: float
+) -> Assignments:
+    """What is assigned, with what devices say of the present order in their heartbeats.
+
+    Args:
+        found: So far.
+        devices: Of the population.
+        digests: Packages by version.
+        now: Instant, seconds since the epoch.
+    """
+    if found.order is None:
+        return found
+    said: dict[tuple[str, bool], list[int]] = {}
+    for device in devices:
+        words = device.heartbeat
+        # A device answers the newest assignment that it was given, which was made of the present order.
+        if not words or words.get("counter") != device.counter or device.seen_at < found.issued_at:
+            continue
+        if words.get("healthy"):
+            said.setdefault((words.get("serves", ""), True), []).append(device.number)
+        if words.get("refused"):
+            said.setdefault((words["refused"], False), []).append(device.number)
+    counter = found.order.counter
+    for (digest, healthy), numbers in said.items():
+        found, _ = confirm(found, numbers, counter, digest, digests, now, healthy=healthy)
+    return found

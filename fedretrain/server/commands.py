@@ -184,7 +184,16 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command(group, "list", listed, "every version, what it is now, and what its validation said")
     made = command(group, "report", reported, "the last offline validation of a version")
     made.add_argument("version", type=int)
-    made = command(group, "import", imported, "make the first champion: trained on the pool, or of a model")
+    _import_words(
+        command(group, "import", imported, "make the first champion: trained on the pool, or of a model")
+    )
+    made = order(group, "propose", proposed, "bring weights as a candidate for a rollout")
+    made.add_argument("--weights", type=Path, required=True, help="safetensors of every parameter")
+    made = order(group, "withdraw", withdrawn, "quarantine a version, and take it back wherever it is")
+    made.add_argument("version", type=int)
+
+
+def _import_words(made: argparse.ArgumentParser) -> None:
     given = made.add_mutually_exclusive_group()
     given.add_argument(
         "--weights", type=Path, help="safetensors of every parameter of the training file's plan"
@@ -192,10 +201,6 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     given.add_argument("--onnx", type=Path, help="an ONNX model; its weights are taken out of it")
     made.add_argument("--outputs", default="", help="names of the outputs, with commas between")
     made.add_argument("--rounds", type=int, default=20, help="rounds of training on the pool")
-    made = order(group, "propose", proposed, "bring weights as a candidate for a rollout")
-    made.add_argument("--weights", type=Path, required=True, help="safetensors of every parameter")
-    made = order(group, "withdraw", withdrawn, "quarantine a version, and take it back wherever it is")
-    made.add_argument("version", type=int)
 
 
 def _rollout(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -23,14 +23,14 @@ from fedretrain.coordinator.watching import Clockwork, Watching
 from fedretrain.core.errors import DataError
 from fedretrain.core.frozen import freeze, thaw
 from fedretrain.retraining.signals import Signals
-from fedretrain.rollout.assignment import confirm, exposure
+from fedretrain.rollout.assignment import exposure
 from fedretrain.rollout.causes import EventKind
 from fedretrain.rollout.evidence import Coverage, RolloutEvidence
 from fedretrain.rollout.exposure import JOINED
 from fedretrain.rollout.safety import Switch
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import fleet, orders, refreshes
-from fedretrain.server.assigning import grown
+from fedretrain.server.assigning import confirmed, grown
 from fedretrain.server.database import reading
 from fedretrain.server.examining import Examiner
 from fedretrain.server.field import Field
@@ -152,7 +152,9 @@ class Population:
             self._listen(now)
         except DataError as error:
             self.trouble = error
-        self._confirm(now)
+        digests = self.models.versions.digests
+        told = confirmed(self.memory.assignments, self.devices, digests, now)
+        self.memory = replace(self.memory, assignments=told)
         return self._decide(now)
 
     def _begin_if_possible(self, now: float) -> None:
@@ -205,25 +207,6 @@ class Population:
             watching.promoted(champion, now, self.memory.begun.monitor)
         self.telemetry, self._watching, self._bins = telemetry, watching, bins.digest
         return telemetry
-
-    def _confirm(self, now: float) -> None:
-        """What devices say of the present order, in their heartbeats."""
-        found, digests = self.memory.assignments, self.models.versions.digests
-        if found.order is None:
-            return
-        said: dict[tuple[str, bool], list[int]] = {}
-        for device in self.devices:
-            words = device.heartbeat
-            # A device answers the newest assignment that it was given, which was made of the present order.
-            if not words or words.get("counter") != device.counter or device.seen_at < found.issued_at:
-                continue
-            if words.get("healthy"):
-                said.setdefault((words.get("serves", ""), True), []).append(device.number)
-            if words.get("refused"):
-                said.setdefault((words["refused"], False), []).append(device.number)
-        for (digest, healthy), numbers in said.items():
-            found, _ = confirm(found, numbers, found.order.counter, digest, digests, now, healthy=healthy)
-        self.memory = replace(self.memory, assignments=found)
 
     def _trained(self, now: float) -> Trained | None:
         """How the campaign under way ended, once it has."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fedretrain.coordinator.cycle import CycleState
     from fedretrain.coordinator.policy import Policy
-    from fedretrain.rollout.config import SimulationRules
+    from fedretrain.rollout.simulation import SimulationRules
     from fedretrain.server.config import ServerConfig
     from fedretrain.server.population import Population
     from fedretrain.server.simulations import SimulationBook

@@ -29,7 +29,7 @@ from fedretrain.core.types import Objective
 from fedretrain.privacy.accountant import Spending
 from fedretrain.privacy.event import Sampling
 from fedretrain.privacy.mechanism import Unit
-from fedretrain.rollout.config import SimulationRules  # noqa: TC001 - `core.build` reads the annotations
+from fedretrain.rollout.simulation import SimulationRules  # noqa: TC001 - `core.build` reads the annotations
 from fedretrain.server import fleet, versions
 from fedretrain.server.campaign import campaign_stream, read_campaign
 from fedretrain.server.database import open_database, reading

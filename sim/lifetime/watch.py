@@ -55,15 +55,7 @@ class Watch:
         self._before = slots_of(living.life.baseline_s, self._slot_s) if living.life.baseline_s else 0
         self._offset_s = self._before * self._slot_s
         bins = self._bins()
-        life = living.life
-        clockwork = Clockwork(
-            self._slot_s,
-            life.settle_s,
-            life.record_s,
-            life.inputs_s,
-            self._offset_s,
-            trial_s=policy.rollout.longest_stage_s,
-        )
+        clockwork = self._clockwork(policy)
         day = max(1, slots_of(self._policy.place.window_s, self._slot_s))
 
         def intake() -> Intake:
@@ -98,6 +90,17 @@ class Watch:
         self.num_features = bins.num_features
         self.num_labels = 0
         self.bytes_up = 0
+
+    def _clockwork(self, policy: Policy) -> Clockwork:
+        life = self._living.life
+        return Clockwork(
+            self._slot_s,
+            life.settle_s,
+            life.record_s,
+            life.inputs_s,
+            self._offset_s,
+            trial_s=policy.rollout.longest_stage_s,
+        )
 
     def _bins(self) -> Bins:
         """Pinned bins of the whole history."""

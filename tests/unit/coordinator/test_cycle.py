@@ -22,7 +22,6 @@ from fedretrain.monitoring.state import MonitorState
 from fedretrain.retraining.config import Mode, Strategy, StrategyRule
 from fedretrain.retraining.decision import Action, Ending, Outcome
 from fedretrain.rollout.causes import IncidentKind, Phase
-from fedretrain.rollout.config import SimulationRules
 from fedretrain.rollout.evidence import Exposure
 from fedretrain.rollout.quarantine import (
     Fault,
@@ -37,6 +36,7 @@ from fedretrain.rollout.safety import (
     Reading,
     Switch,
 )
+from fedretrain.rollout.simulation import SimulationRules
 from fedretrain.rollout.verdict import Verdict
 from tests.cycle_cases import (
     CALM,

@@ -13,7 +13,8 @@ from fedretrain.coordinator.policy import Policy
 from fedretrain.core.child import last_line
 from fedretrain.core.errors import ConfigError
 from fedretrain.rollout.causes import Phase
-from fedretrain.rollout.config import RolloutPolicy, SimulationRules
+from fedretrain.rollout.config import RolloutPolicy
+from fedretrain.rollout.simulation import SimulationRules
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.simulating import Simulating, check_pool, to_simulate
