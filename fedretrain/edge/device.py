@@ -211,14 +211,21 @@ class DeviceRuntime:
     def serve(self) -> None:
         """Answer with what the device holds and was told, from now on; after a new version the personal state is re-fitted."""
         with self._lock:
-            told = self.remembered.value
-            state = (self.slots.state, told.digest, self.follower.candidate)
-            if state == self._served_by:
-                return
-            with contextlib.suppress(sqlite3.DatabaseError):
-                self.answering.flush()
-            self._serve(self.follower.wanted())
-            self._served_by = (self.slots.state, told.digest, self.follower.candidate)
+            if self._stands() != self._served_by:
+                with contextlib.suppress(sqlite3.DatabaseError):
+                    self.answering.flush()
+                self._serve(self.follower.wanted())
+                self._served_by = self._stands()
+            self._tell_damage()
+
+    def _tell_damage(self) -> None:
+        for digest in self.follower.taken_damage():
+            self.alert("slot_damaged", digest, "the disk has lost a file of it; it is fetched again")
+
+    def _stands(self) -> tuple[object, ...]:
+        """What decides who serves."""
+        follower = self.follower
+        return self.slots.state, self.remembered.value.digest, follower.candidate, follower.num_mended
 
     def _serve(self, wanted: Wanted) -> None:
         before = self.answering.serving
@@ -281,6 +288,8 @@ class DeviceRuntime:
             bad = outcome.num_wrong + outcome.num_off + outcome.num_nonfinite
             watch.sanity(0 if outcome.ok else max(bad, 1))
             self._renewing.renew(model, refit=True)
+            self.follower.look()
+            self._tell_damage()  # it serves on from memory
         before = watch.record
         breach = self.answering.judge(now_s)
         if watch.record != before:

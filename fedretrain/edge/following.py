@@ -7,7 +7,8 @@ Rules of this file:
       So a local rollback never waits for a download.
     * What fails the device's checks is refused by name: a version that is wrong here for good, another failure (a full
       disk, a damaged file) until the next try after `RETRY_S`. What cannot be fetched, or may not be installed just
-      now, is no refusal.
+      now, is no refusal; a delta that the server does not have gives way to the full file.
+    * What the disk has lost of a held version is told once and fetched again, whether it serves meanwhile or not.
 """
 
 from __future__ import annotations
@@ -73,12 +74,17 @@ class Follower:
 
     Attributes:
         lock: Held while the slots are used; never while something is fetched.
+        num_mended: How often a held version was whole again.
     """
 
     def __init__(self, slots: Slots, memory: MemoryFile, population: str) -> None:
         self._slots, self._memory, self._population = slots, memory, population
         self.lock = threading.RLock()
         self._fetched: dict[str, bytes] = {}
+        self._not_there: set[str] = set()
+        self._damaged: set[str] = set()
+        self._untold: list[str] = []
+        self.num_mended = 0
         self._shadow: Package | None = None
         self._due_s: dict[str, float] = {}
         self._counter = 0
@@ -110,6 +116,18 @@ class Follower:
         """Digest of the version that is ready to be scored in shadow; empty: none."""
         return "" if self._shadow is None else self._shadow.digest
 
+    def look(self) -> None:
+        """Read every file of the held versions: a slot that rotted is noticed before somebody needs it."""
+        with self.lock:
+            for digest in self._slots.state.held:
+                self._note_if_damaged(digest)
+
+    def taken_damage(self) -> list[str]:
+        """Versions that were found damaged since the last call."""
+        with self.lock:
+            found, self._untold = self._untold, []
+            return found
+
     def recall(self) -> None:
         """After a start: what was scored in shadow is scored again, if it is still here."""
         shadow = self._memory.value.shadow
@@ -139,7 +157,8 @@ class Follower:
             (told.serve, self._slots.state.current == told.serve, True),
             (told.shadow, shadow == told.shadow, False),
         ):
-            if not digest or is_here or now_s < self._due_s.get(digest, now_s):
+            is_whole = is_here and digest not in self._damaged
+            if not digest or is_whole or now_s < self._due_s.get(digest, now_s):
                 continue
             self._due_s[digest] = now_s + RETRY_S
             try:
@@ -147,13 +166,17 @@ class Follower:
             except (ControlError, TrustError):
                 del self._due_s[digest]
                 raise
+        self._mend(installable, download, now_s)
 
     def wanted(self) -> Wanted:
         """What the device shall answer with now, by what it was told and what it holds."""
         told = self._memory.value
         current = None
         with self.lock, contextlib.suppress(UserError):  # slots that cannot be read: the rules answer
+            before = self._slots.state
             current = self._slots.current()
+            if before.current in before.good and (current is None or current.digest != before.current):
+                self._note_damage(before.current)
         if current is not None and current.digest in told.withdrawn:
             current = None
         shadow = self._shadow if self._shadow is not None and self._shadow.digest == told.shadow else None
@@ -175,6 +198,9 @@ class Follower:
         if why_bad := state.why_bad(digest):
             self._refuse(digest, why_bad)
             return
+        if digest in state.held:
+            with self.lock:
+                self._note_if_damaged(digest)
         try:
             self._hold(digest, installable, download)
             with self.lock:
@@ -206,35 +232,73 @@ class Follower:
 
     def _hold(self, digest: str, installable: Installable, download: Download) -> None:
         """See to it that a version is in the slots, each file verified."""
-        state = self._slots.state
-        if digest in (state.current, *state.previous):
+        state, is_damaged = self._slots.state, digest in self._damaged
+        if digest in (state.current, *state.previous) and not is_damaged:
             return  # those were verified before, and a device may go back
         info = installable(digest)
         if info is None:
             raise DataError("it is not in the signed list of installable versions", where="package")
-        if digest not in state.held:
+        if digest not in state.held or is_damaged:
             self._stage(digest, info, download)
+        if is_damaged:
+            self._damaged.discard(digest)
+            self.num_mended += 1
+
+    def _mend(self, installable: Installable, download: Download, now_s: float) -> None:
+        """Fetch again what the disk has lost of versions that a device may go back to."""
+        for digest in sorted(self._damaged):
+            if digest not in self._slots.state.held:
+                self._damaged.discard(digest)
+            elif now_s >= self._due_s.get(digest, now_s):
+                self._due_s[digest] = now_s + RETRY_S
+                with contextlib.suppress(DataError):  # withdrawn meanwhile, or the disk is full
+                    self._hold(digest, installable, download)
+
+    def _note_if_damaged(self, digest: str) -> None:
+        if not self._slots.is_whole(digest):
+            self._note_damage(digest)
+
+    def _note_damage(self, digest: str) -> None:
+        if digest not in self._damaged:
+            self._damaged.add(digest)
+            self._untold.append(digest)
 
     def _stage(self, digest: str, info: TargetInfo, download: Download) -> None:
-        sizes = {digest: info.length}
+        manifest = self._slots.manifest(digest)  # kept by a try that was cut, or held
+        if manifest is not None:
+            self._check(manifest)
         try:
             while True:
                 try:
                     with self.lock:
                         self._slots.stage(digest, self._held)
                 except _MissingError as missing:
-                    content = download(missing.digest, sizes.get(missing.digest, 0))
-                    if missing.digest == digest:
-                        manifest = Manifest.from_bytes(info.check(content))
-                        sizes |= {blob.digest: blob.size_bytes for blob in references(manifest)}
+                    if manifest is None:
+                        content = info.check(download(digest, info.length))
+                        manifest = Manifest.from_bytes(content)
                         self._check(manifest)
-                    self._fetched[missing.digest] = content
+                        self._fetched[digest] = content
+                    else:
+                        self._fetch(missing.digest, manifest, download)
                 else:
                     return
         finally:
             self._fetched.clear()
+            self._not_there.clear()
+
+    def _fetch(self, digest: str, manifest: Manifest, download: Download) -> None:
+        """A file that a manifest names. A delta that the server does not have, or cannot read any more, is given up."""
+        sizes = {blob.digest: blob.size_bytes for blob in references(manifest)}
+        try:
+            self._fetched[digest] = download(digest, sizes[digest])
+        except ControlError as error:
+            if not error.is_refusal or digest != manifest.delta.digest:
+                raise
+            self._not_there.add(digest)
 
     def _held(self, digest: str) -> bytes:
+        if digest in self._not_there:
+            raise DataError(f"the server does not have {digest}", where="package")
         if digest not in self._fetched:
             raise _MissingError(digest)
         return self._fetched[digest]

@@ -98,6 +98,8 @@ class Slots:
     def stage(self, digest: str, fetch: Fetch) -> Staged:
         """Fetch a version, verify it and make it the candidate. What was fetched before a failure is not fetched again.
 
+        One that is held already stays what it is, and what the disk has lost of it is fetched again.
+
         Args:
             digest: Of the manifest, from a signed assignment.
             fetch: Gives the bytes under a digest; what it raises comes through.
@@ -109,7 +111,7 @@ class Slots:
         staged = self._state.staged(digest)
         self._sweep(digest)
         counted = _Counted(fetch)
-        manifest = self._manifest(digest, counted)
+        manifest = self._brought_manifest(digest, counted)
         by_delta = self._fetch_weights(manifest, counted)
         for blob in blobs(manifest):
             self._ensure(blob, counted)
@@ -171,6 +173,20 @@ class Slots:
             state = state.without(digest)
         return None
 
+    def manifest(self, digest: str) -> Manifest | None:
+        """What is on the disk of a version's manifest: held, or kept by a `stage` that was cut; None where nothing sound is."""
+        with contextlib.suppress(DataError):
+            return Manifest.from_bytes(self._store.get(digest))
+        return None
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether every file of a version is on the disk as it was written."""
+        try:
+            open_package(self._store, digest)
+        except UserError:
+            return False
+        return True
+
     def mark_bad(self, digest: str, reason: str) -> None:
         """Never stage or serve a version again; if it is the current one, `rollback` is the next thing to do."""
         self._write_if_possible(self._state.marked_bad(digest, reason))
@@ -183,10 +199,10 @@ class Slots:
         """
         self._write(self._state.forgiven(digest))
 
-    def _manifest(self, digest: str, fetch: Fetch) -> Manifest:
+    def _brought_manifest(self, digest: str, fetch: Fetch) -> Manifest:
         """The manifest, from disk if it is held, kept on disk if it is sound."""
-        with contextlib.suppress(DataError):
-            return Manifest.from_bytes(self._store.get(digest))
+        if (held := self.manifest(digest)) is not None:
+            return held
         manifest = Manifest.from_bytes(fetch(digest))
         if manifest.digest != digest:
             raise DataError(
@@ -248,8 +264,7 @@ class Slots:
         wanted: set[str] = set()
         for digest in (*self._state.held, *([coming] if coming else [])):
             wanted.add(digest)
-            with contextlib.suppress(DataError):
-                manifest = Manifest.from_bytes(self._store.get(digest))
+            if (manifest := self.manifest(digest)) is not None:
                 wanted.update(blob.digest for blob in references(manifest))
         with contextlib.suppress(DataError):  # what cannot be removed is in nobody's way but the disk's
             self._store.sweep(wanted)
