@@ -36,6 +36,7 @@ from fedretrain.coordinator.cycle_evidence import (
     Resubmit,
     Retrain,
     ServeAgain,
+    UnderWay,
     Withdraw,
 )
 from fedretrain.coordinator.cycle_fold import apply, begin, replay
@@ -92,6 +93,7 @@ __all__ = [
     "ServeAgain",
     "ServedAgain",
     "Trained",
+    "UnderWay",
     "Withdraw",
     "Withdrawn",
     "apply",
@@ -119,7 +121,7 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
     _watch(log, evidence)
     _guard(log, evidence)
     withdrawn = _keep_out(log, evidence)
-    _end_training(log, evidence.trained)
+    _end_training(log, evidence.trained, evidence.under_way)
     _propose(log, evidence)
     taken_back = _taken_back(log, withdrawn)
     if state.champion in withdrawn:
@@ -215,18 +217,28 @@ def _let_in(log: Log, seen: QuarantineEvidence) -> None:
             log.add(QuarantineEvent(kind, said.subject, said.ident, log.now, said.reason, by=said.by))
 
 
-def _end_training(log: Log, trained: Trained | None) -> None:
-    """A campaign is over, or training is stopped; one that made nothing ends its retrain."""
+def _end_training(log: Log, trained: Trained | None, under_way: UnderWay | None) -> None:
+    """A campaign is over, took too long, or training is stopped; one that made nothing ends its retrain."""
     candidate = log.state.training
     if candidate is None:
         return
     if trained is None or trained.version != candidate.version:  # one that was given up meanwhile
-        if log.state.safety.allows(Switch.TRAINING):
+        reason = _given_up(log, candidate.version, under_way)
+        if not reason:
             return
-        trained = Trained(candidate.version, made=False, reason="training is stopped")
+        trained = Trained(candidate.version, made=False, reason=reason)
     log.add(trained)
     if not trained.made:
         end_retrain(log, candidate.retrain, Ending.FAILED, trained.reason)
+
+
+def _given_up(log: Log, version: int, under_way: UnderWay | None) -> str:
+    """Why the campaign that makes a version is not waited for; empty where it is."""
+    if not log.state.safety.allows(Switch.TRAINING):
+        return "training is stopped"
+    if under_way is None or under_way.version != version or log.now - under_way.begun_at <= under_way.max_s:
+        return ""
+    return f"it took longer than {under_way.max_s:g} s"
 
 
 def _propose(log: Log, evidence: Evidence) -> None:

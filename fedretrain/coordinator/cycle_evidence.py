@@ -114,6 +114,21 @@ class Discard:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """A training campaign that is going on.
+
+    Attributes:
+        version: What it is to make.
+        begun_at: Instant, seconds.
+        max_s: After so long it is given up.
+    """
+
+    version: int
+    begun_at: float
+    max_s: float
+
+
 Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain | Retrain | Resubmit | Discard
 
 
@@ -127,6 +142,7 @@ class Evidence:
         baseline: The champion's record, where there are views.
         signals: For retraining; None where retraining is not to be decided now.
         trained: A campaign that ended.
+        under_way: The campaign that goes on; None where none does, or nothing limits it.
         rollout: For the rollout that is on. What the state knows itself (safe mode, switches, what is withdrawn, what waits) is
             filled in from there.
         readings: What safety limits are read from beside the views; in safe mode those of what serves then.
@@ -142,6 +158,7 @@ class Evidence:
     baseline: Baseline | None = None
     signals: Signals | None = None
     trained: Trained | None = None
+    under_way: UnderWay | None = None
     rollout: RolloutEvidence = field(default_factory=RolloutEvidence)
     readings: tuple[Reading, ...] = ()
     orders: tuple[Order, ...] = ()

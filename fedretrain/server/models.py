@@ -18,7 +18,7 @@ from fedretrain.artifacts.manifest import Strategy, TrainingRecord
 from fedretrain.artifacts.package import read_manifest, read_package
 from fedretrain.artifacts.trust.words import TargetInfo
 from fedretrain.artifacts.weights import decode_params, encode_params
-from fedretrain.coordinator.cycle import Trained
+from fedretrain.coordinator.cycle import Trained, UnderWay
 from fedretrain.coordinator.state import Outcome
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
@@ -258,10 +258,10 @@ class Models:
         name = self.campaign_of(version)
         return read_campaign(self._log, name) if self._log.head(campaign_stream(name)).counter else None
 
-    def began_at(self, version: int) -> float:
-        """When the campaign of a version was defined."""
-        first = next(iter(self._log.read(campaign_stream(self.campaign_of(version)))))
-        return first.at
+    def under_way(self, version: int) -> UnderWay | None:
+        """The campaign that makes a version, since it was defined; None before (attempts on the pool have a limit of their own)."""
+        first = next(iter(self._log.read(campaign_stream(self.campaign_of(version)))), None)
+        return UnderWay(version, first.at, self._wanted_training().max_s) if first is not None else None
 
     def trained(self, version: int, champion: int) -> Trained | None:
         """How the campaign of a version ended; its package is made here, once. None while it goes on."""

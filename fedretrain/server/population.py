@@ -235,6 +235,7 @@ class Population:
             baseline=None if watching is None else watching.baseline,
             signals=signals,
             trained=self._trained(now),
+            under_way=None if state.training is None else self.models.under_way(state.training.version),
             rollout=self._rollout(told, now),
             orders=told.cycle,
             decides_otherwise=self.models.deciding_otherwise(state.champion, state.waiting),

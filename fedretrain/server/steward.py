@@ -249,18 +249,17 @@ class Steward:
         if state.training is None or name not in self._campaigns:
             return {}
         record = population.models.campaign(state.training.version)
-        training = population.models.training
-        if record is None or record.end or training is None:
+        under_way = population.models.under_way(state.training.version)
+        if record is None or record.end or under_way is None:
             return {}
         flower = self._config.flower
         address = flower.public or f"{self._config.listen.hosts[0]}:{flower.fleet.rsplit(':', 1)[1]}"
-        begun = population.models.began_at(state.training.version)
         invite = CampaignInvite(
             campaign=record.definition.campaign,
             bundle=record.definition.bundle,
             server=address,
-            begins_at=begun,
-            ends_at=begun + training.max_s,
+            begins_at=under_way.begun_at,
+            ends_at=under_way.begun_at + under_way.max_s,
             num_rounds=record.definition.num_rounds,
             round_s=record.definition.rules.deadline_s,
         )

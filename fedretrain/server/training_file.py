@@ -55,7 +55,7 @@ class TrainingFile:
         num_rounds: Of a campaign.
         interval_s: From a round's beginning to the next one's, at least.
         patience_s: How long a round waits for connected devices.
-        max_s: After that a campaign is given up.
+        max_s: After that a campaign is given up, and its retrain has failed; what it charged stays charged.
         pool: How a central retrain is run.
     """
 

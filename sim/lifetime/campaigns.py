@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.coordinator.charging import Purse, SeededNoises
+from fedretrain.coordinator.cycle_evidence import UnderWay
 from fedretrain.coordinator.round import run_round
 from fedretrain.coordinator.sampling import Cohort
 from fedretrain.coordinator.state import Outcome, ServerState
@@ -44,6 +45,7 @@ class _Running:
     store: PersonalStore
     rounds_left: int
     next_at: float
+    begun_at: float
     pool_rounds_left: int = 0
     released: int = 0
     pooled: int = 0
@@ -104,6 +106,11 @@ class Campaigns:
     def running(self) -> bool:
         """Whether a campaign is under way."""
         return self._running is not None
+
+    def under_way(self, max_s: float) -> UnderWay | None:
+        """The campaign that is on, if there is one; it may take `max_s`."""
+        running = self._running
+        return None if running is None else UnderWay(running.version, running.begun_at, max_s)
 
     def keep_out(self, devices: NDArray[np.bool_]) -> None:
         """From now on these devices ``[D]``, and no others, are kept out."""
@@ -188,7 +195,7 @@ class Campaigns:
             store.commit()
         if self.pool is not None:
             self.pool.begin()
-        self._running = _Running(version, state, store, rounds + pool_rounds, at, pool_rounds)
+        self._running = _Running(version, state, store, rounds + pool_rounds, at, at, pool_rounds)
 
     def stop(self) -> None:
         """Give up the campaign under way; what was charged stays charged."""

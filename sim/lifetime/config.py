@@ -20,6 +20,7 @@ class LifetimeConfig:
         initial_rounds: Rounds that make the first champion, before the life begins.
         retrain_rounds: Rounds of each later campaign.
         round_interval_s: Virtual seconds between the rounds of a campaign.
+        campaign_max_s: After so long a campaign is given up, as a training file's `max_s` says in production.
         baseline_s: The end of the history, from which the first champion's baseline comes.
         baseline_held_out: Whether the first champion is not trained on it. Where a history is too short for that, the
             baseline's accuracy is of rows that it was trained on, and flatters it.
@@ -52,6 +53,7 @@ class LifetimeConfig:
     initial_rounds: int = 30
     retrain_rounds: int = 10
     round_interval_s: float = HOUR_S
+    campaign_max_s: float = 2 * DAY_S
     baseline_s: float = 2 * DAY_S
     baseline_held_out: bool = True
     settle_s: float = 3 * DAY_S
@@ -82,7 +84,7 @@ class LifetimeConfig:
             "pool_devices",
         ):
             not_negative(f"lifetime.{name}", getattr(self, name))
-        for name in ("tick_s", "round_interval_s", "buffer_s", "online_lr"):
+        for name in ("tick_s", "round_interval_s", "campaign_max_s", "buffer_s", "online_lr"):
             positive(f"lifetime.{name}", getattr(self, name))
         for name in ("initial_rounds", "retrain_rounds", "buffer_rows", "span_ticks"):
             require(getattr(self, name) >= 1, "must be at least 1", key=f"lifetime.{name}")

@@ -172,7 +172,15 @@ class Living:
         )
         signals = self.watch.signals(self.state, self.campaigns, now)
         num_devices = self.fleet.num_devices
-        evidence = Evidence(views, self.watch.baseline, signals, trained, judged, num_devices=num_devices)
+        evidence = Evidence(
+            views,
+            self.watch.baseline,
+            signals,
+            trained,
+            self.campaigns.under_way(self.life.campaign_max_s),
+            judged,
+            num_devices=num_devices,
+        )
         champion, monitor = self.state.champion, self.state.monitor
         for event in cycle.tick(self.policy, self.state, evidence, now):
             self.state = cycle.apply(self.policy, self.state, event)
@@ -294,6 +302,8 @@ class Living:
         assert self.state is not None
         if isinstance(body, Decision) and body.action is Action.RETRAIN:
             self._start(body, now)
+        if isinstance(body, cycle.Trained) and not body.made:
+            self.campaigns.stop()  # one that is over is not running; one that was given up trains nobody any more
         if not isinstance(body, RolloutEvent):
             return
         if body.kind is EventKind.CREATED:

@@ -13,6 +13,7 @@ import pytest
 
 from fedretrain.artifacts.manifest import Strategy
 from fedretrain.artifacts.weights import decode_params, encode_params
+from fedretrain.coordinator.cycle import UnderWay
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.types import ClientData
 from fedretrain.retraining.config import RetrainingPolicy, StrategyRule, Where
@@ -128,7 +129,10 @@ def test_an_incremental_retrain_begins_with_the_champion_and_seeds_the_campaign_
     _same(made, world.expected(champion))
     models = world.models()
     assert models.trained(2, 1) is None  # the campaign has not begun
+    assert models.under_way(2) is None
     models.start_campaign(world.decision, world.state, world.everybody(), b"bundle")
+    (begun,) = world.log.read(campaign_stream("p-2"))
+    assert models.under_way(2) == UnderWay(2, begun.at, models.training.max_s)
     definition = read_campaign(world.log, "p-2").definition
     shared = PLAN.make().task.shared.names
     _same(decode_params(world.stores.campaigns.get(definition.base)), {name: made[name] for name in shared})

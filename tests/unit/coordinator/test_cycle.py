@@ -13,9 +13,11 @@ from fedretrain.coordinator.cycle import (
     ServeAgain,
     ServedAgain,
     Trained,
+    UnderWay,
     Withdraw,
 )
 from fedretrain.coordinator.policy import OnDecay
+from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import DataError
 from fedretrain.monitoring.alerts import ConfidenceDecayed, DeviceQuarantined, DeviceReleased, Drifted
 from fedretrain.monitoring.state import MonitorState
@@ -269,6 +271,24 @@ def test_a_campaign_that_makes_nothing_ends_its_retrain_and_a_late_word_counts_f
     bodies = drive.tick(trained=Trained(2, made=False, reason="no device answered"))
     assert bodies == [Trained(2, made=False, reason="no device answered"), *outcomes(drive)]
     assert drive.tick(trained=Trained(2, made=True)) == []
+
+
+def test_a_campaign_that_takes_too_long_is_given_up_and_tried_again_like_any_that_failed() -> None:
+    drive = Drive()
+    drive.tick(signals=DRIFT)
+    begun_at = drive.now
+    assert drive.tick(2.0, under_way=UnderWay(2, begun_at, 2 * HOUR_S)) == []  # to the second
+    assert drive.tick(under_way=UnderWay(1, begun_at, HOUR_S)) == []  # another campaign's
+    bodies = drive.tick(under_way=UnderWay(2, begun_at, 2 * HOUR_S))
+    assert bodies == [Trained(2, made=False, reason="it took longer than 7200 s"), *outcomes(drive)]
+    assert outcomes(drive)[-1].ending is Ending.FAILED
+    assert drive.state.training is None
+    again = drive.tick(POLICY.retraining.retry_s / HOUR_S + 0.1, signals=DRIFT)
+    assert [body.action for body in again] == [Action.RETRAIN]
+    other = Drive()
+    other.tick(signals=DRIFT)
+    at_last = other.tick(5.0, trained=Trained(2, made=True), under_way=UnderWay(2, 0.0, HOUR_S))
+    assert kinds(at_last) == ["Trained", "created"]  # what it made by then counts
 
 
 def test_a_candidate_without_validation_goes_nowhere() -> None:

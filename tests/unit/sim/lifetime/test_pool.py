@@ -220,3 +220,19 @@ def test_a_life_retrains_on_its_pool():
 def test_more_consented_devices_than_there_are_is_refused(living):
     with pytest.raises(ConfigError, match="pool_devices"):
         Pool(living.arm, living.fleet, 13)
+
+
+def test_a_campaign_that_takes_longer_than_it_may_is_given_up_and_asks_nobody_any_more():
+    living = born("lifetime.retrain_rounds=50", "lifetime.campaign_max_s=10800")
+    living.state = replace(living.state, training=Candidate(2, 1))
+    living._start(decided(living, psi_max=0.9, drift_confirmed=True), NOW)
+    ticks = list(range(12, 20))
+    running = []
+    for tick in ticks:
+        living.tick(tick)
+        running.append(living.campaigns.running)
+    assert running == [True] * 3 + [False] * 5  # three hours are allowed, the fourth is too long
+    assert living.state.training is None
+    assert 2 not in living.serving.versions.shared
+    told = [(event.at, event.text) for event in living.chronicle._events if event.kind == "no_candidate"]
+    assert told == [(NOW + 4 * 3600.0, "it took longer than 10800 s")]
