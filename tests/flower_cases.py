@@ -130,7 +130,8 @@ def plain_place(folder: Path) -> StorePlace:
 class Fleet:
     """A coordinator's and several agents' processes below one folder.
 
-    With `keys` connections are TLS and every node has a key; without, it is a development machine.
+    With `keys` connections are TLS and every node has a key; without, it is a development machine. With `link`, agents reach the
+    SuperLink there.
     """
 
     root: Path
@@ -138,6 +139,7 @@ class Fleet:
     nodes: dict[str, list[int]] = field(default_factory=dict)
     agents: dict[str, CampaignProcesses] = field(default_factory=dict)
     campaign: CampaignProcess | None = None
+    link: str = ""
 
     def __post_init__(self) -> None:
         self.database = f"sqlite:///{self.root / 'server.db'}"
@@ -152,7 +154,7 @@ class Fleet:
         for client, found in data.items():
             FolderData(folder / "data").put_examples(ClientId(client), found)
         digest = bundle or campaign_bundle().digest
-        invitation = Invitation("any", self.superlink.config.address, digest)
+        invitation = Invitation("any", self.link or self.superlink.config.address, digest)
         keys = NodeKeys(insecure=True)
         if self.keys is not None:
             keys, public = self.keys.node(name)

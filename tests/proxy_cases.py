@@ -28,6 +28,8 @@ class Proxy:
 
     def __init__(self) -> None:
         self.target, self.fault, self.num_faults = 0, Fault.NONE, 0
+        self.sent_bytes = 0
+        """What devices have sent, of whatever protocol."""
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -100,6 +102,7 @@ class Proxy:
                     self.num_faults += 1
                     await asyncio.sleep(DELAY_S)
                 passed += len(piece)
+                self.sent_bytes += len(piece) if is_from_device else 0
                 if self.fault is Fault.TRUNCATE and is_from_device and passed > CUT_BYTES:
                     self.num_faults += 1
                     sink.write(piece[: max(1, len(piece) // 2)])

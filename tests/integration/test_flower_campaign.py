@@ -8,103 +8,30 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
-from fedretrain.artifacts.weights import decode_params, encode_params
+from fedretrain.artifacts.weights import decode_params
 from fedretrain.core import params
 from fedretrain.core.ids import ClientId
-from fedretrain.core.rng import seed_for
 from fedretrain.edge.training_data import FolderData
-from fedretrain.server.campaign import CampaignDefinition
-from fedretrain.server.campaign_rules import CampaignRules, PrivacyRule, SamplingRule
+from fedretrain.server.campaign_rules import PrivacyRule, SamplingRule
 from fedretrain.server.database_ledger import DatabaseLedger
-from fedretrain.server.superlink import campaign_bundle
-from fedretrain.training.plan import ModelName, TrainingPlan
-from sim.campaign import Campaign
-from sim.local_runner import LocalPool
-from tests.flower_cases import Fleet
 from tests.run_cases import quick_arm
+from tests.twin_cases import DP, NUM_DEVICES, WORDS, check_rounds, definition, simulated, twin_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fedretrain.server.campaign import CampaignRecord
-    from sim.arm import Arm
+    from tests.flower_cases import Fleet
 
 pytestmark = pytest.mark.slow
-
-NUM_DEVICES = 6
-WORDS = (
-    "runner.executor=each",
-    "personalization=fedper",
-    f"fleet.num_devices={NUM_DEVICES}",
-    "campaign.cohort_size=4",
-    "campaign.num_rounds=2",
-    "dataset.live_fraction=0",  # the data stand still during the campaign
-)
-DP = ("privacy=central", "privacy.clip_norm=0.5", "privacy.target_epsilon=40")
-
-
-def simulated(*words: str) -> Campaign:
-    """The simulator's campaign, in this process."""
-    campaign = Campaign("arm", quick_arm(*WORDS, *words))
-    campaign.run(LocalPool().runner(campaign.arm, campaign.progress.store), lambda _: None)
-    return campaign
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A SuperLink and two agents, of three devices each, with the data of the simulated ones."""
-    found = Fleet(tmp_path_factory.mktemp("fleet"))
-    devices = np.arange(NUM_DEVICES)
-    world = quick_arm(*WORDS).world.fleet
-    data = {int(device): world.trainable(np.array([device]), 0.0)[0] for device in devices}
-    for number in range(2):
-        found.recruit(f"agent-{number}", {d: data[d] for d in data if d % 2 == number})
+    found = twin_fleet(tmp_path_factory.mktemp("fleet"))
     yield found
     found.stop()
-
-
-def plan_of(arm: Arm) -> TrainingPlan:
-    config = arm.config
-    return TrainingPlan(
-        ModelName(config.model.kind),
-        tuple(arm.world.fleet.input_shape),
-        arm.world.fleet.num_outputs,
-        model_seed=seed_for(arm.seed, -1, 0, "model"),
-        options={"hidden": list(config.model.mlp.hidden)},
-        method=config.personalization,
-        training=config.training,
-    )
-
-
-def definition(fleet: Fleet, name: str, arm: Arm, **rules: object) -> CampaignDefinition:
-    campaign = arm.config.campaign
-    values: dict[str, object] = {
-        "sampling": SamplingRule(campaign.sampling, campaign.cohort_size),
-        "quorum": arm.rules.rounds.quorum,
-        "deadline_s": 60.0,
-    }
-    return CampaignDefinition(
-        name,
-        arm.config.name,
-        NUM_DEVICES,
-        fleet.store.put(encode_params(arm.first_shared())),
-        campaign.num_rounds,
-        plan_of(arm),
-        CampaignRules(**(values | rules)),  # type: ignore[arg-type]
-        seed=arm.seed,
-        min_online=NUM_DEVICES,
-        bundle=fleet.store.put(campaign_bundle().content),
-    )
-
-
-def check_rounds(record: CampaignRecord, num_rounds: int) -> None:
-    """Every round once, in order, and an end."""
-    assert record.end == "complete"
-    assert [done.round for done in record.rounds] == list(range(num_rounds))
-    assert [done.version for done in record.rounds] == list(range(1, num_rounds + 1))
 
 
 def test_real_devices_give_the_simulators_weights_bit_for_bit(fleet: Fleet) -> None:
