@@ -168,6 +168,10 @@ class Plant:
     Attributes:
         folder: Everything below it.
         policy: Rules of its rollouts that are other than `ROLLOUT`.
+        parts: Other parts of its policy file.
+        training: Its training file; empty: as `write_office` writes it.
+        first_rounds: Passes over the pool that make the first champion.
+        edge: More of the agent's file.
         proxy: Between devices and gateway.
         small: Folders that are disks of their own, with their sizes as mount says them.
         processes: By name.
@@ -175,6 +179,10 @@ class Plant:
 
     folder: Path
     policy: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    first_rounds: int = 2
+    edge: str = ""
     proxy: Proxy | None = None
     small: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -202,10 +210,13 @@ class Plant:
             (self.folder / f"{name}.toml").write_text(text)
         rollout = {**ROLLOUT, **self.policy}
         written = {**POLICY, "name": "plant", "validation": {"required": ["sanity"]}, "rollout": rollout}
+        written |= self.parts
+        if self.training:
+            (self.folder / "training.yaml").write_text(yaml.safe_dump(self.training))
         (self.folder / "policy.yaml").write_text(yaml.safe_dump(written))
-        self.desk.import_first(("a", "b", "c"), 2)
+        self.desk.import_first(("a", "b", "c"), self.first_rounds)
         tokens = self.desk.tokens(list(DEVICES), 3600.0)
-        text = EDGE.format(enrol=ports["first_enrol"], http=ports["http"])
+        text = EDGE.format(enrol=ports["first_enrol"], http=ports["http"]) + self.edge
         for name, token in tokens:
             text += f'[[devices]]\nname = "{name}"\ntoken = "{token}"\ndevice_type = "pump"\nsite = "north"\n'
         (self.folder / "edge.toml").write_text(text)
@@ -301,7 +312,7 @@ class Plant:
 
     def calm(self) -> None:
         """No rollout, and everybody on the champion."""
-        if self.phase() in ("shadow", "canary", "pending"):
+        if self.phase() in ("shadow", "approval", "canary", "pending"):
             self.desk.order("roll_back", OPERATOR, "to begin again")
         self.until(lambda: self.phase() in ("", "rolled_back"), "no rollout")
         self.until(lambda: self.serving() == {1: len(DEVICES)}, "every device serves the champion")
@@ -381,9 +392,18 @@ class Plant:
     def counted(self) -> dict[tuple[str, bool], int]:
         """The same, of the records that the coordinators have taken."""
         found = {(name, is_shadow): 0 for name in DEVICES for is_shadow in (False, True)}
-        with reading(self.desk.log.engine) as connection:
-            for row in connection.execute(select(telemetry.c.device, telemetry.c.payload)):
-                said = pb.Payload.FromString(row.payload)
-                if said.WhichOneof("what") == "report" and said.report.package:
-                    found[row.device, said.report.shadow] += sum(said.report.outputs)
+        for device, said in self.taken():
+            if said.WhichOneof("what") == "report" and said.report.package:
+                found[device, said.report.shadow] += sum(said.report.outputs)
         return found
+
+    def labelled(self) -> int:
+        """Labels of served predictions in the records that the coordinators have taken."""
+        found = (said.labels for _, said in self.taken() if said.WhichOneof("what") == "labels")
+        return sum(sum(one.confusion) for one in found if not one.shadow)
+
+    def taken(self) -> list[tuple[str, Any]]:
+        """The records that the coordinators have taken, with their devices."""
+        with reading(self.desk.log.engine) as connection:
+            rows = connection.execute(select(telemetry.c.device, telemetry.c.payload)).all()
+        return [(row.device, pb.Payload.FromString(row.payload)) for row in rows]
