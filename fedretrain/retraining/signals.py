@@ -18,7 +18,7 @@ from types import NoneType
 from typing import get_args, get_type_hints
 
 from fedretrain.core.checks import finite, require
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import ConfigError, DataError
 
 SignalValue = bool | float | str | None
 
@@ -164,14 +164,10 @@ def check_signal(name: str, key: str) -> SignalType:
     Raises:
         ConfigError: If there is no such signal; names the nearest one.
     """
-    close = difflib.get_close_matches(name, SIGNAL_TYPES, n=1, cutoff=0.0)
-    require(
-        name in SIGNAL_TYPES,
-        f"there is no signal {name!r}",
-        key=key,
-        fix=f"did you mean {close[0]!r}?" if close else "",
-    )
-    return SIGNAL_TYPES[name]
+    if name in SIGNAL_TYPES:
+        return SIGNAL_TYPES[name]
+    (close,) = difflib.get_close_matches(name, SIGNAL_TYPES, n=1, cutoff=0.0)
+    raise ConfigError(f"there is no signal {name!r}", where=key, fix=f"did you mean {close!r}?")
 
 
 def check_value(name: str, value: bool | float | str, key: str) -> None:
@@ -182,15 +178,14 @@ def check_value(name: str, value: bool | float | str, key: str) -> None:
     """
     kind = check_signal(name, "signal")
     given = _type_of(value)
-    close = difflib.get_close_matches(
-        name, [other for other, known in SIGNAL_TYPES.items() if known is given], n=1, cutoff=0.0
-    )[0]
-    require(
-        given is kind,
-        f"{name} is {kind.value}, {value!r} is {given.value}",
-        key=key,
-        fix=f"give {kind.value}; the nearest signal that is {given.value} is {close!r}",
-    )
+    if given is not kind:
+        alike = [other for other, known in SIGNAL_TYPES.items() if known is given]
+        (close,) = difflib.get_close_matches(name, alike, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"{name} is {kind.value}, {value!r} is {given.value}",
+            where=key,
+            fix=f"give {kind.value}; the nearest signal that is {given.value} is {close!r}",
+        )
     if kind is SignalType.NUMBER:
         finite(key, float(value))
     if kind is SignalType.WORD:
