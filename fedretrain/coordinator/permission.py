@@ -38,7 +38,9 @@ _POINTS = {
 _RESTORING = (SafetyCommand.LEAVE, SafetyCommand.START)
 
 
-def refusal(roles: Roles, state: CycleState | None, said: Said, now: float) -> str:
+def refusal(
+    roles: Roles, state: CycleState | None, said: Said, now: float, account: str | None = None
+) -> str:
     """Why an order may not be followed; empty where it may.
 
     An approval that answers no question is refused by `unasked`: the loop passes over it, whoever types it is told.
@@ -48,16 +50,17 @@ def refusal(roles: Roles, state: CycleState | None, said: Said, now: float) -> s
         state: Of its loop; None where it has not begun.
         said: What somebody orders.
         now: Instant.
+        account: From which it is ordered; None where that is not asked.
     """
     if not isinstance(said, Approval):
-        return roles.lacks(said.by, _right(said)) or _of_version(state, said)
+        return roles.lacks(said.by, _right(said), account) or _of_version(state, said)
     rollout = None if state is None else state.rollout
     if rollout is None or said.answer is Answer.NONE:
         return ""
     right = _right_to_answer(rollout)
     if right is None:
         return ""
-    return roles.lacks(said.by, right) or _second_person(rollout, said, now)
+    return roles.lacks(said.by, right, account) or _second_person(rollout, said, now)
 
 
 def unasked(state: CycleState | None) -> str:

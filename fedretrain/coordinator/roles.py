@@ -2,7 +2,8 @@
 
 Rules of this file:
     * A role names rights and the people who have them. Where there is no role at all, everybody who gives a name has every right.
-    * Names are those that orders carry (``--by``), compared as they are written.
+    * Names are those that orders carry (``--by``), compared as they are written. Nobody proves a name; where a role says from which
+      accounts of the operating system its people act, the command line asks for that too.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ class Role:
         may: Rights.
         people: Their names.
         populations: Whose models; empty: all.
+        accounts: From which accounts of the operating system; empty: from any.
     """
 
     may: tuple[Right, ...]
     people: tuple[str, ...]
     populations: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        as_tuples(self, ["may", "people", "populations"])
+        as_tuples(self, ["may", "people", "populations", "accounts"])
         require(bool(self.may), "a role without rights", key="may", fix=f"name some of {', '.join(Right)}")
         named = bool(self.people) and all(name.strip() == name and name for name in self.people)
         require(named, "a role for nobody", key="people", fix="name people as they sign their orders (--by)")
@@ -71,9 +74,19 @@ class Roles:
         """Who has a right, sorted; empty where nobody has, or everybody."""
         return tuple(sorted({p for role in self.roles.values() if right in role.may for p in role.people}))
 
-    def lacks(self, by: str, right: Right) -> str:
-        """Why somebody may not do something; empty where they may."""
-        if not self.roles or by in self.holders(right):
+    def lacks(self, by: str, right: Right, account: str | None = None) -> str:
+        """Why somebody may not do something; empty where they may.
+
+        Args:
+            by: Who.
+            right: To do what.
+            account: From which account; None where that is not asked.
+        """
+        own = [role for role in self.roles.values() if right in role.may and by in role.people]
+        if self.roles and not own:
+            able = ", ".join(self.holders(right))
+            return f"{by} lacks the right {right}" + (f", which {able} has" if able else ", which nobody has")
+        if account is None or not own or any(not role.accounts or account in role.accounts for role in own):
             return ""
-        able = ", ".join(self.holders(right))
-        return f"{by} lacks the right {right}" + (f", which {able} has" if able else ", which nobody has")
+        accounts = ", ".join(sorted({one for role in own for one in role.accounts}))
+        return f"{by} has the right {right} from the account {accounts} alone, and this is {account}"

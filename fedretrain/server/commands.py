@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.core.checks import positive
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError, FedretrainError
-from fedretrain.server import baseline_commands, incident_commands, label_commands, source_commands
+from fedretrain.server import (
+    baseline_commands,
+    incident_commands,
+    label_commands,
+    policy_commands,
+    source_commands,
+)
 from fedretrain.server.command_line import command, content_of, desk_of, order, say
 
 if TYPE_CHECKING:
@@ -52,6 +58,7 @@ def add(
     label_commands.add(below)
     baseline_commands.add(below)
     source_commands.add(below)
+    policy_commands.add(below)
     _safety(below)
     _reading(below)
 
@@ -273,6 +280,9 @@ def _reading(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         return say(arguments, found, _lines(found))
 
     def log(arguments: argparse.Namespace) -> int:
+        if arguments.orders:
+            told = desk_of(arguments).ordered()
+            return say(arguments, told, "\n".join(_order_line(one) for one in told))
         found = desk_of(arguments).events(arguments.after)
         return say(arguments, found, "\n".join(f"{_clock(one['at'])} {one['text']}" for one in found))
 
@@ -290,11 +300,21 @@ def _reading(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     command(below, "status", status, "where a population stands")
     made = command(below, "log", log, "what has happened, oldest first")
     made.add_argument("--after", type=int, default=0, help="only after this number")
+    made.add_argument(
+        "--orders",
+        action="store_true",
+        help="instead who ordered what: --by, and the account of the operating system that the command ran under",
+    )
     command(below, "verify", verify, "recompute every digest of log, store and signed list")
 
 
 def _lines(found: dict[str, Any]) -> str:
     return "\n".join(f"{key:16} {value}" for key, value in found.items() if value not in (None, "", [], {}))
+
+
+def _order_line(one: dict[str, Any]) -> str:
+    said = " ".join(str(value) for value in one["said"].values())
+    return f"{_clock(one['at'])} {one['by']} ({one['account'] or 'account unknown'}) {one['kind']} {said}"
 
 
 def _clock(at: float) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.coordinator.cycle import Discard, Propose, Resubmit, Retrain, Withdraw, served
 from fedretrain.coordinator.permission import refusal, unasked
 from fedretrain.coordinator.policy import read_policy
+from fedretrain.coordinator.policy_book import current
 from fedretrain.coordinator.roles import Right
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
@@ -23,7 +24,8 @@ from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.verdict import Verdict
-from fedretrain.server import alerts, fleet, intake, memory, orders, refreshes, validations
+from fedretrain.server import alerts, fleet, intake, listing, memory, orders, policies, refreshes, validations
+from fedretrain.server.account import account
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
 from fedretrain.server.enrolment import make_tokens
@@ -39,6 +41,7 @@ from fedretrain.server.verifying import verify
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
+    from fedretrain.coordinator.roles import Roles
     from fedretrain.server.config import Population, Watching
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
@@ -88,10 +91,20 @@ class Desk:
         """The population's clockwork."""
         return self._one.watching
 
+    @property
+    def roles(self) -> Roles:
+        """Who may order and approve what."""
+        return self._config.roles_of(self.population)
+
+    @cached_property
+    def policy_file(self) -> Policy:
+        """What the policy file says."""
+        return read_policy(read_yaml(Path(self._one.policy)), where=self._one.policy)
+
     @cached_property
     def policy(self) -> Policy:
-        """The policy file."""
-        return read_policy(read_yaml(Path(self._one.policy)), where=self._one.policy)
+        """What decides: the file's, unless it waits for two people's word."""
+        return current(policies.recall(self.log, self.population), self.policy_file)
 
     @cached_property
     def models(self) -> Models:
@@ -148,6 +161,9 @@ class Desk:
             "incidents": [asdict(one) for one in state.incidents],
             "refresh": refreshes.last(known.refreshes),
             "alerts": alerts.newest(self.log, self.population, _ALERTS),
+            "policy_waits": policies.waits(
+                policies.recall(self.log, self.population), self.roles, time.time()
+            ),
         }
         return found
 
@@ -164,36 +180,15 @@ class Desk:
 
     def devices(self) -> list[dict[str, Any]]:
         """Every device."""
-        with reading(self.log.engine) as connection:
-            found = fleet.everybody(connection, self.population)
-        numbers = {digest: version for version, digest in self.models.versions.digests.items()}
-        return [
-            {
-                "device": one.device,
-                "number": one.number,
-                "standing": str(one.standing),
-                "site": one.traits.site,
-                "device_type": one.traits.device_type,
-                "serves": numbers.get(one.heartbeat.get("serves", ""), 0) or None,
-                "seen": "never" if not one.seen_at else f"{max(0.0, time.time() - one.seen_at):.0f} s ago",
-            }
-            for one in found
-        ]
+        return listing.devices(self.log, self.models)
 
     def models_listed(self) -> list[dict[str, Any]]:
         """Every version, and what it is now."""
-        state, judged = self.memory().state, self.validations().judged
-        found = []
-        for number, one in sorted(self.models.versions.by_number.items()):
-            role = ""
-            if state is not None:
-                opened = state.rollout is not None and state.rollout.is_open
-                candidate = opened and state.rollout is not None and state.rollout.plan.candidate == number
-                role = "champion" if number == state.champion else "candidate" if candidate else ""
-                role = "quarantined" if number in state.quarantined else role
-            told = {"version": number, "package": one.package, "role": role, "origin": one.origin}
-            found.append({**told, "validation": judged[number].verdict if number in judged else ""})
-        return found
+        return listing.versions(self.models, self.memory().state, self.validations())
+
+    def ordered(self) -> list[dict[str, Any]]:
+        """Who ordered what."""
+        return listing.ordered(self.log, self.population)
 
     def validations(self) -> Validations:
         """What is known of offline validations."""
@@ -227,7 +222,13 @@ class Desk:
             fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
             if standing == Standing.RETIRED:
                 intake.forget(connection, self.population, device)
-        record = {"device": device, "standing": standing, "by": by, "reason": reason}
+        record = {
+            "device": device,
+            "standing": standing,
+            "by": by,
+            "reason": reason,
+            "account": account(),
+        }
         self.log.append(fleet.stream(self.population), [record], at=time.time())
 
     def answer(self, word: str, by: str, reason: str = "") -> None:
@@ -368,7 +369,7 @@ class Desk:
     def require(self, by: str, right: Right) -> None:
         """Raise a `ConfigError` unless somebody gives a name that has a right."""
         orders.check_name(by)
-        lacks = self._config.roles_of(self.population).lacks(by, right)
+        lacks = self.roles.lacks(by, right, account())
         if lacks:
             raise ConfigError(lacks, where="--by", fix="roles are in server.toml")
 
@@ -383,6 +384,6 @@ class Desk:
         # Safe mode is ordered also where the log is damaged: only what depends on where the loop stands looks at it.
         depends = isinstance(said, (Approval, Propose, Resubmit, Discard))
         state = self.memory().state if depends else None
-        refused = refusal(self._config.roles_of(self.population), state, said, time.time())
+        refused = refusal(self.roles, state, said, time.time(), account())
         if refused:
             raise ConfigError(refused, where="--by", fix="roles are in server.toml, proposers in the log")

@@ -1,7 +1,8 @@
 """What people order: written by the command line, read by the reconciler, and the audit log of both.
 
 Rules of this file:
-    * An order is an event like any other: durable, hash-chained, with who gave it and when. Nothing is done that is not in it.
+    * An order is an event like any other: durable, hash-chained, with who gave it, from which account, and when. Nothing is done that is
+      not in it.
     * The reconciler takes an order once: how far it has read is part of the same transaction as what follows from it.
     * A tick takes one order and one yes to a rollout; the next one waits for the next tick, so that none is lost behind another. A no
       waits for nobody.
@@ -27,6 +28,7 @@ from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.rollout.evidence import Answer, Approval, Operator
 from fedretrain.rollout.quarantine import Release
 from fedretrain.rollout.safety import SafetyOrder
+from fedretrain.server.account import account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,7 +66,8 @@ def give(log: EventLog, population: str, said: Said, at: float) -> Head:
     """
     check_name(said.by)
     said = replace(said, by=said.by.strip())
-    return log.append(stream(population), [{"kind": _NAMES[type(said)], "body": plain(said)}], at=at)
+    record = {"kind": _NAMES[type(said)], "body": plain(said), "account": account()}
+    return log.append(stream(population), [record], at=at)
 
 
 def check_name(by: str) -> None:

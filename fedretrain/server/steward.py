@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from fedretrain.artifacts.assignment import CampaignInvite
 from fedretrain.artifacts.assignment import verify as verify_assignment
 from fedretrain.artifacts.question import sign as sign_question
-from fedretrain.coordinator.policy import read_policy
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import FedretrainError
 from fedretrain.server import alerts, fleet, presence, questions
@@ -29,13 +28,14 @@ from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import store_places
 from fedretrain.server.memory import describe
 from fedretrain.server.models import Models
+from fedretrain.server.policies import Policies
 from fedretrain.server.population import Population
 from fedretrain.server.registry_thread import registries_of
 from fedretrain.server.showing import view_of
 from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.sources.champion import binners_of
 from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
-from fedretrain.server.training_file import read_training, read_yaml
+from fedretrain.server.training_file import read_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class Steward:
         clock: Callable[[], float],
     ) -> None:
         self._config, self._log, self._keys, self._clock = config, log, keys, clock
-        self._stores, self._fence = stores, fence
+        self._stores, self._fence, self._policies = stores, fence, Policies(log)
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
         self._asked: dict[str, bytes] = {}
@@ -91,12 +91,11 @@ class Steward:
         self._binners: dict[str, Binner] = {}
 
     def _open(self, name: str, stores: Stores, fence: Fence) -> Population:
-        config = self._config.populations[name]
-        policy = read_policy(read_yaml(Path(config.policy)), where=config.policy)
+        config, roles = self._config.populations[name], self._config.roles_of(name)
+        policy = self._policies.open(name, config.policy, roles, fence, self._clock())
         check_pool(policy, config.pool, f"populations.{name}.pool")
         training = read_training(Path(config.training)) if config.training else None
         models = Models(name, policy, training, config.pool, self._log, stores, fence, self._clock)
-        roles = self._config.roles_of(name)
         return Population(name, config, policy, self._log, stores.campaigns, models, fence, roles)
 
     def turn(self, now: float) -> None:
@@ -128,7 +127,8 @@ class Steward:
 
     def _see_to(self, name: str, now: float) -> None:
         """What is due of one population."""
-        population = self._populations.get(name)
+        taken = self._policies.is_taken(name, self._config.roles_of(name), self._fence, now)
+        population = None if taken else self._populations.get(name)
         if population is None:
             population = self._populations[name] = self._open(name, self._stores, self._fence)
             self._told[name] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.artifacts.package import read_package
 from fedretrain.core.errors import DataError, UserError
-from fedretrain.server import memory, validations, versions
+from fedretrain.server import memory, policies, validations, versions
 from fedretrain.server.keys import open_stores
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.showing import view_of
@@ -59,8 +59,11 @@ def verify(
     for store in (stores.packages, stores.campaigns):
         wrong += [f"the file {digest} is damaged" for digest in store.verify()]
     checked["states"] = f"{len(stores.campaigns.digests())} files"
-    if versions.stream(population) in damaged:
-        return {"checked": checked, "wrong": wrong}  # nobody can say which packages there should be
+    if damaged.keys() & {versions.stream(population), policies.stream(population)}:
+        return {
+            "checked": checked,
+            "wrong": wrong,
+        }  # nobody can say which packages there should be, or what decides
     models = opened()
     packages, said = _packages(models)
     offered = {d for d, t in trust.installable().items() if t.population == population}

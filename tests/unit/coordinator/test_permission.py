@@ -76,6 +76,26 @@ def test_four_eyes_need_their_own_right_and_two_others():
     assert drive.state.champion == 2
 
 
+def test_a_role_may_say_from_which_accounts_its_people_act():
+    bound = Roles(
+        {
+            "day": Role((Right.OPERATE,), ("ada", "bob"), accounts=("operators", "ada")),
+            "night": Role((Right.RESTORE,), ("ada",)),
+        }
+    )
+    order, freed = stop(Switch.TRAINING, "ada"), start(Switch.TRAINING, "ada")
+    assert refusal(bound, None, order, 0.0, "operators") == ""
+    refused = refusal(bound, None, order, 0.0, "eve")
+    assert refused == "ada has the right operate from the account ada, operators alone, and this is eve"
+    assert refusal(bound, None, order, 0.0) == ""  # the loop, which knows of no account
+    assert refusal(bound, None, freed, 0.0, "eve") == ""
+    assert refusal(bound, None, stop(Switch.TRAINING, "cyd"), 0.0, "ada").startswith("cyd lacks the right")
+    assert refusal(Roles(), None, order, 0.0, "eve") == ""
+    drive = _asking()
+    asks = Roles({"release": Role((Right.APPROVE_CHAMPION,), ("bob",), accounts=("bob",))})
+    assert "and this is eve" in refusal(asks, drive.state, yes("bob", drive.now), drive.now, "eve")
+
+
 def test_the_loop_follows_no_order_that_may_not_be_given_and_writes_that_down():
     drive = _asking()
     seen = drive.seen(approval=yes("eve", drive.now), operator=Operator(Command.PAUSE, "eve"))

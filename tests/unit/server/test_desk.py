@@ -23,6 +23,7 @@ from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.server import fleet, memory, orders, refreshes, validations, versions
+from fedretrain.server.account import account
 from fedretrain.server.desk import Desk
 from fedretrain.server.tables import events, received, telemetry, tokens
 from fedretrain.server.validations import Asked, Judged
@@ -482,6 +483,7 @@ def test_who_judged_a_device_and_why_stands_in_the_log(furnished):
         "standing": "revoked",
         "by": "anna",
         "reason": "it was stolen",
+        "account": account(),
     }
     furnished.config.write_text(furnished.config.read_text() + ROLES)
     said = furnished.on(*words, "--by", "carl")
@@ -491,3 +493,26 @@ def test_who_judged_a_device_and_why_stands_in_the_log(furnished):
 def test_a_name_is_the_same_with_blanks_around_it(furnished):
     furnished.on("retrain", "--by", " anna ")
     assert _orders(furnished) == [Retrain("anna")]
+
+
+def test_orders_carry_the_account_of_whoever_typed_them_and_roles_may_ask_for_it(furnished):
+    ordered = furnished.on("safe-mode", "on", "--by", "anna", "--reason", "drill")
+    assert ordered.status == 0
+    (told,) = furnished.on("log", "--orders", "--json").json
+    assert (told["by"], told["account"], told["kind"]) == ("anna", account(), "safety")
+    with furnished.config.open("a") as file:
+        file.write('[roles.day]\nmay = ["operate"]\npeople = ["anna"]\naccounts = ["nobody-here"]\n')
+    for words in (("retrain",), ("devices", "revoke", "pump-1")):
+        refused = furnished.on(*words, "--by", "anna")
+        assert refused.status == 2
+        assert f"from the account nobody-here alone, and this is {account()}" in refused.err
+    assert len(furnished.on("log", "--orders", "--json").json) == 1
+
+
+def test_the_account_is_the_processes_own_and_not_what_its_environment_says(monkeypatch):
+    monkeypatch.setenv("USER", "anna")
+    monkeypatch.setenv("LOGNAME", "anna")
+    own = account()
+    assert own != "anna"
+    monkeypatch.setattr("os.getuid", lambda: 987654)
+    assert account() == "987654"  # of a number without a name
