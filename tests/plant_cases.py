@@ -175,6 +175,7 @@ class Plant:
         proxy: Between devices and gateway.
         small: Folders that are disks of their own, with their sizes as mount says them.
         processes: By name.
+        forgotten: Predictions that counted and are in no agent's database any more, as `made` says them.
     """
 
     folder: Path
@@ -186,6 +187,7 @@ class Plant:
     proxy: Proxy | None = None
     small: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
+    forgotten: dict[tuple[str, bool], int] = field(default_factory=dict)
 
     def start(self) -> None:
         """Until every device serves the first champion."""
@@ -386,7 +388,7 @@ class Plant:
                         "select count(*) from predictions where version not in ('', 'raw') and (model like '%/shadow') = ?",
                         (is_shadow,),
                     ).fetchone()
-                    found[name, is_shadow] = int(number)
+                    found[name, is_shadow] = int(number) + self.forgotten.get((name, is_shadow), 0)
         return found
 
     def counted(self) -> dict[tuple[str, bool], int]:

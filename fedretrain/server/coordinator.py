@@ -4,7 +4,8 @@ Rules of this file:
     * One leader by lease. Who holds it decides, signs and starts campaigns; who does not only serves devices.
     * The reconciler is level-triggered: each turn compares what should be with what is, so nothing is lost with a crash.
     * A turn that fails for one population is told and does not stop the others; a lost lease ends all of them.
-    * A database or a disk that fails for a while ends nothing: it is told, and tried again.
+    * A database or a disk that fails for a while ends nothing: it is told, and tried again. A damaged database ends the process,
+      by name: nothing is decided on what can no longer be read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fedretrain.coordinator.policy import TelemetryMode, read_policy
 from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.server.annotation_store import Annotations
 from fedretrain.server.commit import GroupCommit
+from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.server.enrolment import Enrolling, Told
 from fedretrain.server.event_log import FencedError
 from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
@@ -89,6 +91,7 @@ class Coordinator:
         self._steward: Steward | None = None
         self._servers: list[grpc.aio.Server] = []
         self._trust_version = 0
+        self._unreadable: set[str] = set()
         slot_s = {name: one.watching.slot_s for name, one in config.populations.items()}
         self._sources = Sources(config.sources, log.engine, self._writer, slot_s, clock)
         self._stop = asyncio.Event()
@@ -184,6 +187,8 @@ class Coordinator:
         except FencedError as error:
             _log.warning("%s", error)
             self._resign()
+        except DatabaseDamagedError:
+            raise
         except FedretrainError as error:
             _log.error("%s", error)
 
@@ -196,7 +201,17 @@ class Coordinator:
         """A file of a package that may be installed, or is: nothing else leaves the store."""
         if digest not in self._installable(device.population):
             raise DataError(f"there is no {digest}")
-        return self._stores.packages.get(digest)
+        try:
+            content = self._stores.packages.get(digest)
+        except DataError as error:
+            if digest not in self._unreadable:  # once, however many devices ask
+                self._unreadable.add(digest)
+                _log.error(
+                    "devices ask for a file, and are refused: %s: put it back from a back-up", error.what
+                )
+            raise
+        self._unreadable.discard(digest)
+        return content
 
     def _installable(self, population: str) -> set[str]:
         found: set[str] = set()
@@ -217,11 +232,14 @@ class Coordinator:
         for server in self._servers:
             await server.stop(1.0)
         await self._sources.close()
-        await asyncio.to_thread(self._peers.flush)
         fence = self._fence
-        await asyncio.to_thread(self._resign)
-        if fence is not None:
-            self._log.release(fence)
+        # A database that is damaged or away must not hide why the process ends: the lease runs out, heartbeats come again.
+        with contextlib.suppress(DatabaseDamagedError, *_FOR_A_WHILE):
+            await asyncio.to_thread(self._peers.flush)
+        with contextlib.suppress(DatabaseDamagedError, *_FOR_A_WHILE):
+            await asyncio.to_thread(self._resign)
+            if fence is not None:
+                self._log.release(fence)
         self._writer.close()
 
 

@@ -10,11 +10,14 @@ Rules of this file:
       rows by population and device.
     * Who only reads (`reading`) takes no lock: it sees one state of the database, and neither waits for writers nor keeps them.
     * The tables are made and changed by migrations only, by one process at a time.
+    * A damaged database is a `DatabaseDamagedError` wherever it is met, in place of what the driver says: nobody takes it for
+      one that is away for a while, and who decides ends. A coordinator looks at every page before it starts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +25,20 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from fedretrain.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_S = 30.0
 _READS = "fedretrain_reads"
 _MIGRATING = "migrations"
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+_DAMAGE_STATES = {"XX001", "XX002"}  # of PostgreSQL: data, and an index, that are corrupted
 _POSTGRES = {
     "synchronous_commit": "on",
     "lock_timeout": f"{_BUSY_S:.0f}s",
@@ -44,6 +50,23 @@ _POSTGRES = {
 }
 
 
+class DatabaseDamagedError(DataError):
+    """Pages of the database are not what was written.
+
+    Args:
+        what: What was found.
+        where: The database.
+    """
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(
+            f"the database is damaged: {what}",
+            where=where,
+            fix="stop every coordinator, keep a copy of the file, and put the newest back-up that `fedretrain verify` accepts in its "
+            "place; devices serve meanwhile, and keep what they have to report",
+        )
+
+
 def open_database(url: str) -> Engine:
     """The engine of a database whose tables are those of this release.
 
@@ -52,13 +75,17 @@ def open_database(url: str) -> Engine:
 
     Raises:
         ConfigError: If the URL is none, or of a database that is not supported.
-        DataError: If the database cannot be opened or migrated.
+        DataError: If the database cannot be opened or migrated, or is damaged.
     """
     parsed = check_url(url)
     engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    event.listen(engine, "handle_error", _name_damage)
     try:
         migrate(engine)
-    except OperationalError as error:
+    except DatabaseDamagedError:
+        engine.dispose()
+        raise
+    except DatabaseError as error:
         engine.dispose()
         raise DataError(
             f"the database cannot be opened: {error.orig}",
@@ -66,6 +93,29 @@ def open_database(url: str) -> Engine:
             fix="check that its folder or server is there",
         ) from error
     return engine
+
+
+def check_pages(engine: Engine) -> None:
+    """Look at every page: damage that a process would meet in a month is told before it starts. PostgreSQL does that by itself.
+
+    Raises:
+        DatabaseDamagedError: If there is any.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with reading(engine) as connection:
+        found = str(connection.scalar(text("PRAGMA quick_check(1)")))
+    if found != "ok":
+        raise DatabaseDamagedError(" ".join(found.split()), engine.url.render_as_string())
+
+
+def _name_damage(context: ExceptionContext) -> None:
+    """Say by name what a driver says by a number."""
+    error, engine = context.original_exception, context.engine
+    code, state = getattr(error, "sqlite_errorcode", None), getattr(error, "sqlstate", None)
+    if (code is not None and code & 0xFF in _DAMAGE) or state in _DAMAGE_STATES:
+        where = "" if engine is None else engine.url.render_as_string()
+        raise DatabaseDamagedError(str(error), where) from error
 
 
 def reading(engine: Engine) -> Connection:

@@ -21,6 +21,7 @@ from fedretrain.artifacts.encryption import file_info, seal
 from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import intake
+from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
@@ -165,7 +166,11 @@ class Gateway(rpc.FleetControlServicer):
         future = self._writer.submit(lambda connection: intake.keep(connection, device, batch, now))
         try:
             return await asyncio.wrap_future(future)
-        except (SQLAlchemyError, OSError) as error:  # a full disk, or a database that is away
+        except (
+            SQLAlchemyError,
+            OSError,
+            DatabaseDamagedError,
+        ) as error:  # a full disk, or a database that is away
             _log.error("records of %s: %s", device.device, error)
             await _abort(
                 context, grpc.StatusCode.UNAVAILABLE, "records cannot be kept just now: send them again"

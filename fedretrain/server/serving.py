@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedretrain.core.log_lines import log_lines
 from fedretrain.server.config import read_server
 from fedretrain.server.coordinator import Coordinator
-from fedretrain.server.database import open_database
+from fedretrain.server.database import check_pages, open_database
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.keys import open_keys, open_stores
 
@@ -37,6 +37,7 @@ def run_server(path: Path, *, as_json: bool = False) -> int:
     config = read_server(path)
     keys = open_keys(config, time.time())
     engine = open_database(config.database_url)
+    check_pages(engine)
     coordinator = Coordinator(config, EventLog(engine), keys, open_stores(config))
 
     async def run() -> None:

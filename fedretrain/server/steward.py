@@ -22,7 +22,7 @@ from fedretrain.server import alerts, fleet, presence, questions
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.central import CentralProcess
-from fedretrain.server.database import reading
+from fedretrain.server.database import DatabaseDamagedError, reading
 from fedretrain.server.event_log import FencedError, check_fence
 from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import store_places
@@ -106,19 +106,19 @@ class Steward:
 
         Raises:
             FencedError: If somebody else decides now.
+            DatabaseDamagedError: If nobody may decide on it.
         """
         for name in sorted(self._config.populations):
             try:
                 self._see_to(name, now)
-            except FencedError:
+            except (FencedError, DatabaseDamagedError):
                 raise
             except FedretrainError as error:
                 self._tell(name, str(error))
             except Exception as error:  # noqa: BLE001 - of the disk, the database, or ours: it stops no other population
                 self._tell(name, f"{type(error).__name__}: {error}", error)
-                self._populations.pop(
-                    name, None
-                )  # what it remembers may be half of a turn: the log has the whole
+                # What it remembers may be half of a turn: the log has the whole.
+                self._populations.pop(name, None)
             else:
                 self._failures.pop(name, None)
         if not 0 <= now - self._renewed_at < TRUST_RENEWAL_S:

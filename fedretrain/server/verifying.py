@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedretrain.artifacts.package import read_package
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import memory, policies, validations, versions
+from fedretrain.server.database import DatabaseDamagedError, check_pages
 from fedretrain.server.keys import open_stores
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.showing import view_of
@@ -49,11 +50,15 @@ def verify(
     """
     checked: dict[str, Any] = {}
     damaged: dict[str, str] = {}
-    for stream in log.streams():
-        try:
-            checked[stream] = f"{sum(1 for _ in log.read(stream))} records"
-        except DataError as error:
-            damaged[stream] = f"{stream}: {error.what}"
+    try:
+        check_pages(log.engine)
+        for stream in log.streams():
+            try:
+                checked[stream] = f"{sum(1 for _ in log.read(stream))} records"
+            except DataError as error:
+                damaged[stream] = f"{stream}: {error.what}"
+    except DatabaseDamagedError as error:  # of no record can be said whether it is whole
+        damaged[versions.stream(population)] = error.what
     wrong = list(damaged.values())
     stores = open_stores(config)
     for store in (stores.packages, stores.campaigns):

@@ -14,7 +14,7 @@ from fedretrain.artifacts.enrolment import EnrolmentError
 from fedretrain.core.errors import ConfigError
 from fedretrain.server import annotation_store, enrolment, fleet, intake
 from fedretrain.server.commit import GroupCommit
-from fedretrain.server.database import check_url, hold, open_database
+from fedretrain.server.database import DatabaseDamagedError, check_pages, check_url, hold, open_database
 from fedretrain.server.event_log import EventLog, append
 from fedretrain.server.fleet import Traits
 from fedretrain.server.tables import brought_labels, events, telemetry
@@ -273,3 +273,45 @@ def test_a_missing_driver_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigError, match=r"fedretrain\[postgres\]"):
         open_database("postgresql://u@h/n")
+
+
+@pytest.fixture
+def pages(tmp_path):
+    """A file of many pages that may be spoilt, by its path and URL."""
+    path = tmp_path / "pages.db"
+    engine = open_database(f"sqlite:///{path}")
+    EventLog(engine).append("a", [{"text": "x" * 3000} for _ in range(40)], at=0.0)
+    engine.dispose()
+    return path, f"sqlite:///{path}"
+
+
+def _spoil(path, page):
+    content = bytearray(path.read_bytes())
+    at = (page % (len(content) // 4096)) * 4096
+    content[at : at + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("page", [0, 1])
+def test_a_database_whose_first_pages_are_damaged_is_not_opened_and_its_error_says_what_to_do(pages, page):
+    path, url = pages
+    _spoil(path, page)
+    with pytest.raises(DatabaseDamagedError, match=r"the database is damaged: .*back-up") as found:
+        open_database(url)
+    assert str(path) in str(found.value)
+
+
+def test_damage_in_the_middle_is_found_by_a_look_at_every_page_and_named_when_it_is_read(pages):
+    path, url = pages
+    _spoil(path, -1)
+    engine = open_database(url)
+    with pytest.raises(DatabaseDamagedError, match=r"the database is damaged: .* Page"):
+        check_pages(engine)
+    with pytest.raises(DatabaseDamagedError, match="malformed"):
+        list(EventLog(engine).read("a"))
+    engine.dispose()
+
+
+def test_a_sound_database_is_found_sound(engine):
+    EventLog(engine).append("a", [{}], at=0.0)
+    check_pages(engine)

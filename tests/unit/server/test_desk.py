@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -100,6 +102,20 @@ def test_a_missing_file_of_a_package_is_named(furnished):
     (furnished.folder / "state" / "packages" / digest).unlink()
     (one,) = _wrong(furnished)
     assert one == f"version 1: there is no content {digest}"
+
+
+def test_a_damaged_page_of_the_database_is_named_and_files_are_checked_all_the_same(furnished):
+    digest = _desk(furnished).models.package(1).manifest.weights.digest
+    (furnished.folder / "state" / "packages" / digest).write_bytes(b"damaged")
+    path = furnished.folder / "state" / "fedretrain.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    content[-4096:] = bytes(4096)
+    path.write_bytes(content)
+    wrong = _wrong(furnished)
+    assert wrong[0].startswith("the database is damaged: ")
+    assert wrong[1] == f"the file {digest} is damaged"
 
 
 def test_an_edited_order_is_named_and_the_rest_is_checked(furnished):

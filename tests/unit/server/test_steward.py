@@ -9,6 +9,7 @@ import pytest
 
 from fedretrain.core.errors import ConfigError
 from fedretrain.server.config import Population, ServerConfig, Watching
+from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.fleet import Standing, Traits
 from fedretrain.server.steward import Steward
@@ -178,3 +179,9 @@ def test_a_central_retrain_keeps_the_campaign_waiting_until_it_has_a_seed_for_it
     state.training = None
     assert not steward._see_to_central("a", population)
     assert seen == ["begun a-2", "stopped"]
+
+
+def test_on_a_damaged_database_nobody_decides(steward):
+    steward._populations["a"].fault = DatabaseDamagedError("a page", "file")
+    with pytest.raises(DatabaseDamagedError):
+        steward.turn(1.0)
