@@ -5,23 +5,21 @@ Rules of this file:
       it is a `UserError` that says so.
     * Everything is sent in batches (a call costs 10 to 50 ms) and curves are thinned to `_MAX_POINTS` metrics; every
       point is in `rounds.parquet`, which is one of the artifacts.
-    * Importing MLflow takes a second or more: only here, and only when called. Its telemetry is off and its log is
-      quiet; a server that does not answer is given up on after `_TIMEOUT_S`.
+    * Importing MLflow takes a second or more: only here, and only when called, and within
+      `quiet_mlflow.quiet`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
 import re
-import warnings
 from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.errors import UserError
+from fedretrain.server.quiet_mlflow import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,9 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_POINTS = 2_000
 _BATCH_METRICS, _BATCH_PARAMS = 1_000, 100  # the tracking API's limits
-_TIMEOUT_S = 10
 _MAX_VALUE = 5_000  # characters of a parameter; MLflow refuses more than 6,000
-_NOISY = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 
 
 def log_run(run: Run, folder: Path, root: Path, tracking_uri: str = "") -> str:
@@ -51,11 +47,8 @@ def log_run(run: Run, folder: Path, root: Path, tracking_uri: str = "") -> str:
     Raises:
         UserError: If MLflow cannot be reached or written to. The run folder is untouched.
     """
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
     try:
-        with _quiet(), _alone(root, embedded=not tracking_uri):
+        with quiet(), _alone(root, embedded=not tracking_uri):
             return _log(run, folder, root.absolute(), tracking_uri)
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
@@ -208,24 +201,6 @@ def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow logs its migrations and warns about its own libraries: not the user's concern."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow.tracking  # noqa: F401  (sets its own levels when it is imported)
-
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -5,23 +5,21 @@ Rules of this file:
       what differs, so it may be called at any time, again after any crash, and by whoever is the coordinator now.
     * Strangers (versions that the log does not have) are named and left alone; a parameter that differs is named: MLflow changes none.
     * Importing MLflow takes seconds and a call 10 to 20 ms: only here, only when called, never in the coordinator's own thread (see
-      `registry_thread`). Its telemetry is off and its log is quiet; a server that does not answer is given up on after `_TIMEOUT_S`.
+      `registry_thread`). Its telemetry is off and its log is quiet, see `quiet_mlflow`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
-import os
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.errors import UserError
+from fedretrain.server.quiet_mlflow import quiet
 from fedretrain.server.registry_view import (
     MANIFEST,
     Difference,
@@ -40,11 +38,9 @@ from fedretrain.server.registry_view import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_TIMEOUT_S = 10
 _PAGE = 200
 _BATCH_PARAMS = 100  # the tracking API's limit
 _SQLITE = "sqlite:///"
-_NOISY = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 _DESCRIPTION = "A view. What counts is the event log of fedretrain; `fedretrain verify` compares."
 _ONE_AT_A_TIME = threading.Lock()  # two first calls would race to make the embedded store's tables
 
@@ -99,7 +95,7 @@ class Registry:
     def _told(self) -> Iterator[None]:
         """Whatever goes wrong inside is one line for people."""
         try:
-            with _ONE_AT_A_TIME, _quiet():
+            with _ONE_AT_A_TIME, quiet():
                 yield
         except Exception as error:
             reason = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
@@ -265,24 +261,3 @@ def _pages(ask: Callable[[str | None], Any]) -> list[Any]:
         token = page.token or None
         if token is None:
             return found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow's telemetry is off, and its log of migrations is nobody's concern."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_TIMEOUT_S))
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow.tracking  # noqa: F401  (sets its own levels when it is imported)
-
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
