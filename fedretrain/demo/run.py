@@ -7,6 +7,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from fedretrain.server.simulations import Found
 
 OPERATOR = "the demo's operator"
+NUM_AGENTS = 4
 LIMIT_S = 1500.0
 _LOOK_S = 2.0
+_TRIES = 100
 
 
 @dataclass
@@ -63,7 +66,8 @@ class Demo:
 
     def _prepare(self) -> None:
         self.tell("a fleet of 24 sensors on 4 agents, and a model from the laboratory")
-        self._once("sim", "feed", "prepare", str(self.folder))
+        words = (f"num_agents={NUM_AGENTS}", f"first_port={_free_run(NUM_AGENTS)}")
+        self._once("sim", "feed", "prepare", str(self.folder), *words)
         feed = json.loads((self.folder / "feed.json").read_text())
         self._ports = _free_ports(3)
         write_files(self.folder, feed, self._ports)
@@ -276,6 +280,17 @@ def _free_ports(count: int) -> Any:
     for one in held:
         one.close()
     return ports
+
+
+def _free_run(count: int) -> int:
+    """The first of so many free ports in a row: the feed gives its agents one after the other."""
+    for _ in range(_TRIES):
+        (first,) = _free_ports(1)
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return int(first)
+    raise FedretrainError(f"no {count} free ports in a row: end what listens on this machine")
 
 
 def _listens(port: int) -> bool:
