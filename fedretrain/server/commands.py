@@ -156,7 +156,8 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def listed(arguments: argparse.Namespace) -> int:
         found = desk_of(arguments).models_listed()
         lines = [
-            f"{one['version']:>4} {one['package'][:12]} {one['role']:12} {one['validation']:12} {one['origin']}"
+            f"{one['version']:>4} {one['package'][:12]} {one['role']:12} {one['validation']:12} "
+            f"{one['simulation']:12} {one['origin']}"
             for one in found
         ]
         return say(arguments, found, "\n".join(lines) or "there is no version yet")
@@ -188,7 +189,12 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         )
 
     group = below.add_parser("models", help="versions of models").add_subparsers(required=True)
-    command(group, "list", listed, "every version, what it is now, and what its validation said")
+    command(
+        group,
+        "list",
+        listed,
+        "every version, what it is now, and what its validation and its simulation said",
+    )
     made = command(group, "report", reported, "the last offline validation of a version")
     made.add_argument("version", type=int)
     _import_words(

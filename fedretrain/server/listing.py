@@ -49,6 +49,7 @@ def versions(models: Models, state: CycleState | None, known: Validations) -> li
             "role": _role(number, state),
             "origin": one.origin,
             "validation": known.judged[number].verdict if number in known.judged else "",
+            "simulation": models.simulations.of(number).said,
         }
         for number, one in sorted(models.versions.by_number.items())
     ]

@@ -47,6 +47,7 @@ class VersionView:
         epsilon: What the population had spent when it was released, or what training spent; None without differential privacy.
         scope: What epsilon covers and what it does not.
         verdict: Of its evaluation; empty: not evaluated.
+        simulation: What the simulation gate said; empty: it was not asked.
         metrics: Numbers of its evaluation, by name.
         manifest: The manifest's JSON text; empty: not at hand.
     """
@@ -63,6 +64,7 @@ class VersionView:
     epsilon: float | None = None
     scope: str = ""
     verdict: str = ""
+    simulation: str = ""
     metrics: tuple[tuple[str, float], ...] = ()
     manifest: str = ""
 
@@ -105,6 +107,7 @@ class RegistryView:
             "epsilon": "" if one.epsilon is None else f"{one.epsilon:.6g}",
             "scope": one.scope[:_MAX_VALUE],
             "verdict": one.verdict,
+            "simulation": one.simulation,
             DRIFTED: "true" if one.version in self.drifted else "",
             QUARANTINED: "true" if one.version in self.quarantined else "",
         }

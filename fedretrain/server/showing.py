@@ -61,6 +61,7 @@ def _version(models: Models, one: Version, by_weights: dict[str, int], judged: J
         epsilon=made.epsilon,
         scope=made.scope,
         verdict="" if judged is None else judged.verdict,
+        simulation=models.simulations.of(one.version).said,
         metrics=() if judged is None else tuple(sorted(judged.figures.items())),
         manifest=manifest.to_bytes().decode(),
     )

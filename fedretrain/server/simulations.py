@@ -44,6 +44,11 @@ class Found:
     ended_at: float | None = None
     rollout: str = ""
 
+    @property
+    def said(self) -> str:
+        """The last verdict, in a word like those of validations; empty before the first."""
+        return "" if self.ended_at is None else self.verdict.value.upper()
+
 
 @dataclass(frozen=True)
 class Simulations:

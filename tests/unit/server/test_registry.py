@@ -46,6 +46,7 @@ SECOND = version(
     epsilon=2.5,
     scope="released weights",
     verdict="pass",
+    simulation="PASS",
     metrics=(("accuracy", 0.875), ("worst slice: site 3", 0.5), ("latency", float("nan"))),
 )
 VIEW = RegistryView((FIRST, SECOND), champion=1, candidate=2, staging=2)
@@ -97,6 +98,7 @@ def test_what_people_see_is_what_the_log_says(registry, client):
         "epsilon": "2.5",
         "scope": "released weights",
         "verdict": "pass",
+        "simulation": "PASS",
     }
     assert aliases(client, registry) == {"champion": "1", "candidate": "2", "staging": "2"}
     run = client.get_run(one.run_id)

@@ -13,7 +13,9 @@ from fedretrain.artifacts.store import ContentStore
 from fedretrain.coordinator.cycle import Candidate
 from fedretrain.coordinator.policy import Policy
 from fedretrain.rollout.causes import Phase
+from fedretrain.rollout.verdict import Verdict
 from fedretrain.server.event_log import EventLog
+from fedretrain.server.listing import versions
 from fedretrain.server.memory import Memory
 from fedretrain.server.models import Models, Stores
 from fedretrain.server.releasing import release_version
@@ -108,3 +110,22 @@ def test_what_the_validation_said_is_shown_with_its_figures(models):
     first, second = view_of(models, Memory(), Validations(judged={2: judged})).versions
     assert (first.verdict, first.metrics) == ("", ())
     assert (second.verdict, dict(second.metrics)) == ("FAIL", judged.figures)
+
+
+def test_what_the_simulation_said_is_shown_once_it_has_ended(models):
+    models.simulations.begin(2, "r1")
+    (_, second), (_, tags) = _shown(models)
+    assert (second.simulation, tags["simulation"]) == ("", "")
+    models.simulations.end(2, Verdict.FAIL, "accuracy")
+    (first, second), (_, tags) = _shown(models)
+    assert (first.simulation, second.simulation, tags["simulation"]) == ("", "FAIL", "FAIL")
+    listed = {one["version"]: one["simulation"] for one in versions(models, None, Validations())}
+    assert listed == {1: "", 2: "FAIL"}
+    models.simulations.begin(2, "r2")  # tried again: nothing is known yet
+    (_, second), _ = _shown(models)
+    assert second.simulation == ""
+
+
+def _shown(models):
+    view = view_of(models, Memory(), Validations())
+    return view.versions, [view.tags(one) for one in view.versions]
