@@ -14,6 +14,7 @@ import math
 import types
 import typing
 from enum import Enum
+from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fedretrain.core.errors import ConfigError
@@ -40,7 +41,7 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
             raise ConfigError(
                 f"there is no key {key!r}", where=where or "configuration", fix=_near(str(key), fields)
             )
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     built = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
     try:
         return cls(**built)
@@ -48,6 +49,12 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
         raise ConfigError(error.what, where=_join(where, error.where), fix=error.fix) from error
     except TypeError as error:
         raise ConfigError(str(error), where=where or "configuration") from error
+
+
+@lru_cache(maxsize=1024)
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's fields, whose names are looked up once: rows of a fleet are built ten thousand at a time."""
+    return get_type_hints(cls)
 
 
 def _join(where: str, key: str) -> str:

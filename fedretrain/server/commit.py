@@ -3,6 +3,8 @@
 Rules of this file:
     * A change is committed when its future has a result, never before.
     * A change that fails is undone alone (a savepoint); its neighbours in the transaction are not affected.
+    * Changes of one kind are made together, in a few statements for all of them; where that fails each is made alone, so that one of
+      them spoils no other. A statement costs far more than a row: each gives up the interpreter's lock and waits to have it back.
     * A change whose asker has gone before its turn is not made: a device that hangs up sends its records again.
     * One thread writes, and of several processes one at a time: records get their numbers in the order of their commits, so
       that who reads them by number misses none; and two that hear the same device do not count a record twice.
@@ -13,18 +15,37 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedretrain.server.database import hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection, Engine
 
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 MAX_GROUP = 500
 _WRITING = "group commit"
+
+
+@dataclass
+class _Asked:
+    """A change that waits.
+
+    Attributes:
+        change: Makes it, and all that are of its kind: one result for each item.
+        item: What of.
+        together: Whether others of its kind may be made with it.
+        future: Of its result.
+    """
+
+    change: Callable[[Connection, Sequence[Any]], Sequence[Any]]
+    item: Any
+    together: bool
+    future: Future[Any] = field(default_factory=Future)
 
 
 class GroupCommit:
@@ -36,7 +57,7 @@ class GroupCommit:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: queue.Queue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.Queue()
+        self._waiting: queue.Queue[_Asked | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
@@ -49,9 +70,22 @@ class GroupCommit:
         Returns:
             Its result, once it is on the disk.
         """
-        future: Future[ResultT] = Future()
-        self._waiting.put((change, future))
-        return future
+        return self._put(_Asked(lambda connection, _: [change(connection)], None, together=False))
+
+    def submit_one_of(
+        self, change: Callable[[Connection, Sequence[ItemT]], Sequence[ResultT]], item: ItemT
+    ) -> Future[ResultT]:
+        """Make a change durable that can be made together with others of its kind.
+
+        Args:
+            change: As in `submit`, for the items of all that wait; gives a result for each. The same function is the same kind.
+            item: What of.
+        """
+        return self._put(_Asked(change, item, together=True))
+
+    def _put(self, asked: _Asked) -> Future[Any]:
+        self._waiting.put(asked)
+        return asked.future
 
     def close(self) -> None:
         """Commit what waits, then end. May be called twice."""
@@ -66,9 +100,9 @@ class GroupCommit:
             if group:
                 self._commit(group)
 
-    def _group(self) -> tuple[list[tuple[Callable[[Connection], Any], Future[Any]]], bool]:
+    def _group(self) -> tuple[list[_Asked], bool]:
         """What waits now, at least one; whether it is the end."""
-        group = []
+        group: list[_Asked] = []
         item = self._waiting.get()
         while item is not None:
             group.append(item)
@@ -80,23 +114,46 @@ class GroupCommit:
                 return group, False
         return group, True
 
-    def _commit(self, group: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
+    def _commit(self, group: list[_Asked]) -> None:
         # From here on none can be cancelled, so that each result finds its future waiting.
-        group = [one for one in group if one[1].set_running_or_notify_cancel()]
+        group = [one for one in group if one.future.set_running_or_notify_cancel()]
         done: list[tuple[Future[Any], Any]] = []
         try:
             with self._engine.begin() as connection:
                 hold(connection, _WRITING)
-                for change, future in group:
-                    try:
-                        with connection.begin_nested():
-                            done.append((future, change(connection)))
-                    except Exception as error:  # noqa: BLE001 - handed to who asked for the change
-                        future.set_exception(error)
+                for alike in _alike(group):
+                    done += _make(connection, alike)
         except Exception as error:  # noqa: BLE001 - the commit failed: nothing of it happened
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(error)
+            for one in group:
+                if not one.future.done():
+                    one.future.set_exception(error)
             return
         for future, result in done:
             future.set_result(result)
+
+
+def _alike(group: Sequence[_Asked]) -> list[list[_Asked]]:
+    """The changes in their order, those of one kind at the place of the first."""
+    found: list[list[_Asked]] = []
+    kinds: dict[Any, list[_Asked]] = {}
+    for one in group:
+        if one.together and one.change in kinds:
+            kinds[one.change].append(one)
+            continue
+        found.append([one])
+        if one.together:
+            kinds[one.change] = found[-1]
+    return found
+
+
+def _make(connection: Connection, alike: Sequence[_Asked]) -> list[tuple[Future[Any], Any]]:
+    """Make changes of one kind; the results of those that did not fail."""
+    try:
+        with connection.begin_nested():
+            results = alike[0].change(connection, [one.item for one in alike])
+    except Exception as error:  # noqa: BLE001 - handed to who asked for the change
+        if len(alike) > 1:  # whose fault it was is found out by making each alone
+            return [made for one in alike for made in _make(connection, [one])]
+        alike[0].future.set_exception(error)
+        return []
+    return [(one.future, result) for one, result in zip(alike, results, strict=True)]

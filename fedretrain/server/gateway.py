@@ -162,8 +162,8 @@ class Gateway(rpc.FleetControlServicer):
         refused = intake.check(batch)
         if refused is not None:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, refused.why)
-        now = self._clock()
-        future = self._writer.submit(lambda connection: intake.keep(connection, device, batch, now))
+        arrived = intake.Arrived(device, batch, self._clock())
+        future = self._writer.submit_one_of(intake.keep_all, arrived)
         try:
             return await asyncio.wrap_future(future)
         except (

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, tuple_, update
 
 from fedretrain.server.tables import brought_labels, dead_letters, received, tallies, telemetry
 from fedretrain.wire.inbox import Inbox, receive
@@ -21,7 +21,7 @@ from fedretrain.wire.sequence import Arrival, Gap, Key, Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 
 MAX_RECORDS = 2000
 MAX_PAYLOAD_BYTES = 512 * 1024
+_READ_AT_ONCE = 250
+"""Receivers' states in one statement: three parameters each, and a database takes a thousand at least."""
+
+# Made once: what builds a statement costs more than what carries it out.
+_OWNERS = (received.c.population, received.c.device, received.c.source)
+_STATES = select(received).where(tuple_(*_OWNERS).in_(bindparam("owners", expanding=True)))
+_KNOWN = (
+    update(received)
+    .where(*(column == bindparam(f"of_{column.name}") for column in _OWNERS))
+    .values(state=bindparam("settled"))
+)
+_NEW = insert(received)
+_RECORDS = insert(telemetry)
+
+Owner = tuple[str, str, str]
+"""Population, device and installation: whose numbers are counted together."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,21 @@ def check(batch: pb.TelemetryBatch) -> Refused | None:
     return None
 
 
+@dataclass(frozen=True)
+class Arrived:
+    """A batch that arrived.
+
+    Attributes:
+        device: Who sent it, by its certificate.
+        batch: One that `check` passes.
+        at: When, seconds since the epoch.
+    """
+
+    device: Device
+    batch: pb.TelemetryBatch
+    at: float
+
+
 def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: float) -> pb.TelemetryAck:
     """Keep what is new in a batch, in the transaction of the caller.
 
@@ -67,25 +98,29 @@ def keep(connection: Connection, device: Device, batch: pb.TelemetryBatch, now: 
         batch: One that `check` passes.
         now: Instant, seconds since the epoch.
     """
-    keys = [
-        Key(batch.installation, record.boot, Priority(record.priority), record.sequence)
-        for record in batch.records
-    ]
-    gaps = [
-        Gap(batch.installation, gap.boot, Priority(gap.priority), gap.first, gap.last) for gap in batch.gaps
-    ]
-    receipt = settle(connection, device, batch.installation, batch.oldest_boot, keys, gaps)
-    arrived = zip(batch.records, receipt.records, strict=True)
-    fresh = [_row(device, record, batch, now) for record, arrival in arrived if arrival is Arrival.FRESH]
-    if fresh:
-        connection.execute(insert(telemetry), fresh)
-    return pb.TelemetryAck(
-        batch=batch.batch,
-        num_fresh=len(fresh),
-        num_repeated=sum(arrival is Arrival.REPEATED for arrival in receipt.records),
-        refused_records=_refused(receipt.records),
-        refused_gaps=_refused(receipt.gaps),
-    )
+    return keep_all(connection, [Arrived(device, batch, now)])[0]
+
+
+def keep_all(connection: Connection, arrived: Sequence[Arrived]) -> list[pb.TelemetryAck]:
+    """Keep what is new in batches, as `keep` in their order does, in as many statements as for one of them."""
+    owners = [_owner(one.device, one.batch.installation) for one in arrived]
+    states = _states(connection, owners)
+    inboxes = {owner: _inbox(states.get(owner)) for owner in owners}
+    rows: list[dict[str, Any]] = []
+    acks = []
+    for owner, one in zip(owners, arrived, strict=True):
+        keys, gaps = _asked(one.batch)
+        inboxes[owner], receipt = receive(inboxes[owner], one.batch.oldest_boot, keys, gaps)
+        said = zip(one.batch.records, receipt.records, strict=True)
+        fresh = [
+            _row(one.device, record, one.batch, one.at) for record, found in said if found is Arrival.FRESH
+        ]
+        rows += fresh
+        acks.append(_ack(one.batch, receipt, len(fresh)))
+    _remember(connection, states, inboxes)
+    if rows:
+        connection.execute(_RECORDS, rows)
+    return acks
 
 
 def settle(
@@ -106,21 +141,64 @@ def settle(
         keys: Of records.
         gaps: What was dropped.
     """
-    mine = (
-        (received.c.population == device.population)
-        & (received.c.device == device.device)
-        & (received.c.source == installation)
-    )
-    state = connection.scalar(select(received.c.state).where(mine))
-    inbox = Inbox() if state is None else Inbox.from_dict(json.loads(state))
-    inbox, receipt = receive(inbox, oldest_boot, keys, gaps)
-    text = json.dumps(inbox.to_dict())
-    if state is None:
-        row = {"population": device.population, "device": device.device, "source": installation}
-        connection.execute(insert(received).values(**row, state=text))
-    elif text != state:
-        connection.execute(update(received).where(mine).values(state=text))
+    owner = _owner(device, installation)
+    states = _states(connection, [owner])
+    inbox, receipt = receive(_inbox(states.get(owner)), oldest_boot, keys, gaps)
+    _remember(connection, states, {owner: inbox})
     return receipt
+
+
+def _owner(device: Device, installation: str) -> Owner:
+    return device.population, device.device, installation
+
+
+def _states(connection: Connection, owners: Sequence[Owner]) -> dict[Owner, str]:
+    """What is remembered of owners, of those of whom anything is."""
+    asked, found = sorted(set(owners)), {}
+    for first in range(0, len(asked), _READ_AT_ONCE):
+        rows = connection.execute(_STATES, {"owners": asked[first : first + _READ_AT_ONCE]})
+        found |= {(row.population, row.device, row.source): row.state for row in rows}
+    return found
+
+
+def _inbox(state: str | None) -> Inbox:
+    return Inbox() if state is None else Inbox.from_dict(json.loads(state))
+
+
+def _remember(connection: Connection, states: Mapping[Owner, str], inboxes: Mapping[Owner, Inbox]) -> None:
+    """Write down what changed."""
+    known: list[dict[str, Any]] = []
+    new: list[dict[str, Any]] = []
+    for owner, inbox in sorted(inboxes.items(), key=lambda one: one[0]):  # see `database`: one order
+        text, before = json.dumps(inbox.to_dict()), states.get(owner)
+        population, device, source = owner
+        if before is None:
+            new.append({"population": population, "device": device, "source": source, "state": text})
+        elif text != before:
+            names = {"of_population": population, "of_device": device, "of_source": source}
+            known.append({**names, "settled": text})
+    if new:
+        connection.execute(_NEW, new)
+    if known:
+        connection.execute(_KNOWN, known)
+
+
+def _asked(batch: pb.TelemetryBatch) -> tuple[list[Key], list[Gap]]:
+    """The numbers of a batch."""
+    name = batch.installation
+    keys = [Key(name, one.boot, Priority(one.priority), one.sequence) for one in batch.records]
+    gaps = [Gap(name, gap.boot, Priority(gap.priority), gap.first, gap.last) for gap in batch.gaps]
+    return keys, gaps
+
+
+def _ack(batch: pb.TelemetryBatch, receipt: Receipt, num_fresh: int) -> pb.TelemetryAck:
+    return pb.TelemetryAck(
+        batch=batch.batch,
+        num_fresh=num_fresh,
+        num_repeated=sum(arrival is Arrival.REPEATED for arrival in receipt.records),
+        refused_records=_refused(receipt.records),
+        refused_gaps=_refused(receipt.gaps),
+    )
 
 
 def forget(connection: Connection, population: str, device: str) -> int:

@@ -154,7 +154,7 @@ def test_what_cannot_be_kept_is_sent_again_and_the_device_sees_no_trace_of_ours(
         raise OperationalError("INSERT INTO telemetry", {}, OSError("the disk is full"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedretrain.server.intake.keep", full)
+        patch.setattr("fedretrain.server.intake.keep_all", full)
         with pytest.raises(ControlError, match="cannot be kept just now") as refused:
             client.send(_batch(0), NOW, INSTALLATION)
     assert "telemetry" not in str(refused.value)

@@ -48,6 +48,53 @@ def test_a_change_that_fails_is_undone_alone(engine):
     assert _count(engine) == 2
 
 
+def test_changes_of_one_kind_are_made_together_at_the_place_of_the_first(engine):
+    made = []
+
+    def kind(_connection, items):
+        made.append(list(items))
+        return [10 * item for item in items]
+
+    def other(_connection, items):
+        made.append([*items, "other"])
+        return items
+
+    writer, ready = GroupCommit(engine), threading.Event()
+    first = writer.submit(lambda _connection: ready.wait(timeout=30))
+    futures = [
+        writer.submit_one_of(kind, 1),
+        writer.submit(lambda _connection: made.append("alone")),
+        writer.submit_one_of(other, 2),
+        writer.submit_one_of(kind, 3),
+    ]
+    gone = writer.submit_one_of(kind, 4)
+    assert gone.cancel()
+    ready.set()
+    assert first.result(timeout=30)
+    assert [future.result(timeout=30) for future in futures] == [10, None, 2, 30]
+    assert made == [[1, 3], "alone", [2, "other"]]
+    writer.close()
+
+
+def test_whose_fault_it_was_is_found_out_by_making_each_alone(engine):
+    def kind(connection, items):
+        counters = [append(connection, "a", [{}], at=0.0).counter for _ in items]
+        if "bad" in items:
+            raise ValueError("no")
+        return counters
+
+    writer, ready = GroupCommit(engine), threading.Event()
+    first = writer.submit(lambda _connection: ready.wait(timeout=30))
+    good, bad, more = (writer.submit_one_of(kind, word) for word in ("good", "bad", "good"))
+    ready.set()
+    assert first.result(timeout=30)
+    assert (good.result(timeout=30), more.result(timeout=30)) == (1, 2)
+    with pytest.raises(ValueError, match="no"):
+        bad.result(timeout=30)
+    writer.close()
+    assert _count(engine) == 2
+
+
 def test_closing_commits_what_waits(engine):
     writer = GroupCommit(engine)
     futures = [writer.submit(_append("a")) for _ in range(20)]
