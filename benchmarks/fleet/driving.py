@@ -145,6 +145,22 @@ def together(figures: Sequence[dict[str, Any]], name: str) -> list[Any]:
     return [one for part in figures for one in part[name]]
 
 
+def balance(figures: Sequence[dict[str, Any]], settled: int, stored: int) -> dict[str, int]:
+    """What became of records: lost are those that were acknowledged and do not count, waiting those that devices still hold.
+
+    Args:
+        figures: Of all processes.
+        settled: Records that counted.
+        stored: Records in the store.
+    """
+    made, acknowledged = (sum(part[name] for part in figures) for name in ("num_made", "num_acknowledged"))
+    return {
+        "lost": max(0, acknowledged - settled) + max(0, settled - stored),
+        "twice": max(0, stored - settled),
+        "waiting": made - max(acknowledged, settled),
+    }
+
+
 def failures(figures: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Calls that failed, by the status."""
     found: dict[str, int] = {}

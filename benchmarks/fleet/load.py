@@ -3,7 +3,8 @@
 Rules of this file:
     * Each device has a connection of its own, mutual TLS with its own key, and speaks as the agent does: a heartbeat, what it is told,
       a second heartbeat if that changed what it serves, then its records until they are acknowledged. What it leaves out is the model.
-    * A record is made once and sent until it is acknowledged; at the end it is known how many were made and acknowledged.
+    * A record is made once and sent until it is acknowledged; at the end it is known how many were made and acknowledged. One that is not
+      acknowledged waits on its device; lost is one that was acknowledged and is not in the store.
     * It is told what to do by lines on its standard input, and answers with JSON lines; its figures go into a file at the end.
 """
 
@@ -34,7 +35,7 @@ BATCH_BYTES = 1 << 20
 _MAX_RECORDS = 2000
 _CONNECTING = 40  # handshakes under way in one process
 _READY_S = 60.0
-_LAST_VISITS = 60
+_LAST_S = 300.0  # so long, after the order to stop, a device goes on until everything is acknowledged
 
 
 @dataclass(frozen=True)
@@ -252,9 +253,11 @@ class Load:
                 report_due += orders.report_s
                 self._report(device, orders.report, time.time())
             await device.visit()
-        for _ in range(_LAST_VISITS):
-            if not device.pending or not await device.visit():
-                break
+        # As a device does it: a call that failed is tried again at the next heartbeat, not at once by all together.
+        until = time.monotonic() + _LAST_S
+        while device.pending and time.monotonic() < until:
+            await asyncio.sleep(self._draw.uniform(0.0, orders.heartbeat_s))
+            await device.visit()
         await device.channel.close()
 
     async def _connect(self, device: Device) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.fleet.connections import num_told
-from benchmarks.fleet.driving import Drivers, Shares, failures, percentiles, together
+from benchmarks.fleet.driving import Drivers, Shares, balance, failures, percentiles, together
 from benchmarks.fleet.office import OPERATOR, Office
 from benchmarks.fleet.reports import payloads
 from fedretrain.artifacts.weights import encode_params
@@ -86,17 +86,17 @@ def _line(
 ) -> dict[str, Any]:
     made = sum(part["num_made"] for part in figures)
     stored, settled = office.num_stored(), office.num_settled()
+    kept = balance(figures, settled, stored)
     drained = {int(number): at for part in figures for number, at in part["drained"].items()}
     sent = {int(number): at for part in figures for number, at in part["first_batches"].items()}
     back = {number: at for number, at, serves, _ in together(figures, "served") if serves == champion}
     first_heard = sum(back.get(number, np.inf) <= at for number, at in sent.items())
     drain_s = max(drained.values(), default=np.inf) - begun
-    whole = made == settled == stored and len(drained) == size.num_stormy == first_heard
+    whole = not any(kept.values()) and len(drained) == size.num_stormy == first_heard
     return {
         "case": "storm",
         "drain_over_limit": round(float(drain_s) / MOST_DRAIN_S, 3),
-        "lost": made - settled,
-        "twice": stored - settled,
+        **kept,
         "back_before_their_backlog": round(first_heard / size.num_stormy, 4),
         "met": bool(whole and drain_s <= MOST_DRAIN_S),
         "drain_s": round(float(drain_s), 1),

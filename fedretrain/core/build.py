@@ -41,7 +41,7 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
             raise ConfigError(
                 f"there is no key {key!r}", where=where or "configuration", fix=_near(str(key), fields)
             )
-    hints = _hints(cls)
+    hints = _hints(typing.cast("type", cls))
     built = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
     try:
         return cls(**built)
@@ -52,7 +52,7 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
 
 
 @lru_cache(maxsize=1024)
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type[Any]) -> dict[str, Any]:
     """The types of a class's fields, whose names are looked up once: rows of a fleet are built ten thousand at a time."""
     return get_type_hints(cls)
 

@@ -154,7 +154,8 @@ def _owner(device: Device, installation: str) -> Owner:
 
 def _states(connection: Connection, owners: Sequence[Owner]) -> dict[Owner, str]:
     """What is remembered of owners, of those of whom anything is."""
-    asked, found = sorted(set(owners)), {}
+    asked: list[Owner] = sorted(set(owners))
+    found: dict[Owner, str] = {}
     for first in range(0, len(asked), _READ_AT_ONCE):
         rows = connection.execute(_STATES, {"owners": asked[first : first + _READ_AT_ONCE]})
         found |= {(row.population, row.device, row.source): row.state for row in rows}

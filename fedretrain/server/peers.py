@@ -42,21 +42,31 @@ class Peers:
         self._devices: dict[tuple[str, str], Device] = {}
         self._heard: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
         self._asked: dict[str, bytes] = {}
-        self._seen_at = 0.0
+        self._since = 0.0
+        self._summary: tuple[float, fleet.Summary] | None = None
         self._marks: fleet.Marks = {}
         self.poll()
 
     def poll(self) -> None:
-        """Look at what has changed in the table."""
+        """Look at what has changed in the table: at one row that tells whether anything has, and only then at which did."""
         begun = self._clock()
-        since = min(self._seen_at, begun)  # a clock that was set back dates what is new before what was seen
+        since = min(
+            self._since, begun - _OVERLAP_S
+        )  # a clock that was set back dates what is new before what was seen
+        changed: list[Device] = []
         with reading(self._engine) as connection:
-            changed, self._marks = fleet.changed_since(connection, since - _OVERLAP_S, self._marks)
+            summary = fleet.summary_since(connection, since)
+            news = (since, summary) != self._summary
+            if news:
+                changed, self._marks = fleet.changed_since(connection, since, self._marks)
+            if news or since < begun - 2 * _OVERLAP_S:
+                since = begun - _OVERLAP_S
+                summary = fleet.summary_since(connection, since)
             asked = questions.asked(connection)
         with self._lock:
             self._asked = asked
             self._devices |= {(device.population, device.device): device for device in changed}
-            self._seen_at = begun
+        self._since, self._summary = since, (since, summary)
 
     def question(self, population: str) -> bytes:
         """The signed federated evaluation that a population's devices are asked; empty: none."""

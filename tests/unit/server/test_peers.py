@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
 
 from fedretrain.artifacts.identity import DeviceIdentity
 from fedretrain.server import fleet
@@ -55,3 +56,59 @@ def test_who_enrolled_elsewhere_just_now_is_looked_for(engine, writer):
         fleet.enrol(connection, "p", "c", "3", Traits(), 1.0)
     assert peers.find(replace(SHOWN, key_fingerprint="2")).number == 0
     assert peers.find(replace(SHOWN, device="c", key_fingerprint="3")).number == 1
+
+
+def _rows_read(engine, peers):
+    """How many rows of the table a look at it reads, beside the one that tells whether anything has changed."""
+    told = []
+    listen = lambda *said: told.append(said[2])  # noqa: E731 - to be taken off again
+    event.listen(engine, "before_cursor_execute", listen)
+    peers.poll()
+    event.remove(engine, "before_cursor_execute", listen)
+    return sum("devices.fingerprint" in statement for statement in told)
+
+
+def test_rows_are_read_once_after_they_changed(engine, writer):
+    now = 100.0
+    with engine.begin() as connection:
+        for name in "abc":
+            fleet.enrol(connection, "p", name, name, Traits(), now)
+    peers = Peers(engine, writer, lambda: now)
+    for step in range(200):
+        now = 100.25 + 0.25 * step
+        assert not _rows_read(engine, peers)
+    with engine.begin() as connection:
+        fleet.assign(connection, "p", [("b", b"told", 1)], now - 4.0)  # by a process whose clock is late
+    assert _rows_read(engine, peers)
+    assert peers.find(DeviceIdentity("p", "b", "certificate", "b", 0.0, 1e12)).assignment == b"told"
+    assert not _rows_read(engine, peers)
+
+
+@pytest.mark.parametrize("later_s", [0.0, 1e-6, 3.0, 500.0])
+def test_each_kind_of_change_is_seen(engine, writer, later_s):
+    now = 100.0
+    with engine.begin() as connection:
+        for name in "ab":
+            fleet.enrol(connection, "p", name, name, Traits(), now)
+    peers = Peers(engine, writer, lambda: now)
+    b = DeviceIdentity("p", "b", "certificate", "b", 0.0, 1e12)
+    changes = [
+        lambda connection: fleet.assign(connection, "p", [("b", b"first", 1)], now),
+        lambda connection: fleet.assign(connection, "p", [("b", b"second", 2)], now),
+        lambda connection: fleet.keep_traits(connection, "p", "b", Traits("pump"), now + 1e-6),
+        lambda connection: fleet.set_standing(connection, "p", "b", Standing.REVOKED, now),
+    ]
+    seen = [
+        lambda: peers.find(b).assignment == b"first",
+        lambda: peers.find(b).assignment == b"second",
+        lambda: peers.find(b).traits == Traits("pump"),
+        lambda: peers.find(b) is None,
+    ]
+    for change, is_seen in zip(changes, seen, strict=True):
+        now += later_s
+        peers.poll()
+        with engine.begin() as connection:
+            change(connection)
+        assert not is_seen()
+        peers.poll()
+        assert is_seen()
