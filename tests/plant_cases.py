@@ -11,16 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
-import os
 import signal
 import sqlite3
 import subprocess
-import sys
-import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -34,16 +29,16 @@ from fedretrain.server.desk import Desk
 from fedretrain.server.tables import leases, telemetry
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from tests.flower_cases import free_port
+from tests.plant_parts import DEVICES, Process, Watcher
 from tests.server_cases import rows, write_office
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.proxy_cases import Proxy
 
-ROOT = Path(__file__).resolve().parents[1]
 POPULATION, OPERATOR = "pumps", "the test"
-DEVICES = tuple(f"pump-{number}" for number in range(6))
 SLOT_S = 2.0
 SERVER = """\
 folder = "state"
@@ -86,82 +81,6 @@ PATIENCE_S = 120.0
 
 
 @dataclass
-class Process:
-    """One process that may be killed and started again."""
-
-    name: str
-    words: tuple[str, ...]
-    log: Path
-    running: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with self.log.open("ab") as log:
-            self.running = subprocess.Popen(
-                [sys.executable, "-m", *self.words], stdout=log, stderr=log, env=env
-            )
-
-    @property
-    def pid(self) -> int:
-        assert self.running is not None
-        return self.running.pid
-
-    @property
-    def is_alive(self) -> bool:
-        return self.running is not None and self.running.poll() is None
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.running is not None
-        self.running.send_signal(number)
-
-    def end(self, number: signal.Signals) -> None:
-        if self.running is not None and self.running.poll() is None:
-            self.running.send_signal(number)
-            self.running.wait(60)
-
-
-class Watcher:
-    """Asks every device for a prediction, again and again, and keeps what was wrong."""
-
-    def __init__(self, port: int) -> None:
-        self.port, self.num_answers, self.bare = port, 0, []
-        self.is_expected, self._ending = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def ask(self, path: str, body: Any = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        with contextlib.closing(connection):
-            content = None if body is None else json.dumps(body)
-            headers = {"Content-Type": "application/json"}
-            connection.request("GET" if body is None else "POST", path, content, headers)
-            reply = connection.getresponse()
-            return reply.status, json.loads(reply.read())
-
-    def _run(self) -> None:
-        x, number = rows(200, seed=3)[0], 0
-        while not self._ending.wait(0.05):
-            if not self.is_expected.is_set():
-                continue
-            device = DEVICES[number % len(DEVICES)]
-            number += 1
-            try:
-                body = {"device": device, "rows": x[number % 200 : number % 200 + 1].tolist()}
-                status, found = self.ask("/v1/predict", body)
-            except (OSError, http.client.HTTPException) as error:
-                if self.is_expected.is_set():
-                    self.bare.append((device, repr(error)))
-                continue
-            self.num_answers += 1
-            if status != 200 or not found["predictions"][0]["package"]:
-                self.bare.append((device, found))
-
-    def stop(self) -> None:
-        self._ending.set()
-        self._thread.join(60)
-
-
-@dataclass
 class Plant:
     """See the module. `start` it; `stop` it.
 
@@ -175,6 +94,7 @@ class Plant:
         proxy: Between devices and gateway.
         small: Folders that are disks of their own, with their sizes as mount says them.
         processes: By name.
+        env: What is in the environment of a process, by its name.
         forgotten: Predictions that counted and are in no agent's database any more, as `made` says them.
     """
 
@@ -187,6 +107,7 @@ class Plant:
     proxy: Proxy | None = None
     small: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
+    env: dict[str, dict[str, str]] = field(default_factory=dict)
     forgotten: dict[tuple[str, bool], int] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -224,9 +145,9 @@ class Plant:
         (self.folder / "edge.toml").write_text(text)
         for name in ("first", "second"):
             words = ("fedretrain", "server", "--config", str(self.folder / f"{name}.toml"))
-            self.processes[name] = Process(name, words, self.folder / f"{name}.log")
+            self.processes[name] = self._process(name, words)
         words = ("fedretrain.edge", "run", "--config", str(self.folder / "edge.toml"))
-        self.processes["agent"] = Process("agent", words, self.folder / "agent.log")
+        self.processes["agent"] = self._process("agent", words)
         self.watcher = Watcher(ports["http"])
         self.processes["first"].start()
         self.until(lambda: self.leader() == "first", "somebody leads")
@@ -234,6 +155,9 @@ class Plant:
         self.processes["agent"].start()
         self.until(lambda: self.serving() == {1: len(DEVICES)}, "every device serves version 1")
         self.watcher.is_expected.set()
+
+    def _process(self, name: str, words: tuple[str, ...]) -> Process:
+        return Process(name, words, self.folder / f"{name}.log", self.env.get(name, {}))
 
     @property
     def desk(self) -> Desk:

@@ -20,9 +20,9 @@ from urllib.parse import quote
 from fedretrain.core.build import plain
 from fedretrain.core.errors import ConfigError, DataError, FedretrainError
 from fedretrain.core.log_lines import log_lines
+from fedretrain.core.since_boot import since_boot
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.api import LocalApi
-from fedretrain.edge.clock import since_boot
 from fedretrain.edge.config import read_edge
 from fedretrain.edge.erasing import erase_leftovers, erase_store
 from fedretrain.edge.example_ledger import LEDGER, shown

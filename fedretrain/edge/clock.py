@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedretrain.core.clock import Anchor, Instant
+from fedretrain.core.since_boot import since_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,12 +131,6 @@ def trust(state: ClockState, signed_at: float) -> tuple[ClockState, bool]:
     if not math.isfinite(signed_at) or signed_at < state.floor_at:
         return state, False
     return replace(state, floor_at=signed_at, offset_s=signed_at - state.monotonic_s), True
-
-
-def since_boot() -> float:
-    """Seconds since the machine started, those of sleep included where the system counts them."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime(clock)
 
 
 class DeviceClock:

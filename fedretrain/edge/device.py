@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Self
 from fedretrain.artifacts.at_rest import StorePlace
 from fedretrain.core.checks import require
 from fedretrain.core.errors import DataError, UserError
+from fedretrain.core.since_boot import since_boot
 from fedretrain.edge.answering import Answer, Answering, Serving
-from fedretrain.edge.clock import since_boot
 from fedretrain.edge.database import is_damage
 from fedretrain.edge.erasing import erase_store
 from fedretrain.edge.examples import Stream

@@ -4,6 +4,7 @@ Rules of this file:
     * An append is one transaction: it checks the fence, the expected head, and writes; all or nothing.
     * A process that lost its lease can append nothing under it, whatever it still believes: the token is compared in the
       append's own transaction.
+    * A lease that would last longer than any is given was written by a clock that was far ahead: it has run out.
     * A record's hash covers its number, its instant and the hash before it: an edit, a gap or a reordering is found by `read`.
 """
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _BATCH = 1000
+_CLOCKS_APART_S = 60.0
+"""So far the clocks of two machines that share a database may be apart."""
 
 
 class FencedError(FedretrainError):
@@ -157,7 +160,7 @@ class EventLog:
         """
         try:
             with self.engine.begin() as connection:
-                return _acquire(connection, name, holder, now, now + ttl_s)
+                return _acquire(connection, name, holder, now, ttl_s)
         except IntegrityError:
             return None  # somebody else took a new lease in the same moment
 
@@ -212,14 +215,16 @@ def check_fence(connection: Connection, fence: Fence | None, *, keep: bool = Tru
         raise FencedError(f"the lease {fence.name} was token {fence.token}, and is {token} now")
 
 
-def _acquire(connection: Connection, name: str, holder: str, now: float, until: float) -> Fence | None:
+def _acquire(connection: Connection, name: str, holder: str, now: float, ttl_s: float) -> Fence | None:
+    until = now + ttl_s
     row = connection.execute(select(leases).where(leases.c.name == name).with_for_update()).one_or_none()
     if row is None:
         connection.execute(insert(leases).values(name=name, holder=holder, token=1, expires_at=until))
         return Fence(name, 1)
-    if row.holder != holder and row.expires_at > now:
+    is_held = now < row.expires_at <= until + _CLOCKS_APART_S
+    if row.holder != holder and is_held:
         return None
-    token = row.token if row.holder == holder and row.expires_at > now else row.token + 1
+    token = row.token if row.holder == holder and is_held else row.token + 1
     changed = {"holder": holder, "token": token, "expires_at": until}
     connection.execute(update(leases).where(leases.c.name == name).values(**changed))
     return Fence(name, token)

@@ -38,6 +38,7 @@ from fedretrain.server.fleet import Standing
 from fedretrain.server.kept import kept_of, note_of
 from fedretrain.server.memory import LOOK, ORDERS, RANKS, fold, recall, stream
 from fedretrain.server.ranked import Ranked, queue
+from fedretrain.server.steady_clock import standing
 from fedretrain.server.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Population:
         if self.memory.state is None or not self.devices:
             return ()
         # A clock that was set back: the loop's time stands until it is reached again, and orders count meanwhile.
+        self.trouble = standing(self.name, self.memory.state.updated_at - now)
         now = max(now, self.memory.state.updated_at)
         champion = self.memory.begun.champion
         size = len(self.devices)

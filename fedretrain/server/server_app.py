@@ -44,6 +44,7 @@ from fedretrain.server.campaign import CampaignRun
 from fedretrain.server.database import open_database
 from fedretrain.server.event_log import EventLog, Fence
 from fedretrain.server.grid_runner import CalledNodes, GridRunner, KeyedNodes
+from fedretrain.server.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -245,7 +246,8 @@ def main() -> int:
     for name in ("httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     orders = build(AppOrders, json.loads(os.environ[ORDERS]))
-    RunTask(orders).carry_out(lambda grid: run_campaign(orders, grid))
+    clock = SteadyClock()
+    RunTask(orders).carry_out(lambda grid: run_campaign(orders, grid, clock=clock))
     return 0
 
 

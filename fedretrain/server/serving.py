@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from fedretrain.core.log_lines import log_lines
@@ -15,6 +14,7 @@ from fedretrain.server.coordinator import Coordinator
 from fedretrain.server.database import check_pages, open_database
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.keys import open_keys, open_stores
+from fedretrain.server.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,10 +42,11 @@ def run_server(path: Path, *, as_json: bool = False) -> int:
     log_lines(as_json=as_json)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = read_server(path)
-    keys = open_keys(config, time.time())
+    clock = SteadyClock()
+    keys = open_keys(config, clock())
     engine = open_database(config.database_url)
     check_pages(engine)
-    coordinator = Coordinator(config, EventLog(engine), keys, open_stores(config))
+    coordinator = Coordinator(config, EventLog(engine), keys, open_stores(config), clock)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()

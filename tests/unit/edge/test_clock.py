@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedretrain.core.clock import Anchor, Instant, resolve
-from fedretrain.edge.clock import ClockState, DeviceClock, Jump, look, since_boot, trust
+from fedretrain.core.since_boot import since_boot
+from fedretrain.edge.clock import ClockState, DeviceClock, Jump, look, trust
 
 TRUE_AT = 1_800_000_000.0
 STEP = st.tuples(

@@ -102,6 +102,18 @@ def test_a_holder_whose_lease_ran_out_comes_back_with_another_token(log: EventLo
     assert again.token == first.token + 1
 
 
+def test_a_lease_of_a_clock_that_was_far_ahead_keeps_nobody_waiting(log: EventLog) -> None:
+    old = log.acquire("leader", "one", now=1e9, ttl_s=10.0)
+    assert (
+        log.acquire("leader", "two", now=1e9 - 50.0, ttl_s=10.0) is None
+    )  # two machines' clocks may be so far apart
+    new = log.acquire("leader", "two", now=0.0, ttl_s=10.0)
+    assert old is not None
+    assert new is not None
+    with pytest.raises(FencedError):
+        log.append("a", [{}], at=0.0, fence=old)
+
+
 def test_a_lease_given_back_is_free(log: EventLog) -> None:
     mine = log.acquire("leader", "one", now=0.0, ttl_s=10.0)
     assert mine is not None
