@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,14 @@ from fedretrain.artifacts.assignment import CampaignInvite
 from fedretrain.artifacts.identity import create_key, load_key, request_certificate
 from fedretrain.artifacts.manifest import Strategy, TrainingRecord
 from fedretrain.edge.agent import Agent
-from fedretrain.edge.config import DeviceConfig
+from fedretrain.edge.config import DeviceConfig, TrainingConfig
+from fedretrain.edge.example_ledger import LEDGER, ExampleLedger, shown
 from fedretrain.edge.joining import KEY
+from fedretrain.privacy.example import ExampleDp
 from fedretrain.server.campaign_rules import CampaignRules, SamplingRule
 from fedretrain.server.superlink import SuperLinkConfig, campaign_bundle
+from fedretrain.training.config import ExampleDp as Settings
+from fedretrain.training.config import LocalTraining
 from fedretrain.training.plan import ModelName, TrainingPlan
 from tests.agent_cases import POPULATION, fleet_of, rows
 from tests.flower_cases import Fleet as FlowerFleet
@@ -53,26 +58,53 @@ def public_key(folder):
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def hosting(fleet, folder, *names):
-    config = fleet.config(folder)
+def hosting(fleet, folder, *names, **more):
+    config = fleet.config(folder, **more)
     devices = [DeviceConfig(name, token=fleet.here.token(name, POPULATION), trains=True) for name in names]
     return Agent(replace(config, devices=tuple(devices)))
 
 
-def test_an_invited_agent_trains_on_what_it_buffered_and_stops(tmp_path):
+@contextmanager
+def plant(tmp_path, **more):
+    """A server's side, an agent with two devices, and a SuperLink."""
     (tmp_path / "server").mkdir()
     with fleet_of(tmp_path / "server") as fleet:
-        agent = hosting(fleet, tmp_path, "a", "b")
+        agent = hosting(fleet, tmp_path, "a", "b", **more)
         (tmp_path / "flower").mkdir()
         flower = FlowerFleet(tmp_path / "flower", Keys(fleet.here.authority, tmp_path / "keys"))
         try:
-            check(fleet, agent, flower)
+            yield fleet, agent, flower
         finally:
             flower.stop()
             agent.close()
 
 
-def check(fleet, agent, flower):
+def test_an_invited_agent_trains_on_what_it_buffered_and_stops(tmp_path):
+    with plant(tmp_path) as (fleet, agent, flower):
+        check(fleet, agent, flower)
+
+
+@pytest.mark.faults
+def test_under_example_level_privacy_an_agents_devices_charge_their_own_ledgers_and_one_that_may_not_sends_nothing(
+    tmp_path,
+):
+    local = LocalTraining(batch_size=8, epochs=0, max_steps=3, example_dp=Settings(1.0, 0.5))
+    once = float(ExampleDp(1.0, 0.5, 8, 1e-5).epsilons(np.array([20]), np.array([3]))[0])
+    enough = TrainingConfig(example_epsilon=1.001 * once, example_delta=1e-5)  # for one round
+    with plant(tmp_path, training=enough) as (fleet, agent, flower):
+        _, record = train(fleet, agent, flower, replace(PLAN, training=local), quorum=1)
+        assert [done.summary["num_contributed"] for done in record.rounds] == [2, 0]
+        assert record.rounds[1].summary["failed"] == {"refused": [0, 1]}
+        for device in agent.devices.values():
+            (row,) = ExampleLedger(device.folder / LEDGER).rows()
+            assert (row.charge.campaign, row.charge.round, row.charge.num_examples) == ("c1", 0, 20)
+            assert row.epsilon == pytest.approx(once)
+            told = shown(device.folder / LEDGER, enough.example_budget)
+            assert (told["num_updates"], told["epsilon"]) == (1, row.epsilon)
+
+
+def train(fleet, agent, flower, plan, quorum):
+    """A campaign of two rounds on what the devices buffered."""
     (first,) = fleet.make()
     flower.agents["agent"] = agent.campaigns
     flower.enrol({public_key(agent.device("a").folder): [0, 1]})
@@ -88,11 +120,11 @@ def check(fleet, agent, flower):
         flower.store,
         population=POPULATION,
         num_devices=2,
-        plan=PLAN,
+        plan=plan,
         num_rounds=2,
         min_online=2,
-        rules=CampaignRules(SamplingRule(cohort_size=2), quorum=2, deadline_s=60.0),
-        base=flower.store.put(base_of(PLAN)),
+        rules=CampaignRules(SamplingRule(cohort_size=2), quorum=quorum, deadline_s=60.0),
+        base=flower.store.put(base_of(plan)),
     )
     now = time.time()
     invite = CampaignInvite(
@@ -105,6 +137,11 @@ def check(fleet, agent, flower):
     record = flower.run()
     assert record.end == "complete", flower.told()
     assert len(record.rounds) == 2
+    return first, record
+
+
+def check(fleet, agent, flower):
+    first, record = train(fleet, agent, flower, PLAN, quorum=2)
     assert all(done.summary["num_contributed"] == 2 for done in record.rounds)
     running = agent.campaigns.running
     for name, device in agent.devices.items():
