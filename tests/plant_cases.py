@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 from sqlalchemy import select
 
@@ -206,6 +207,16 @@ class Plant:
         rollout = self.desk.memory().begun.rollout
         return 0 if rollout is None else rollout.plan.candidate
 
+    def helpers(self) -> list[str]:
+        """What the coordinators' children are."""
+        found = []
+        for name in ("first", "second"):
+            if self.processes[name].is_alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    children = psutil.Process(self.processes[name].pid).children(recursive=True)
+                    found += [" ".join(one.cmdline()) for one in children]
+        return [one for one in found if one]
+
     def until(self, happened: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for what must come about."""
         end = time.monotonic() + patience_s
@@ -235,6 +246,19 @@ class Plant:
             self.desk.order("roll_back", OPERATOR, "for the test")
         if phase == "idle":
             self.calm()
+
+    def reread(self, **parts: Any) -> None:
+        """Change parts of the policy file, and start the coordinators again."""
+        path = self.folder / "policy.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **parts}))
+        for name in ("first", "second"):
+            self.processes[name].end(signal.SIGTERM)
+        self.__dict__.pop("_desk").log.engine.dispose()
+        for name in ("first", "second"):
+            self.processes[name].start()
+            self.until(lambda: self.leader() != "", "somebody leads again")
+        begun = time.time()
+        self.until(lambda: self.heard_since(begun), "every device is heard again")
 
     def calm(self) -> None:
         """No rollout, and everybody on the champion."""

@@ -1,4 +1,5 @@
-"""What operators order, through whole coordinators and their agents: a retrain on the server's pool, and one on the devices alone."""
+"""What operators order, through whole coordinators and their agents: a retrain on the server's pool, and one on the devices alone, a
+campaign that nobody answers, and another policy file."""
 
 from __future__ import annotations
 
@@ -7,9 +8,13 @@ import pytest
 
 from fedretrain.artifacts.inference import Predictor
 from fedretrain.artifacts.manifest import Strategy
+from fedretrain.artifacts.weights import encode_params
+from fedretrain.rollout.evidence import Answer
+from fedretrain.server.policies import recall
+from fedretrain.server.policy_commands import answer
 from fedretrain.server.pool import read_pool
 from fedretrain.training.keep import Verdict
-from tests.plant_cases import DEVICES, OPERATOR
+from tests.plant_cases import DEVICES, OPERATOR, POPULATION, ROLLOUT
 from tests.server_cases import CLASSES, TRAINING, rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -39,6 +44,8 @@ OPTIONS = {
         **TRAINING,
         "plan": {**TRAINING["plan"], "method": {"kind": "fedper", "personal_patterns": ["head.*"]}},
         "pool": {"num_rounds": 40},
+        "rules": {"sampling": {"cohort_size": 4}},
+        "max_s": 8.0,
     },
 }
 
@@ -106,4 +113,53 @@ def test_devices_refresh_their_personal_state_when_told_and_each_confirms_it(pla
     for role in ("agent", "coordinator"):
         plant.revive(plant.kill(role))
     assert plant.desk.status()["refresh"]["kept"] == len(DEVICES)
+    plant.check()
+
+
+def test_a_campaign_that_takes_too_long_is_given_up_and_its_processes_end(plant):
+    """No device of this agent trains, so its rounds would wait for an hour."""
+    plant.reach("idle")
+    federated = {**OPTIONS["parts"]["retraining"], "rules": [], "default_strategy": "federated"}
+    plant.reread(retraining=federated)  # no decision threshold: it counts at once
+    assert plant.desk.status()["policy_waits"] is None
+    plant.desk.retrain(OPERATOR, "let devices train")
+    plant.until(lambda: plant.desk.memory().begun.training is not None, "a retrain has begun")
+    version = plant.desk.memory().begun.training.version
+    plant.until(lambda: plant.helpers() != [], "the campaign has processes")
+    plant.until(lambda: plant.desk.memory().begun.training is None, "it is given up")
+    begun_at = plant.desk.models.under_way(version).begun_at
+    (ended,) = [
+        one for one in plant.desk.events() if one["record"]["kind"] == "trained" and one["at"] > begun_at
+    ]
+    assert ended["record"]["body"]["reason"] == "it took longer than 8 s"
+    assert 8.0 < ended["at"] - begun_at < 30.0
+    last = [one["record"] for one in plant.desk.events() if one["record"]["kind"] == "outcome"][-1]
+    assert (last["body"]["ending"], last["body"]["reason"]) == ("failed", "it took longer than 8 s")
+    plant.until(lambda: plant.helpers() == [], "its processes have ended")
+    assert version not in plant.desk.models.versions.by_number
+    plant.check()
+
+
+def test_other_decision_thresholds_wait_for_two_people_and_the_old_ones_decide_until_then(plant):
+    plant.reach("idle")
+    old = plant.desk.policy
+    plant.reread(rollout={**ROLLOUT, **OPTIONS["policy"], "pending_limit_s": 90_000.0})
+    waits = plant.desk.status()["policy_waits"]
+    assert waits["changed"] == ["rollout.pending_limit_s: 604800.0 -> 90000.0"]
+    weights = encode_params(plant.desk.models.package(1).weights)
+    plant.desk.propose(weights, OPERATOR, "under the old policy")
+    plant.until(lambda: plant.phase() == "shadow", "shadow")
+    assert plant.desk.memory().begun.rollout.plan.policy == old.digest
+    plant.calm()
+    for by in ("ada", "bob"):
+        assert plant.desk.policy == old
+        answer(plant.desk, Answer.GRANTED, by, "as we agreed")
+    plant.until(lambda: recall(plant.desk.log, POPULATION).waiting is None, "two people agreed")
+    taken = recall(plant.desk.log, POPULATION).in_force
+    assert (taken.digest, taken.rollout.pending_limit_s) == (waits["digest"], 90_000.0)
+    plant.revive(plant.kill("coordinator"))  # and whoever leads next decides by it too
+    plant.desk.propose(weights, OPERATOR, "under the new policy")
+    plant.until(lambda: plant.candidate() > 2 and plant.phase() == "shadow", "shadow again")
+    assert plant.desk.memory().begun.rollout.plan.policy == taken.digest
+    plant.calm()
     plant.check()
