@@ -1,9 +1,9 @@
 """Which policy a fleet is under: a file whose decision thresholds are others waits until two people have agreed.
 
 Rules of this file:
-    * Decision thresholds are everything in a policy but its name, when and how it retrains, and what devices may say: whatever
-      raises an alert, lets a version in, or takes one out. They decide what happens to people and plants; a retrain only
-      makes a candidate, which all of them judge.
+    * Decision thresholds are everything in a policy but its name, and when and how it retrains: whatever raises an alert, lets a version
+      in, or takes one out, and what devices may say, without which none of these sees anything. They decide what happens to people and
+      plants; a retrain only makes a candidate, which all of them judge.
     * The policy in force stays until the new one is taken. The first one is taken as it is: there is nothing to compare it with.
     * Two different people, each with the right to approve what is critical when it counts; a no takes every yes back. Their word is
       about one digest: a file that changes again is another one.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fedretrain.coordinator.roles import Roles
 
-FREE = frozenset({"format", "name", "retraining", "telemetry"})
+FREE = frozenset({"format", "name", "retraining"})
 """The parts of a policy that may change without anybody's word."""
 PEOPLE = 2
 

@@ -28,7 +28,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedretrain.artifacts.package import read_manifest, references
 from fedretrain.coordinator.policy import TelemetryMode, read_policy
-from fedretrain.core.errors import DataError, FedretrainError
+from fedretrain.core.errors import DataError, FedretrainError, UserError
+from fedretrain.server import policies
 from fedretrain.server.annotation_store import Annotations
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.database import DatabaseDamagedError
@@ -94,6 +95,8 @@ class Coordinator:
         self._servers: list[grpc.aio.Server] = []
         self._trust_version = 0
         self._unreadable: set[str] = set()
+        self._slot_s: dict[str, float] = {}
+        self._policies_read: dict[str, int] = {}
         slot_s = {name: one.watching.slot_s for name, one in config.populations.items()}
         self._sources = Sources(config.sources, log.engine, self._writer, slot_s, clock)
         self._num_modules = 0
@@ -103,7 +106,7 @@ class Coordinator:
     async def run(self) -> None:
         """Serve and decide until `stop`."""
         listen = self._config.listen
-        slot_s = {name: _slot_s(one) for name, one in self._config.populations.items()}
+        self._tell_slots()
         quotas = Quotas(self._config.quota)
         control = listen.public or f"{listen.hosts[0]}:{listen.control.rsplit(':', 1)[1]}"
         told = Told(self._keys.root, control)
@@ -111,7 +114,8 @@ class Coordinator:
         files = Files(
             self._blob, self._keys.trust.read, lambda: self._trust_version, enrolling.renew, self._annotations
         )
-        gateway = Gateway(self._peers, self._writer, files, self._clock, listen.heartbeat_s, slot_s, quotas)
+        heartbeat_s = listen.heartbeat_s
+        gateway = Gateway(self._peers, self._writer, files, self._clock, heartbeat_s, self._slot_s, quotas)
         tls = Tls(
             self._keys.server_key.read_bytes(),
             self._keys.server_certificate.read_bytes(),
@@ -144,11 +148,25 @@ class Coordinator:
                 _log.error("devices: %s", error)
 
     def _look(self) -> None:
-        """At the table of devices and at the signed list: whoever leads has written both."""
+        """At the table of devices, the policies and the signed list: whoever leads has written them."""
         self._peers.poll()
+        try:
+            self._tell_slots()
+        except DatabaseDamagedError:
+            raise
+        except UserError as error:  # a damaged record: what devices are told stays
+            _log.error("%s", error)
         with contextlib.suppress(FileNotFoundError):  # nobody has published yet
             timestamp = self._keys.trust.read("timestamp.json")
             self._trust_version = int.from_bytes(hashlib.sha256(timestamp).digest()[:7], "big")
+
+    def _tell_slots(self) -> None:
+        """Look what devices are told of telemetry, where another policy is in force by now."""
+        for name, one in self._config.populations.items():
+            end = self._log.head(policies.stream(name)).counter
+            if self._policies_read.get(name) != end:
+                self._policies_read[name] = end  # first: what is damaged is said once
+                self._slot_s[name] = _slot_s(self._log, name, one)
 
     async def _lead(self) -> None:
         """Decide while this process holds the lease."""
@@ -257,9 +275,11 @@ class Coordinator:
         self._writer.close()
 
 
-def _slot_s(population: Population) -> float:
-    """The length of a population's slots, as its devices are told: none where its policy wants no telemetry."""
-    policy = read_policy(read_yaml(Path(population.policy)), where=population.policy)
+def _slot_s(log: EventLog, name: str, population: Population) -> float:
+    """The length of a population's slots, as its devices are told: none where the policy in force wants no telemetry."""
+    policy = policies.recall(log, name).in_force
+    if policy is None:  # nobody has led yet: it will be taken as it is
+        policy = read_policy(read_yaml(Path(population.policy)), where=population.policy)
     return NO_TELEMETRY if policy.telemetry is TelemetryMode.OFF else population.watching.slot_s
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _ABOUT = """\
 A policy file whose decision thresholds differ from those in force (all of monitoring, validation, rollout, gate, safety,
-quarantine and on_decay) changes nothing when the coordinator starts: the old policy goes on, and the new one waits until two
+quarantine, on_decay and telemetry) changes nothing when the coordinator starts: the old policy goes on, and the new one waits until two
 different people with the right approve_critical have agreed. Their word is about the file as the coordinator read it. Changes of
-name, retraining and telemetry count at once."""
+name and retraining count at once."""
 
 
 def add(below: Below) -> None:

@@ -73,7 +73,6 @@ def test_the_first_policy_is_taken_as_it_is_and_the_same_one_is_no_news() -> Non
     [
         {"name": "renamed"},
         {"retraining": RetrainingPolicy(min_labels=7)},
-        {"telemetry": TelemetryMode.OFF},
     ],
 )
 def test_what_decides_nothing_about_a_version_goes_through(free: dict[str, object]) -> None:
@@ -95,6 +94,7 @@ def test_what_decides_nothing_about_a_version_goes_through(free: dict[str, objec
             ("rollout.steps[1].exposure_fraction: 0.5 -> 0.6",),
         ),
         (replace(OLD, on_decay=OnDecay.CHAMPION), ("on_decay: last_good -> champion",)),
+        (replace(OLD, telemetry=TelemetryMode.OFF), ("telemetry: operational -> off",)),
         (
             replace(OLD, monitoring=replace(OLD.monitoring, drift=replace(OLD.monitoring.drift, psi=9.0))),
             ("monitoring.drift.psi: 0.2 -> 9.0",),

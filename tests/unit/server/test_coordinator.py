@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +13,16 @@ from sqlalchemy import select
 
 from fedretrain.artifacts.package import read_manifest, references, write_package
 from fedretrain.artifacts.store import ContentStore
+from fedretrain.coordinator.policy import TelemetryMode
+from fedretrain.coordinator.policy_book import Answered
+from fedretrain.coordinator.roles import Roles
+from fedretrain.rollout.evidence import Answer
 from fedretrain.server import coordinator as module
+from fedretrain.server import policies
 from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator, _files_of, _slot_s
 from fedretrain.server.event_log import EventLog
+from fedretrain.server.policies import Policies
 from fedretrain.server.tables import leases
 from fedretrain.wire.control import NO_TELEMETRY
 from tests.package_cases import ABOUT, contents, weights
@@ -115,7 +122,25 @@ def test_of_two_coordinators_at_once_one_decides(engine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("telemetry", "slot_s"), [("operational", 60.0), ("off", NO_TELEMETRY)])
-def test_devices_are_told_to_report_nothing_where_the_policy_wants_no_telemetry(tmp_path, telemetry, slot_s):
+def test_devices_are_told_to_report_nothing_where_the_policy_wants_no_telemetry(
+    engine, tmp_path, telemetry, slot_s
+):
     policy = tmp_path / "policy.yaml"
     policy.write_text(f"name: mine\ntelemetry: '{telemetry}'\n")
-    assert _slot_s(Population(str(policy), watching=Watching(slot_s=60.0))) == slot_s
+    log, one = EventLog(engine), Population(str(policy), watching=Watching(slot_s=60.0))
+    assert _slot_s(log, "p", one) == slot_s
+    made = Coordinator(ServerConfig(str(tmp_path), {"p": one}), log, SimpleNamespace(), SimpleNamespace())
+    file = Policies(log).open("p", str(policy), Roles(), None, 1.0)
+    made._tell_slots()
+    other = "off" if telemetry == "operational" else "operational"
+    policy.write_text(f"name: mine\ntelemetry: '{other}'\n")
+    Policies(log).open("p", str(policy), Roles(), None, 2.0)  # it waits for two people
+    made._tell_slots()
+    assert made._slot_s == {"p": slot_s}
+    changed = replace(file, telemetry=TelemetryMode(other))
+    for by in ("ada", "bob"):
+        policies.answer(log, "p", Answered(changed.digest, by, Answer.GRANTED), 3.0)
+    policies.keep(log, "p", changed, Roles(), None, 3.0)
+    made._tell_slots()
+    assert {slot_s, made._slot_s["p"]} == {60.0, NO_TELEMETRY}
+    made._writer.close()
