@@ -87,11 +87,11 @@ def _command(words: list[str]) -> int:
         "task": _task,
         "schema": _schema,
     }
-    if words and words[0] in commands:
-        return commands[words[0]](words[1:])
     if "--help" in words or "-h" in words:
         print(USAGE)
         return 0
+    if words and words[0] in commands:
+        return commands[words[0]](words[1:])
     return _run(words)
 
 

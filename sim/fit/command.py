@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError
 from sim.fit.fidelity import fidelity, render
 from sim.fit.files import write_fleet
@@ -83,8 +84,9 @@ def _say(fitted: Fitted) -> None:
     if fitted.delay is not None:
         print(f"label delay: {fitted.delay.kind}")
     for drift in fitted.drift:
+        over = f", over after {drift.duration_s / DAY_S:.3g} days" if drift.duration_s else ""
         print(
-            f"drift: {drift.kind}, {drift.shape}, size {drift.magnitude:.3g}, {drift.device_fraction:.1%} of devices"
+            f"drift: {drift.kind}, {drift.shape}, size {drift.magnitude:.3g}, {drift.device_fraction:.1%} of devices{over}"
         )
     for name, one in fitted.estimates.items():
         interval = "" if one.low is None else f" ({one.low:.5g} to {one.high:.5g})"

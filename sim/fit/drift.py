@@ -5,7 +5,8 @@ Rules of this file:
       the spread of successive days' differences, so rows that depend on each other do not pass for drift.
     * Kinds are told by what they leave: an offset moves the mean, a gain the mean and the spread alike, noise the spread alone; a stuck or
       dead sensor has no spread, a missing one no values. Around a mean of zero a gain upwards looks like noise and is called so.
-    * Days are the resolution of onsets.
+    * A drift that was repaired leaves the telemetry as it was before. Missing, stuck and dead are over where healthy days follow.
+    * Days are the resolution of onsets and ends.
 
 Shape letters: D devices, W days, C channels.
 """
@@ -13,11 +14,13 @@ Shape letters: D devices, W days, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedretrain.core.clock import DAY_S
+from sim.fit.courses import LEAST_VARIANCE, Course, course
 from sim.sensors.config import DriftKind, DriftShape
 
 if TYPE_CHECKING:
@@ -28,14 +31,14 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _FAR = 4.5  # standard errors, of noise with its tails, beyond which a channel has drifted: of 100,000 tries less than one by chance
+_STRETCHES = (5, 14, 40)  # days of a drift that ended, in the quick look
 _NEAR = 3.5  # and below this in every step no ramp is far enough either
 _NO_SPREAD = -4.0  # log of a spread that is none (2 % of what it was)
 _LOST = 0.01  # share of missing values that counts
 _MAD = 1.4826  # of a normal law's median absolute deviation
-_TAIL, _NORMAL_TAIL = 0.99, 2.576  # where tails are compared with a normal law's
-_LEAST_NOISE = 1e-4
+_RESTLESS = 0.9  # quantile over devices
+_JUMPS = 2  # differences of a device that a drift may have made
 _ONSETS = (0.05, 0.95)  # quantiles: an onset that was dated wrongly stretches no range
-_RAMP_COST = 6.0  # squared standard errors that a ramp has to explain beyond a step: one parameter, eight lengths to choose from
 _FEWEST = 3  # channels of drifted devices that make a specification
 _BOTH_WAYS = 0.15  # share of the rarer sign from which on signs are drawn
 
@@ -52,6 +55,7 @@ class ChannelDrift:
         magnitude: Signed, in units of `DriftSpec`.
         onset_at: When it began.
         time_s: How long it took to full size; 0 for at once.
+        end_at: When it was over; inf where the log does not see that.
     """
 
     device: int
@@ -61,6 +65,7 @@ class ChannelDrift:
     magnitude: float
     onset_at: float
     time_s: float
+    end_at: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -127,24 +132,35 @@ def _changed(values_DWC: Floats, days: _Days, noise_DC: Floats) -> NDArray[np.bo
     known = np.isfinite(values_DWC)
     weight = np.where(known, np.maximum(days.rows, 1.0)[:, :, None] / noise_DC[:, None, :], 0.0)
     value = np.where(known, values_DWC, 0.0)
-    # The normal equations of `_fitted` for a step on each day, all by sums from the end.
-    after, right = (np.cumsum(one[:, ::-1], axis=1)[:, ::-1] for one in (weight, weight * value))
     whole = (
         weight.sum(axis=1, keepdims=True)
         + np.maximum(days.base_rows, 1.0)[:, None, None] / noise_DC[:, None, :]
     )
-    determinant = np.maximum(after * whole - after**2, 1e-300)
-    size = (whole * right - after * (weight * value).sum(axis=1, keepdims=True)) / determinant
-    far = np.abs(size) / np.sqrt(whole / determinant)
-    answer: NDArray[np.bool_] = (far > _NEAR).any(axis=1)
+    total = (weight * value).sum(axis=1, keepdims=True)
+    answer: NDArray[np.bool_] = np.zeros(noise_DC.shape, dtype=bool)
+    for length in (*_STRETCHES, days.rows.shape[1]):
+        # The normal equations of a stretch that begins on each day, by sums from the end; the longest is a step that stays.
+        within, right = (_sums(one, length) for one in (weight, weight * value))
+        determinant = np.maximum(within * whole - within**2, 1e-300)
+        size = (whole * right - within * total) / determinant
+        answer |= (np.abs(size) / np.sqrt(whole / determinant) > _NEAR).any(axis=1)
     return answer
+
+
+def _sums(values_DWC: Floats, length: int) -> Floats:
+    """``[D, W, C]`` sums of each day and those that follow it, so many in all."""
+    after = np.cumsum(values_DWC[:, ::-1], axis=1)[:, ::-1]
+    later = np.zeros_like(after)
+    later[:, : max(after.shape[1] - length, 0)] = after[:, length:]
+    return after - later
 
 
 def _noise(values_DWC: Floats, rows_DW: Floats) -> Floats:
     """``[D, C]`` variance of a day's value times its rows, from successive differences: steps and ramps hardly count.
 
     It is the fleet's, or the device's own where that is larger (a device with a rare class has restless days), and larger by as
-    much as the differences' tails are heavier than a normal law's.
+    much as the differences' tails are heavier than a normal law's. Tails are read off each device's third largest difference (the
+    two above it may be a drift's onset and end), and the fleet's are those of its most restless tenth.
     """
     change = np.diff(values_DWC, axis=1)
     weight = 1.0 / np.maximum(rows_DW[:, 1:], 1) + 1.0 / np.maximum(rows_DW[:, :-1], 1)
@@ -154,81 +170,21 @@ def _noise(values_DWC: Floats, rows_DW: Floats) -> Floats:
         mine = scaled[:, :, channel]
         finite = mine[np.isfinite(mine)]
         pooled = _MAD * float(np.median(finite)) if len(finite) else 1.0
-        own = np.array(
-            [
-                _MAD * float(np.median(row[np.isfinite(row)])) if np.isfinite(row).any() else 0.0
-                for row in mine
-            ]
-        )
-        tail = float(np.quantile(finite, _TAIL)) / (pooled * _NORMAL_TAIL) if len(finite) and pooled else 1.0
+        known = [row[np.isfinite(row)] for row in mine]
+        own = np.array([_MAD * float(np.median(row)) if len(row) else 0.0 for row in known])
+        tails = [_tail(row) / pooled for row in known if len(row) > _JUMPS] if pooled else []
+        tail = float(np.quantile(tails, _RESTLESS)) if tails else 1.0
         found[:, channel] = (np.maximum(own, pooled) * max(tail, 1.0)) ** 2
-    return np.maximum(found, _LEAST_NOISE)
+    return np.maximum(found, LEAST_VARIANCE)
 
 
-@dataclass(frozen=True)
-class _Course:
-    """A step or a ramp fitted to one series.
+def _tail(change_N: Floats) -> float:
+    """The largest difference but two over what a normal law of variance one leads to expect there.
 
-    Attributes:
-        size: Its final size.
-        far: Standard errors from nothing.
-        first: The first day touched.
-        lasts: Days to full size; 0 for a step.
-        cost: Weighted squared residuals.
+    Source: Blom 1958, Statistical Estimates and Transformed Beta-Variables (3/8 and 1/4).
     """
-
-    size: float
-    far: float
-    first: int
-    lasts: int
-    cost: float
-
-    @property
-    def penalised(self) -> float:
-        """What it is chosen by: a ramp has to earn its length."""
-        return self.cost + (_RAMP_COST if self.lasts else 0.0)
-
-
-def _course(value_W: Floats, variance_W: Floats, base_variance: float) -> _Course | None:
-    """The best step or ramp of a series that is 0 before it; the baseline's own error is common to all days.
-
-    Before the change the series is not 0 but the baseline's error, which a normal prior of its variance carries.
-    """
-    known = np.isfinite(value_W)
-    days = np.flatnonzero(known)
-    if not len(days):
-        return None
-    value, weight = value_W[known], 1.0 / variance_W[known]
-    best: _Course | None = None
-    for first in range(max(len(days) - 1, 0)):  # what was seen on one day alone may have been that day
-        for lasts in _lengths(len(days) - first):
-            shape = np.clip((np.arange(len(days)) - first + 1.0) / max(lasts, 1), 0.0, 1.0)
-            one = _fitted(value, weight, shape, base_variance, int(days[first]), lasts)
-            if best is None or one.penalised < best.penalised:
-                best = one
-    return best
-
-
-def _lengths(left: int) -> list[int]:
-    """Lengths of ramps to try, in days: 0 is a step; a ramp of fewer than three days is one too."""
-    return [0, *(length for length in (3, 5, 8, 13, 21, 34, 55, 89) if length <= left)]
-
-
-def _fitted(
-    value: Floats, weight: Floats, shape: Floats, base_variance: float, first: int, lasts: int
-) -> _Course:
-    """Least squares of a shape and the baseline's error, the latter held by its prior."""
-    prior = 1.0 / max(base_variance, _LEAST_NOISE)
-    a, b, c = (weight * shape * shape).sum(), (weight * shape).sum(), weight.sum() + prior
-    right = (weight * shape * value).sum(), (weight * value).sum()
-    determinant = a * c - b * b
-    if determinant <= 0.0:
-        return _Course(0.0, 0.0, first, lasts, float("inf"))
-    size = (c * right[0] - b * right[1]) / determinant
-    error = (a * right[1] - b * right[0]) / determinant
-    rest = value - size * shape - error
-    cost = float((weight * rest * rest).sum() + prior * error * error)
-    return _Course(float(size), float(abs(size) / np.sqrt(c / determinant)), first, lasts, cost)
+    expected = NormalDist().inv_cdf(1.0 - 0.5 * (_JUMPS + 1 - 0.375) / (len(change_N) + 0.25))
+    return float(np.sort(change_N)[-_JUMPS - 1]) / expected
 
 
 def _channel(days: _Days, device: int, channel: int, noise: tuple[float, float]) -> ChannelDrift | None:
@@ -242,14 +198,14 @@ def _channel(days: _Days, device: int, channel: int, noise: tuple[float, float])
     flat = np.flatnonzero(spread <= _NO_SPREAD)
     level = float(days.level[device, channel])
     if len(flat):
-        first = int(flat[0])
         rests_at = float(np.median(shift[flat]))
         dead = abs(rests_at + level) < 0.05
         kind = DriftKind.DEAD if dead else DriftKind.STUCK
-        return _told(days, device, channel, kind, 0.0 if dead else rests_at, _Course(0.0, 0.0, first, 0, 0.0))
-    moved = _course(shift, noise[0] / rows, noise[0] / base_rows)
-    widened = _course(spread, noise[1] / rows, noise[1] / base_rows)
-    shifts, widens = moved is not None and moved.far > _FAR, widened is not None and widened.far > _FAR
+        faulty, known = spread <= _NO_SPREAD, np.isfinite(spread)
+        return _told(days, device, channel, kind, 0.0 if dead else rests_at, _stretch(faulty, known))
+    moved = course(shift, noise[0] / rows, noise[0] / base_rows)
+    widened = course(spread, noise[1] / rows, noise[1] / base_rows)
+    shifts, widens = moved is not None and moved.clear > _FAR, widened is not None and widened.clear > _FAR
     if widens and widened is not None:
         return _widened(days, device, channel, widened, moved, noise[0] / base_rows)
     if shifts and moved is not None:
@@ -258,7 +214,7 @@ def _channel(days: _Days, device: int, channel: int, noise: tuple[float, float])
 
 
 def _widened(
-    days: _Days, device: int, channel: int, widened: _Course, moved: _Course | None, shift_variance: float
+    days: _Days, device: int, channel: int, widened: Course, moved: Course | None, shift_variance: float
 ) -> ChannelDrift:
     """A changed spread: a gain where the mean went along, else noise."""
     gain, level = float(np.expm1(widened.size)), float(days.level[device, channel])
@@ -274,27 +230,40 @@ def _widened(
 
 def _lost(days: _Days, device: int, channel: int) -> ChannelDrift | None:
     """Missing values, from the first day on that has more than chance would lose."""
+    known = np.isfinite(days.missing[device, :, channel])
     missing = np.nan_to_num(days.missing[device, :, channel])
-    touched = np.flatnonzero(missing > _LOST)
-    if len(touched) < 2:
+    touched = missing > _LOST
+    if touched.sum() < 2:
         return None
-    first = int(touched[0])
-    share = float(np.average(missing[first:], weights=np.maximum(days.rows[device, first:], 1e-9)))
-    return _told(days, device, channel, DriftKind.MISSING, share, _Course(share, 0.0, first, 0, 0.0))
+    lasted = _stretch(touched, known)
+    hit = slice(lasted.first, lasted.until)
+    share = float(np.average(missing[hit], weights=np.maximum(days.rows[device, hit], 1e-9)))
+    return _told(days, device, channel, DriftKind.MISSING, share, lasted)
+
+
+def _stretch(faulty_W: NDArray[np.bool_], known_W: NDArray[np.bool_]) -> Course:
+    """From the first faulty day on; over where more healthy days follow than ever lay between two faulty ones, twice as many."""
+    seen = np.flatnonzero(known_W | faulty_W)
+    hit = np.flatnonzero(faulty_W[seen])
+    quiet = len(seen) - 1 - hit[-1]
+    between = int(np.diff(hit).max(initial=1)) - 1
+    over = quiet >= max(2, 2 * between + 1)
+    return Course(0.0, 0.0, int(seen[hit[0]]), 0, 0.0, int(seen[hit[-1] + 1]) if over else None)
 
 
 def _told(
-    days: _Days, device: int, channel: int, kind: DriftKind, magnitude: float, course: _Course
+    days: _Days, device: int, channel: int, kind: DriftKind, magnitude: float, lasted: Course
 ) -> ChannelDrift:
-    shaped = kind in (DriftKind.OFFSET, DriftKind.GAIN, DriftKind.NOISE) and course.lasts > 0
+    shaped = kind in (DriftKind.OFFSET, DriftKind.GAIN, DriftKind.NOISE) and lasted.lasts > 0
     return ChannelDrift(
         device,
         channel,
         kind,
         DriftShape.LINEAR if shaped else DriftShape.ABRUPT,
         magnitude,
-        float(days.start_W[course.first]),
-        course.lasts * DAY_S if shaped else 0.0,
+        float(days.start_W[lasted.first]),
+        lasted.lasts * DAY_S if shaped else 0.0,
+        np.inf if lasted.until is None else float(days.start_W[lasted.until]),
     )
 
 
@@ -313,6 +282,7 @@ class FittedDrift:
         onset_from_s: From the log's beginning to the first onsets (their 5 % quantile) ...
         onset_to_s: ... and to the last (95 %).
         time_s: Median time to full size.
+        duration_s: Median time from onset to end, where most were seen to end; 0 where they last.
         num_devices: How many were hit.
         per_day: Devices newly hit per device and day.
     """
@@ -327,6 +297,7 @@ class FittedDrift:
     onset_from_s: float
     onset_to_s: float
     time_s: float
+    duration_s: float
     num_devices: int
     per_day: float
 
@@ -345,6 +316,8 @@ class FittedDrift:
             values |= {"random_sign": self.random_sign, "spread": float(f"{self.spread:.4g}")}
         if self.shape is DriftShape.LINEAR:
             values["time_s"] = self.time_s
+        if self.duration_s:
+            values["duration_s"] = self.duration_s
         return values
 
 
@@ -368,6 +341,8 @@ def _summary(log: FleetLog, found: list[ChannelDrift]) -> FittedDrift | None:
     rarer = min(float(sign.mean()), 1.0 - float(sign.mean()))
     channels = float(np.median(np.unique(device, return_counts=True)[1]))
     linear = float((growing > 0).mean()) > 0.5
+    lasted = np.array([one.end_at - one.onset_at for one in found])
+    over = lasted[np.isfinite(lasted)]
     days = (header.end_at - header.begin_at) / DAY_S
     hit = len(np.unique(device))
     logs = np.log(np.maximum(size, 1e-6))
@@ -385,6 +360,7 @@ def _summary(log: FleetLog, found: list[ChannelDrift]) -> FittedDrift | None:
         onset_from_s=low,
         onset_to_s=high,
         time_s=float(np.median(growing[growing > 0])) if linear else 0.0,
+        duration_s=float(np.median(over)) if len(over) > 0.5 * len(lasted) else 0.0,
         num_devices=hit,
         per_day=hit / header.num_devices / days,
     )

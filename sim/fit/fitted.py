@@ -40,7 +40,7 @@ NEVER_TOLD = (
     "drift: clip (a narrower spread is told as a gain)",
     "drift: seasonal and random_walk (told as what they come to, linear or abrupt)",
     "drift: clock_skew (instants of samples are the device's own)",
-    "drift: an end, and a recalibration (what was seen is told as lasting)",
+    "drift: recalibration (told as the end of what it mended)",
 )
 """What a log of daily means and spreads, and of instants, cannot tell."""
 _T_975 = 2.262  # Student's t with 9 degrees of freedom, 97.5 %

@@ -32,7 +32,7 @@ def log_command(words: Sequence[str], *, folder: str = "") -> int:
     Raises:
         UserError: If a word is wrong or the disk refuses the file.
     """
-    if not words or "=" in words[0]:
+    if not words or "=" in words[0] or words[0].startswith("-"):
         raise ConfigError("no file to write is named", fix=USAGE)
     path, plan = Path(words[0]), plan_run(list(words[1:]), folder=folder)
     arm = Arms().get(plan.arms[0].config, plan.seeds[0])

@@ -106,6 +106,16 @@ def test_the_log_holds_what_the_world_did_and_not_why(log_path):
     assert "onset" not in log_path.read_text()
 
 
+def test_help_writes_no_log(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    assert command(["log", "--help"]) == 0
+    assert "python -m sim log OUT.jsonl" in capsys.readouterr().out
+    assert command(["log", "--seeds"]) == 2
+    assert "no file to write is named" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
 def test_the_same_words_write_the_same_log(folder, log_path):
     again = folder / "again.jsonl"
     assert command(["log", str(again), *WORLD]) == 0

@@ -316,6 +316,52 @@ def test_each_kind_of_drift_is_told_by_what_it_leaves(kind, changed, magnitude):
     assert found.onset_to_s <= 10 * DAY
 
 
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        (DriftKind.OFFSET, (0.8, 1.0, 0.0)),
+        (DriftKind.GAIN, (0.5 * 2.0, 1.5, 0.0)),
+        (DriftKind.NOISE, (0.0, np.sqrt(2.0), 0.0)),
+        (DriftKind.MISSING, (0.0, 1.0, 0.3)),
+        (DriftKind.STUCK, (1.5, 0.0, 0.0)),
+        (DriftKind.DEAD, (-2.0, 0.0, 0.0)),
+    ],
+)
+def test_a_drift_that_was_repaired_has_its_length(kind, changed):
+    def course(device, day):
+        return changed if hit(device, day) and day < 18 else (0.0, 1.0, 0.0)
+
+    (found,) = fit_drift(telemetry(np.random.default_rng(14), course, num=60, days=30))
+    assert found.kind is kind
+    assert found.device_fraction == pytest.approx(0.25, abs=0.07), (
+        "a wider spread may not be seen in ten days"
+    )
+    assert found.duration_s == pytest.approx(10 * DAY, abs=DAY)
+    assert found.config()["duration_s"] == found.duration_s
+
+
+def test_a_drift_that_lasts_has_no_length():
+    log = telemetry(
+        np.random.default_rng(15),
+        lambda d, day: (0.8, 1.0, 0.0) if hit(d, day) else (0.0, 1.0, 0.0),
+        num=40,
+    )
+    (found,) = fit_drift(log)
+    assert found.duration_s == 0.0
+    assert "duration_s" not in found.config()
+
+
+def test_values_that_are_lost_now_and_then_are_not_over():
+    """Every third day has losses: a healthy day or two is no end."""
+    log = telemetry(
+        np.random.default_rng(16),
+        lambda d, day: (0.0, 1.0, 0.2 if hit(d, day) and day % 3 == 0 else 0.0),
+        num=40,
+    )
+    (found,) = fit_drift(log)
+    assert found.duration_s == 0.0
+
+
 def test_a_fleet_without_drift_shows_none():
     log = telemetry(np.random.default_rng(11), lambda *_: (0.0, 1.0, 0.0), num=200)
     assert fit_drift(log) == ()
