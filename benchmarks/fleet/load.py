@@ -25,7 +25,7 @@ from typing import Any
 
 import grpc
 
-from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
+from fedretrain.wire.control import FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.sequence import Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
@@ -106,7 +106,11 @@ class Device:
         shown = grpc.ssl_channel_credentials(
             load.orders.authority.encode(), one["key"].encode(), one["certificate"].encode()
         )
-        options = [("grpc.max_send_message_length", MAX_MESSAGE_BYTES), ("grpc.enable_retries", 0)]
+        options = [
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.enable_retries", 0),
+            *FIXED_WINDOW,
+        ]
         self.channel = grpc.aio.secure_channel(f"ipv4:{load.orders.control}", shown, options=options)
         self.stub: Any = rpc.FleetControlStub(self.channel)  # type: ignore[no-untyped-call]
         self.counter, self.serves, self.shadows = 0, str(one.get("serves", "")), ""

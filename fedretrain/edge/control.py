@@ -17,7 +17,7 @@ import grpc
 from fedretrain.artifacts.encryption import SEAL_BYTES, file_info, open_sealed
 from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import FedretrainError
-from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
+from fedretrain.wire.control import FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
@@ -256,6 +256,7 @@ def _options() -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.initial_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 60_000),
+        *FIXED_WINDOW,
     ]
 
 

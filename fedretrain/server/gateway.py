@@ -22,7 +22,7 @@ from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import intake
 from fedretrain.server.database import DatabaseDamagedError
-from fedretrain.wire.control import MAX_MESSAGE_BYTES, PROTOCOL
+from fedretrain.wire.control import FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
@@ -269,6 +269,7 @@ def _options() -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", 300_000),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+        *FIXED_WINDOW,
     ]
 
 
