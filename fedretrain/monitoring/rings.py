@@ -98,6 +98,10 @@ class ByKey:
         else:
             target_RW[self.keys_U] += sums_UW
 
+    def sums(self, rows_KW: NDArray[Any]) -> NDArray[np.int64]:
+        """``[U, W]`` the sum of each key's rows."""
+        return self._combine(np.add, rows_KW, np.dtype(np.int64)).astype(np.int64, copy=False)
+
     def raise_to(self, target_RW: NDArray[np.uint8], rows_KW: NDArray[np.uint8]) -> None:
         """As `add_to` with the maximum for the sum."""
         tops_UW = self._combine(np.maximum, rows_KW, target_RW.dtype)

@@ -3,7 +3,7 @@
 Rules of this file:
     * By group everything lies side by side in one row of integers (`Columns` says where), so that a batch is one addition.
     * By device only what a rate with the device as its unit needs. Real numbers are kept as pairs of integers
-      (`rings.to_whole`).
+      (`rings.to_whole`), each of the two apart: wholes and weights are small, fractions are not.
 
 Shapes: K rows, S slots (ring), G groups, D devices, W columns, N counts by device, Q pairs of integers by device.
 """
@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedretrain.monitoring.narrow import NarrowRing
 from fedretrain.monitoring.reports import NUM_CONFIDENCE_BINS, NUM_DELAY_BINS, NUM_LATENCY_BINS
 from fedretrain.monitoring.rings import ByKey, from_whole, sum_pieces, to_whole
 from fedretrain.monitoring.windows import Served
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from fedretrain.monitoring.reports import LabelReports, Reports
+    from fedretrain.monitoring.rings import Horizon
 
 _PREDICTIONS, _LABELLED, _CORRECT = range(3)
 _CONFIDENCE = slice(3, 3 + NUM_CONFIDENCE_BINS)
@@ -82,41 +86,47 @@ class VersionRing:
 
     Args:
         columns: Where each quantity lies.
-        num_slots: S.
+        horizon: Which slots are kept.
         group_D: ``[D]`` the group of each device, 0 .. G - 1.
     """
 
-    def __init__(self, columns: Columns, num_slots: int, group_D: NDArray[np.int64]) -> None:
+    def __init__(self, columns: Columns, horizon: Horizon, group_D: NDArray[np.int64]) -> None:
         self.columns, self.newest_slot, self._group_D = columns, -1, group_D
-        num_groups, num_devices = (
-            int(group_D.max()) + 2,
-            len(group_D),
-        )  # the last: rows that are not the fleet's
+        num_slots = horizon.num_slots
+        num_groups = int(group_D.max()) + 2  # the last: rows that are not the fleet's
         self._telemetry_SGW = np.zeros((num_slots, num_groups, _width(columns.telemetry)), dtype=np.int64)
         self._labels_SGW = np.zeros((num_slots, num_groups, _width(columns.labels)), dtype=np.int64)
-        self._counts_SDN = np.zeros((num_slots, num_devices, _CONFIDENCE.stop), dtype=np.int32)
-        self._losses_SD2 = np.zeros(
-            (num_slots, num_devices, 2 if columns.classification else 0), dtype=np.int64
-        )
-        self._kpis_SDQ = np.zeros((num_slots, num_devices, 4 * len(columns.kpis)), dtype=np.int64)
-        errors = 0 if columns.classification else 4
-        self._errors_SDQ = np.zeros((num_slots, num_devices, errors), dtype=np.int64)
 
-    def arrays(self) -> tuple[NDArray[np.integer], ...]:
-        """Everything that is kept."""
-        return (
-            self._telemetry_SGW,
-            self._labels_SGW,
-            self._counts_SDN,
-            self._losses_SD2,
-            self._kpis_SDQ,
-            self._errors_SDQ,
-        )
+        def by_device(width: int) -> NarrowRing:
+            return NarrowRing(num_slots, horizon.chunk_slots, len(group_D), width)
+
+        self._counts = by_device(_CONFIDENCE.stop)
+        self._losses = [by_device(1) for _ in range(2 if columns.classification else 0)]
+        self._kpis = [by_device(1) for _ in range(4 * len(columns.kpis))]
+        self._errors = [by_device(1) for _ in range(0 if columns.classification else 4)]
+
+    @property
+    def _by_device(self) -> tuple[NarrowRing, ...]:
+        return self._counts, *self._losses, *self._kpis, *self._errors
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept of devices, in memory."""
+        return sum(ring.num_bytes for ring in self._by_device)
+
+    def content(self) -> Iterator[bytes]:
+        """Everything that is kept: equal rings, and only those, give the same bytes."""
+        yield self._telemetry_SGW.tobytes()
+        yield self._labels_SGW.tobytes()
+        for number, ring in enumerate(self._by_device):
+            yield b"by device %d" % number
+            yield from ring.content()
 
     def clear(self, at: slice) -> None:
-        """Forget some slots of the ring."""
-        for array in self.arrays():
-            array[at] = 0
+        """Forget a chunk of the ring."""
+        self._telemetry_SGW[at], self._labels_SGW[at] = 0, 0
+        for ring in self._by_device:
+            ring.clear(at)
 
     def outputs(self, at: slice) -> NDArray[np.int64]:
         """``[S, M]`` the fleet's predictions by output, of some slots of the ring."""
@@ -125,13 +135,12 @@ class VersionRing:
 
     def predictions(self, at: slice) -> NDArray[np.int64]:
         """``[D]`` predictions of each device, over some slots of the ring."""
-        total: NDArray[np.int64] = self._counts_SDN[at, :, _PREDICTIONS].sum(axis=0, dtype=np.int64)
-        return total
+        return self._counts.sum([at])[:, _PREDICTIONS]
 
     def kpis(self, pieces: list[slice], out: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """``[D, 2]`` (total, weight) of each KPI by device, over some slots of the ring; nothing of the devices that are left out."""
-        whole = _without(self._kpis_SDQ, pieces, out)
-        value_DN2 = from_whole(whole.reshape(len(whole), -1, 2, 2))
+        whole_DQ = _without(self._kpis, pieces, out, len(self._group_D))
+        value_DN2 = from_whole(whole_DQ.reshape(len(whole_DQ), -1, 2, 2))
         return {name: value_DN2[:, i] for i, name in enumerate(self.columns.kpis)}
 
     def delays(self, at: slice) -> NDArray[np.int64]:
@@ -141,7 +150,7 @@ class VersionRing:
 
     def unlabelled(self, slot_K: NDArray[np.int64], device_K: NDArray[np.int64]) -> NDArray[np.int64]:
         """``[K]`` predictions without a label."""
-        counts_KN = self._counts_SDN[slot_K % len(self._counts_SDN), device_K].astype(np.int64)
+        counts_KN = self._counts.at(slot_K, device_K)
         return counts_KN[:, _PREDICTIONS] - counts_KN[:, _LABELLED]
 
     def add(self, rows: Reports, group_K: NDArray[np.int64]) -> None:
@@ -151,11 +160,11 @@ class VersionRing:
         by_group.add_to(_rows(self._telemetry_SGW), np.concatenate(packed, axis=1))
         counts_KN = np.zeros((len(rows), _CONFIDENCE.stop), dtype=np.int32)
         counts_KN[:, _PREDICTIONS], counts_KN[:, _CONFIDENCE] = rows.num_predictions, rows.confidence_KB
-        by_device.add_to(_rows(self._counts_SDN), counts_KN)
+        self._counts.add(by_device, counts_KN)
         if rows.kpis:
             nothing = np.zeros((len(rows), 2))
             named = [to_whole(rows.kpis.get(name, nothing)).reshape(-1, 4) for name in self.columns.kpis]
-            by_device.add_to(_rows(self._kpis_SDQ), np.concatenate(named, axis=1))
+            _add(self._kpis, by_device, np.concatenate(named, axis=1))
 
     def add_labels(self, rows: LabelReports, group_K: NDArray[np.int64]) -> None:
         """Count labels of this version's predictions, each row in its group."""
@@ -166,12 +175,12 @@ class VersionRing:
         by_group.add_to(_rows(self._labels_SGW), np.concatenate(packed, axis=1))
         counts_KN = np.zeros((len(rows), _CONFIDENCE.stop), dtype=np.int32)
         counts_KN[:, _LABELLED], counts_KN[:, _CORRECT] = rows.num_labelled, rows.num_correct
-        by_device.add_to(_rows(self._counts_SDN), counts_KN)
+        self._counts.add(by_device, counts_KN)
         if rows.log_loss_K is not None:
             counted_K = rows.calibration_KB2[:, :, 0].sum(axis=1, dtype=np.int64)
-            by_device.add_to(_rows(self._losses_SD2), np.stack([rows.log_loss_K, counted_K], axis=1))
+            _add(self._losses, by_device, np.stack([rows.log_loss_K, counted_K], axis=1))
         if rows.error_K2 is not None and not self.columns.classification:
-            by_device.add_to(_rows(self._errors_SDQ), to_whole(rows.error_K2).reshape(-1, 4))
+            _add(self._errors, by_device, to_whole(rows.error_K2).reshape(-1, 4))
 
     def window(self, pieces: list[slice], out: NDArray[np.int64]) -> Served:
         """Sums over some slots of the ring; by device, nothing of those that are left out."""
@@ -179,11 +188,12 @@ class VersionRing:
             sum_pieces(self._telemetry_SGW, pieces)[:-1],
             sum_pieces(self._labels_SGW, pieces)[:-1],
         )
-        counts_DN, columns = _without(self._counts_SDN, pieces, out), self.columns
+        devices, columns = len(self._group_D), self.columns
+        counts_DN = _without([self._counts], pieces, out, devices)
         kpis_D2 = self.kpis(pieces, out)
         error_D2 = np.zeros((len(counts_DN), 2))
         if not columns.classification:
-            error_D2 = from_whole(_without(self._errors_SDQ, pieces, out).reshape(-1, 2, 2))
+            error_D2 = from_whole(_without(self._errors, pieces, out, devices).reshape(-1, 2, 2))
         groups, size = len(telemetry_GW), columns.num_outputs
         confusion_GMM = np.zeros((groups, size, size), dtype=np.int64)
         if columns.classification:
@@ -202,7 +212,7 @@ class VersionRing:
             confidence_DB=counts_DN[:, _CONFIDENCE],
             labelled_D=counts_DN[:, _LABELLED],
             correct_D=counts_DN[:, _CORRECT],
-            log_loss_D2=_without(self._losses_SD2, pieces, out),
+            log_loss_D2=_without(self._losses, pieces, out, devices),
             error_D2=error_D2,
             kpis_D2=kpis_D2,
         )
@@ -210,7 +220,7 @@ class VersionRing:
     def _keys(self, rows: Reports | LabelReports, group_K: NDArray[np.int64]) -> tuple[ByKey, ByKey]:
         """The rows by (slot, group) and by (slot, device)."""
         at_K = rows.slot_K % len(self._telemetry_SGW)
-        groups, devices = self._telemetry_SGW.shape[1], self._counts_SDN.shape[1]
+        groups, devices = self._telemetry_SGW.shape[1], len(self._group_D)
         return ByKey.of(at_K * groups + group_K), ByKey.of(at_K * devices + rows.device_K)
 
     def _by_group(self, value_D2: NDArray[np.float64], num_groups: int) -> NDArray[np.float64]:
@@ -219,11 +229,20 @@ class VersionRing:
         return total_G2
 
 
-def _without(array_SDN: NDArray[Any], pieces: list[slice], out: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``[D, N]`` sums by device over some slots of the ring, 0 for the devices that are left out."""
-    total_DN = sum_pieces(array_SDN, pieces)
+def _without(
+    rings: Sequence[NarrowRing], pieces: list[slice], out: NDArray[np.int64], num_devices: int
+) -> NDArray[np.int64]:
+    """``[D, N]`` sums by device over some slots of rings side by side, 0 for the devices that are left out."""
+    nothing = np.zeros((num_devices, 0), dtype=np.int64)
+    total_DN = np.concatenate([nothing, *(ring.sum(pieces) for ring in rings)], axis=1)
     total_DN[out] = 0
     return total_DN
+
+
+def _add(rings: Sequence[NarrowRing], keys: ByKey, rows_KQ: NDArray[np.integer]) -> None:
+    """Add each column to the ring that is its own."""
+    for column, ring in enumerate(rings):
+        ring.add(keys, rows_KQ[:, column : column + 1])
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:

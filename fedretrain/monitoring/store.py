@@ -6,7 +6,8 @@ Rules of this file:
     * A row is known by its device, its slot and its sequence number. A resend is the same row, so it names the same
       slot; what was counted is remembered with the slot and forgotten with it, when nothing so old is taken any more.
     * By group and version each slot is kept. By device each slot keeps a few sums, features are kept in coarser
-      chunks: ``7 days x 24 h x 1,000 devices x 8 x 13`` cells would take 70 MB, 10,000 devices of 128 features 9 GB.
+      chunks: ``7 days x 24 h x 1,000 devices x 8 x 13`` cells would take 70 MB, 10,000 devices of 128 features 9 GB. Sums by device
+      are as narrow as they may be (`narrow`).
     * Rows of devices that are kept out are a group of their own, the last, which nobody is told of (`aside`).
     * Nothing is judged here: `refusal.refuse` says beforehand what may be added.
 
@@ -24,6 +25,7 @@ import numpy as np
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.monitoring.aside import absent, left_out
 from fedretrain.monitoring.device_chunks import DeviceChunks
+from fedretrain.monitoring.narrow import NarrowRing
 from fedretrain.monitoring.refusal import Known
 from fedretrain.monitoring.reports import NUM_DELAY_BINS, LabelReports, Reports
 from fedretrain.monitoring.rings import ByKey, Horizon, sum_pieces
@@ -88,7 +90,7 @@ class FleetStore:
         cells, groups = (bins.num_features, bins.num_cells), self.num_groups + 1
         self._features_SGFC = np.zeros((slots, groups, *cells), dtype=np.int64)
         self._violations_SGF = np.zeros((slots, groups, cells[0]), dtype=np.int64)
-        self._features_PDFC = np.zeros((chunks, num_devices, *cells), dtype=np.int32)
+        self._features = NarrowRing(chunks, 1, num_devices, cells[0] * cells[1])  # by chunk
         self._distinct_PGFR = np.zeros((chunks, groups, cells[0], num_registers), dtype=np.uint8)
         self._by_device = DeviceChunks(self.horizon, num_devices)
         self._versions: dict[int, VersionRing] = {}
@@ -147,7 +149,7 @@ class FleetStore:
         by_group.add_to(_flat(self._violations_SGF, 2), rows.violations_KF)
         chunk_K = rows.slot_K // self.horizon.chunk_slots % self.horizon.num_chunks
         by_device = ByKey.of(chunk_K * self.num_devices + rows.device_K)
-        by_device.add_to(_flat(self._features_PDFC, 2), rows.features_KFC.reshape(len(rows), -1))
+        self._features.add(by_device, rows.features_KFC.reshape(len(rows), -1))
         if rows.distinct_KFR is not None and self._distinct_PGFR.size:
             by_chunk = ByKey.of(chunk_K * (self.num_groups + 1) + group_K)
             by_chunk.raise_to(_flat(self._distinct_PGFR, 2), rows.distinct_KFR.reshape(len(rows), -1))
@@ -214,7 +216,8 @@ class FleetStore:
         for chunk in over:
             at = slice(chunk * self.horizon.chunk_slots, (chunk + 1) * self.horizon.chunk_slots)
             self._features_SGFC[at], self._violations_SGF[at] = 0, 0
-            self._features_PDFC[chunk], self._distinct_PGFR[chunk] = 0, 0
+            self._distinct_PGFR[chunk] = 0
+            self._features.clear(slice(chunk, chunk + 1))
             self._by_device.clear(chunk)
             for ring in self._versions.values():
                 ring.clear(at)
@@ -225,7 +228,7 @@ class FleetStore:
     def _ring(self, version: int, rows: Reports | LabelReports) -> VersionRing:
         ring = self._versions.get(version)
         if ring is None:
-            ring = VersionRing(self.columns, self.horizon.num_slots, self.group_D)
+            ring = VersionRing(self.columns, self.horizon, self.group_D)
             self._versions[version] = ring
         ring.newest_slot = max(ring.newest_slot, int(rows.slot_K.max()))
         return ring
@@ -256,13 +259,8 @@ class FleetStore:
         """Features by device over every chunk that the window ``[end_slot - num_slots, end_slot)`` touches."""
         chunk = self.horizon.chunk_slots
         first, end = (end_slot - num_slots) // chunk, -(-end_slot // chunk)
-        rings = self._chunks(first, end)
-        if len(rings) == 1:
-            total_DFC: NDArray[np.integer] = self._features_PDFC[rings[0]].copy()
-        else:
-            total_DFC = np.zeros(self._features_PDFC.shape[1:], dtype=np.int64)
-            for at in rings:
-                total_DFC += self._features_PDFC[at]
+        rings = [slice(at, at + 1) for at in self._chunks(first, end)]
+        total_DFC = self._features.sum(rings).reshape(self.num_devices, *self._features_SGFC.shape[2:])
         return DeviceCounts(first * chunk, end * chunk, total_DFC)
 
     def personal(self, end_slot: int, num_slots: int) -> PersonalCounts:
@@ -335,18 +333,27 @@ class FleetStore:
     def digest(self) -> str:
         """SHA-256 of everything that is kept: equal stores, and only those, share it."""
         content = hashlib.sha256(repr((self.newest_slot, self.bins.digest)).encode())
-        arrays: list[NDArray[Any]] = [self._features_SGFC, self._violations_SGF, self._features_PDFC]
-        arrays += [self._distinct_PGFR, *self._by_device.arrays()]
+        arrays: list[NDArray[Any]] = [self._features_SGFC, self._violations_SGF, self._distinct_PGFR]
+        for array in (*arrays, *self._by_device.arrays()):
+            content.update(array.tobytes())
+        for part in self._features.content():
+            content.update(part)
         for version, ring in sorted(self._versions.items()):
             content.update(repr((version, ring.newest_slot)).encode())
-            arrays += ring.arrays()
+            for part in ring.content():
+                content.update(part)
         for kind in _SEEN:
             for slot, keys in sorted(self._seen[kind].items()):
                 content.update(repr((kind, slot, len(keys))).encode())
-                arrays.append(keys)
-        for array in arrays:
-            content.update(array.tobytes())
+                content.update(keys.tobytes())
         return content.hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept of devices, in memory: nearly all of it."""
+        kept = self._features.num_bytes + sum(ring.num_bytes for ring in self._versions.values())
+        kept += sum(array.nbytes for array in self._by_device.arrays())
+        return kept + sum(keys.nbytes for seen in self._seen.values() for keys in seen.values())
 
     def _chunks(self, first: int, end: int) -> list[int]:
         """Ring positions of the kept chunks of ``[first, end)``."""

@@ -274,7 +274,8 @@ def test_raw_samples_of_a_device_without_an_agent_reach_the_monitors(world):
         assert tallies.flush(connection, "p", SLOT, world.now) == 1
     world.step()
     telemetry = world.population.telemetry
-    counted = telemetry.served.store._features_PDFC[:, bare.number].sum(axis=0)
+    store = telemetry.served.store
+    counted = store.devices(store.newest_slot + 1, store.horizon.num_slots).features_DFC[bare.number]
     np.testing.assert_array_equal(counted, count(how.bins, how.pipeline.apply(x)))
     assert not telemetry.malformed
     assert not telemetry.served.refusals
