@@ -90,7 +90,7 @@ def check_witness(seen: Head | None, heads: Sequence[Head], where: str) -> None:
         raise PrivacyError(
             f"the privacy ledger has {len(heads) - 1} events, its witness saw {seen.counter}: an old copy",
             where=where,
-            fix="restore the newest copy; what this one has forgotten was spent",
+            fix="restore the newest copy: what this one has forgotten was spent, and nothing is trained on it",
         )
     if heads[seen.counter] != seen:
         raise PrivacyError(

@@ -102,6 +102,11 @@ class DatabaseLedger:
         """The present head."""
         return self._heads[-1]
 
+    @property
+    def heads(self) -> Sequence[Head]:
+        """Every head that there was, from the empty ledger's on."""
+        return tuple(self._heads)
+
     def _load(self) -> None:
         try:
             for entry in self._log.read(self._stream):

@@ -40,7 +40,7 @@ from fedretrain.server.central import (
     read_central,
     seed_lineage,
 )
-from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
+from fedretrain.server.database_ledger import DatabaseLedger
 from fedretrain.server.persons import check_persons, units_of
 from fedretrain.server.pool import Pool, read_pool
 from fedretrain.server.releasing import release_version, shared_of
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from fedretrain.coordinator.cycle import Candidate, CycleState
     from fedretrain.coordinator.policy import Policy
     from fedretrain.core.params import Params
+    from fedretrain.privacy.ledger import Head
     from fedretrain.retraining.decision import Decision
     from fedretrain.server.campaign import CampaignRecord
     from fedretrain.server.event_log import EventLog, Fence
@@ -381,19 +382,19 @@ class Models:
             now: Instant, seconds since the epoch.
         """
         offered = trust.installable()
-        head = self._log.head(ledger_stream(self.population))
         wanted = {
             one.package: one for number, one in self.versions.by_number.items() if number not in quarantined
         }
         new = [one for digest, one in wanted.items() if digest not in offered]
         if new:
-            trust.publish([self._target(one, head.counter, head.hash) for one in new], now)
+            head = self.ledger().head()
+            trust.publish([self._target(one, head) for one in new], now)
         known = {one.package for one in self.versions.by_number.values()}
         for digest in sorted(set(offered) & known - set(wanted)):
             trust.quarantine(digest, now)
 
-    def _target(self, version: table.Version, counter: int, head: str) -> TargetInfo:
-        length = len(self.stores.packages.get(version.package))
+    def _target(self, version: table.Version, head: Head) -> TargetInfo:
+        length, counter = len(self.stores.packages.get(version.package)), head.counter
         return TargetInfo(
-            version.package, length, self.population, version.version, counter, head if counter else ""
+            version.package, length, self.population, version.version, counter, head.hash if counter else ""
         )

@@ -36,6 +36,7 @@ from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.sources.champion import binners_of
 from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
 from fedretrain.server.training_file import read_training
+from fedretrain.server.witnesses import check_ledger, witness_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,6 +301,8 @@ class Steward:
                 self._nodes.pop(name, None)
                 self._rest()
             return
+        if process is None:  # a ledger of an earlier day spends nothing
+            check_ledger(self._log, name, Path(self._config.folder), self._keys.trust, self._clock)
         wanted_name = population.models.start_campaign(
             population.memory.decision, state, population.devices, campaign_bundle().content
         )
@@ -349,7 +352,7 @@ class Steward:
             store=store_places(self._config)[1],
             folder=folder / "logs",
             nodes=None if self._config.flower.development else self._nodes_file(population),
-            witness=_witness(folder, population),
+            witness=witness_file(folder, population),
         )
         return CampaignProcess(campaign, self._log, self._superlink, files, clock=self._clock)
 
@@ -390,10 +393,3 @@ class Steward:
             self._superlink.wait_until_healthy()
             self._superlink.admit(key.encode() for key in sorted(nodes))
             self._admitted = (pid, nodes)
-
-
-def _witness(folder: Path, population: str) -> Path:
-    """The ledger's witness of a population."""
-    path = folder / "witness" / f"{population}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

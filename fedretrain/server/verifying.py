@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.artifacts.package import read_package
-from fedretrain.core.errors import DataError, UserError
+from fedretrain.core.errors import DataError, PrivacyError, UserError
 from fedretrain.server import memory, policies, validations, versions
 from fedretrain.server.database import DatabaseDamagedError, check_pages
 from fedretrain.server.keys import open_stores
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.showing import view_of
+from fedretrain.server.witnesses import check_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,10 @@ def verify(
             "checked": checked,
             "wrong": wrong,
         }  # nobody can say which packages there should be, or what decides
+    try:
+        check_ledger(log, population, Path(config.folder), trust, time.time)
+    except PrivacyError as error:
+        wrong.append(error.what)
     models = opened()
     packages, said = _packages(models)
     offered = {d for d, t in trust.installable().items() if t.population == population}
