@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -157,6 +158,52 @@ def test_a_coordinator_that_ends_in_the_middle_of_a_job_repeats_it_and_counts_on
     assert (found.verdict, found.attempt, found.running) == (Verdict.PASS, 2, False)
     records = [e.record for e in world.log.read("population/p/simulation")]
     assert [(one["type"], one["attempt"]) for one in records] == [("begun", 1), ("begun", 2), ("ended", 2)]
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_job_that_is_killed_in_each_of_its_phases_is_repeated_until_it_says_what_it_would_have_said(
+    tmp_path,
+):
+    """While it writes the fleet's log, fits, replays, and when its verdict is written and not yet read."""
+    world = Waiting(tmp_path, retry_s=60.0)
+    job, folder = world.simulating(), tmp_path / "simulations" / "p" / "2"
+    log, report = folder / "log", folder / "report.json"
+    phases = {
+        "writing the log": lambda: (folder / "fleet.jsonl").exists() or (folder / "campaign.json").exists(),
+        "fitting": lambda: b"gate" in Path(f"/proc/{job.pid}/cmdline").read_bytes(),
+        "replaying": lambda: "share_online" in log.read_text(),
+        "verdict written": report.exists,
+    }
+    written = {}
+    for attempt, (phase, is_there) in enumerate(phases.items(), 1):
+        job.ensure(2, time.monotonic())
+        until = time.monotonic() + LIMIT_S
+        while not is_there():
+            assert _alive(job.pid), log.read_text()
+            assert time.monotonic() < until, phase
+            time.sleep(0.002)
+        os.kill(job.pid, signal.SIGSTOP)
+        if report.exists():
+            written = json.loads(report.read_text())
+        os.kill(job.pid, signal.SIGKILL)
+        _until(job, lambda: world.models().simulations.of(2).running is False)
+        found = world.models().simulations.of(2)
+        assert (found.verdict, found.attempt, found.report) == (Verdict.INCONCLUSIVE, attempt, ""), phase
+        assert "signal 9" in found.reason
+        assert [file.name for file in folder.iterdir()] == ["log"]
+        job.ensure(2, time.monotonic())
+        assert job.pid is None  # not before `retry_s`
+        world.now += 61.0
+    job.ensure(2, time.monotonic())
+    _until(job, lambda: world.models().simulations.of(2).running is False)
+    found = world.models().simulations.of(2)
+    assert (found.verdict, found.attempt) == (Verdict.PASS, len(phases) + 1)
+    assert world.models().simulations.report(found.report)["checks"] == written["checks"]
+    records = [e.record for e in world.log.read("population/p/simulation")]
+    assert [one["type"] for one in records] == ["begun", "ended"] * (len(phases) + 1)
+    job.ensure(2, time.monotonic())
+    assert job.pid is None  # a verdict is taken once
 
 
 def _alive(pid):
