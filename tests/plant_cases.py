@@ -89,6 +89,7 @@ class Plant:
         folder: Everything below it.
         policy: Rules of its rollouts that are other than `ROLLOUT`.
         parts: Other parts of its policy file.
+        device: More lines of each device of the agent's file.
         training: Its training file; empty: as `write_office` writes it.
         first_rounds: Passes over the pool that make the first champion.
         edge: More of the agent's file.
@@ -105,6 +106,7 @@ class Plant:
     training: dict[str, Any] = field(default_factory=dict)
     first_rounds: int = 2
     edge: str = ""
+    device: str = ""
     proxy: Proxy | None = None
     small: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -142,7 +144,7 @@ class Plant:
         tokens = self.desk.tokens(list(DEVICES), 3600.0)
         text = EDGE.format(enrol=ports["first_enrol"], http=ports["http"]) + self.edge
         for name, token in tokens:
-            text += f'[[devices]]\nname = "{name}"\ntoken = "{token}"\ndevice_type = "pump"\nsite = "north"\n'
+            text += f'[[devices]]\nname = "{name}"\ntoken = "{token}"\ndevice_type = "pump"\nsite = "north"\n{self.device}'
         (self.folder / "edge.toml").write_text(text)
         for name in ("first", "second"):
             words = ("fedretrain", "server", "--config", str(self.folder / f"{name}.toml"))
