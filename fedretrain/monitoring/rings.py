@@ -65,6 +65,15 @@ class Horizon:
             first += length
 
 
+CHUNK_SLOTS = 24
+"""Slots in a chunk, where nobody says otherwise: a day of hours."""
+
+
+def kept_horizon(keep_slots: int, chunk_slots: int = CHUNK_SLOTS) -> Horizon:
+    """Whole chunks that hold some slots, and one more: the newest is never whole."""
+    return Horizon(chunk_slots, -(-keep_slots // chunk_slots) + 1)
+
+
 @dataclass(frozen=True)
 class ByKey:
     """Rows grouped by an integer key.

@@ -28,7 +28,7 @@ from fedretrain.monitoring.device_chunks import DeviceChunks
 from fedretrain.monitoring.narrow import NarrowRing
 from fedretrain.monitoring.refusal import Known
 from fedretrain.monitoring.reports import NUM_DELAY_BINS, LabelReports, Reports
-from fedretrain.monitoring.rings import ByKey, Horizon, sum_pieces
+from fedretrain.monitoring.rings import CHUNK_SLOTS, ByKey, kept_horizon, sum_pieces
 from fedretrain.monitoring.serving import Columns, VersionRing
 from fedretrain.monitoring.windows import DeviceCounts, PersonalCounts, WindowCounts
 
@@ -74,7 +74,7 @@ class FleetStore:
         num_outputs: int,
         classification: bool = True,
         kpis: tuple[str, ...] = (),
-        chunk_slots: int = 24,
+        chunk_slots: int = CHUNK_SLOTS,
         num_registers: int = 0,
     ) -> None:
         group_D = np.asarray(group_D, dtype=np.int64)
@@ -85,7 +85,7 @@ class FleetStore:
         self.num_devices, self.group_D, self.num_groups = num_devices, group_D, int(group_D.max()) + 1
         self.bins, self.slot_s = bins, slot_s
         self.columns = Columns(num_outputs, classification, kpis)
-        self.horizon = Horizon(chunk_slots, -(-keep_slots // chunk_slots) + 1)
+        self.horizon = kept_horizon(keep_slots, chunk_slots)
         slots, chunks = self.horizon.num_slots, self.horizon.num_chunks
         cells, groups = (bins.num_features, bins.num_cells), self.num_groups + 1
         self._features_SGFC = np.zeros((slots, groups, *cells), dtype=np.int64)

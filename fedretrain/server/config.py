@@ -119,6 +119,7 @@ class Watching:
         settle_s: After a promotion only inputs are judged for so long; then the record of what the new champion does is made.
         record_s: How devices are, by which a single broken one is told, is taken anew so long after a promotion.
         inputs_s: How long the record of inputs is.
+        memory_gib: The most that counts of devices may take in memory; beyond it nothing is watched, and the log says how to mend it.
     """
 
     slot_s: float = 3600.0
@@ -126,9 +127,10 @@ class Watching:
     settle_s: float = 3 * 86_400.0
     record_s: float = 14 * 86_400.0
     inputs_s: float = 14 * 86_400.0
+    memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        for key in ("slot_s", "tick_s", "settle_s", "record_s", "inputs_s"):
+        for key in ("slot_s", "tick_s", "settle_s", "record_s", "inputs_s", "memory_gib"):
             positive(f"watching.{key}", getattr(self, key))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.server.config import read_server
@@ -12,6 +13,14 @@ from fedretrain.server.pool import read_pool
 from fedretrain.server.simulating import check_pool
 from fedretrain.server.sources.config import check_source
 from fedretrain.server.training_file import read_training, read_yaml
+from fedretrain.server.watched import clockwork_of, counts_bytes
+
+if TYPE_CHECKING:
+    from fedretrain.coordinator.policy import Policy
+    from fedretrain.server.config import Watching
+
+_SAMPLED = 10_000  # devices
+_CELLS = 13  # of a numeric feature: ten bins, under, over and missing
 
 
 def check_config(path: Path) -> dict[str, str]:
@@ -46,6 +55,20 @@ def check_config(path: Path) -> dict[str, str]:
             schema = pipeline.schema
             assert schema is not None
             found[f"populations.{name}.features"] = f"{len(schema.channels)} channels"
+            cells = len(pipeline.feature_names(schema)) * _CELLS
+            found[f"populations.{name}.watching.memory_gib"] = _memory(policy, one.watching, cells)
         if one.pool:
             found[f"populations.{name}.pool"] = f"{len(read_pool(Path(one.pool)))} rows"
     return found
+
+
+def _memory(policy: Policy, watching: Watching, num_cells: int) -> str:
+    """How many devices the counts of a fleet have room for."""
+    clockwork = clockwork_of(watching, policy)
+
+    def gib(num_devices: int) -> float:
+        return counts_bytes(policy.monitoring, clockwork, num_devices, num_cells) / 2**30
+
+    most = int(_SAMPLED * watching.memory_gib / gib(_SAMPLED))
+    slots = clockwork.keep_slots(policy.monitoring)
+    return f"{watching.memory_gib:g}, for about {most:,} devices in {slots} slots; {_SAMPLED:,} take {gib(_SAMPLED):.2f}"

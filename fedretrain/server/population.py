@@ -19,7 +19,7 @@ from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Evidence, Trained
 from fedretrain.coordinator.looking import Looking
 from fedretrain.coordinator.signals import Facts
-from fedretrain.coordinator.watching import Clockwork, Watching
+from fedretrain.coordinator.watching import Watching
 from fedretrain.core.errors import DataError
 from fedretrain.core.frozen import freeze, thaw
 from fedretrain.retraining.signals import Signals
@@ -40,6 +40,7 @@ from fedretrain.server.memory import LOOK, ORDERS, RANKS, fold, recall, stream
 from fedretrain.server.ranked import Ranked, queue
 from fedretrain.server.steady_clock import standing
 from fedretrain.server.telemetry import Telemetry
+from fedretrain.server.watched import clockwork_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,8 +62,6 @@ if TYPE_CHECKING:
 COUNTED_AT_ONCE = 20_000
 """Records that a tick counts: a long backlog keeps no order from being taken, and the next tick is at once."""
 PRUNED_AT_ONCE = 5000  # records at a tick, or twice as many as came
-GRACE_SLOTS = 0.5
-"""A slot is looked at half a slot after its end: that long its reports may take."""
 
 
 class Population:
@@ -92,15 +91,8 @@ class Population:
     ) -> None:
         self.name, self.policy, self.models, self.fence, self._roles = name, policy, models, fence, roles
         self._log, self._states = log, states
-        watching = config.watching
-        self._clockwork = Clockwork(
-            watching.slot_s,
-            watching.settle_s,
-            watching.record_s,
-            watching.inputs_s,
-            grace_s=GRACE_SLOTS * watching.slot_s,
-            trial_s=policy.rollout.longest_stage_s,
-        )
+        self._clockwork = clockwork_of(config.watching, policy)
+        self._most_bytes = config.watching.memory_gib * 2**30
         self.memory = recall(policy, log.read(stream(name)), self._load_ranks)
         self.devices: list[Device] = []
         self.telemetry: Telemetry | None = None
@@ -186,6 +178,9 @@ class Population:
 
     def _start_watching(self, bins: Bins, now: float) -> Telemetry:
         champion = self.memory.begun.champion
+        self.telemetry = self._watching = (
+            None  # also where the fleet has outgrown its memory: nothing is judged by half of a fleet
+        )
         telemetry = Telemetry(
             self._log.engine,
             self.name,
@@ -196,6 +191,7 @@ class Population:
             self.devices,
             evaluation=self.examiner.known.evaluation,
             mode=self.policy.telemetry,
+            most_bytes=self._most_bytes,
         )
         keep = self._clockwork.keep_slots(self.policy.monitoring) * self._clockwork.slot_s
         self._noted = kept_of(self.memory.baseline, self._states)

@@ -20,11 +20,12 @@ from sqlalchemy import delete, func, select
 
 from fedretrain.coordinator.policy import TelemetryMode
 from fedretrain.monitoring.intake import Intake
-from fedretrain.monitoring.reports import LATENCY_KPI, LabelReports, Reports, join
+from fedretrain.monitoring.reports import LabelReports, Reports, join
 from fedretrain.monitoring.store import FleetStore
 from fedretrain.server.database import reading
 from fedretrain.server.refreshes import KEPT
 from fedretrain.server.tables import telemetry
+from fedretrain.server.watched import check_memory, counts_bytes, kpis_of, room_for
 from fedretrain.wire.control import SHADOW, Alert, Evaluated, MalformedError, Refreshed, ReportShape, decode
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from fedretrain.monitoring.bins import Bins
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.server.fleet import Device
-
-BUILT_IN_KPIS = (LATENCY_KPI,)
-"""What every agent reports beside the policy's KPIs."""
 
 _BATCH = 5000
 _MAX_ALERTS = 1000
@@ -57,6 +55,10 @@ class Telemetry:
         devices: Who is in the fleet; their numbers index every array.
         evaluation: The federated evaluation that is on; answers to another one are refused. May be set anew.
         mode: What devices may say; what they say beyond it is refused.
+        most_bytes: Of memory that counts may take.
+
+    Raises:
+        DataError: If they would take more.
     """
 
     def __init__(
@@ -71,17 +73,21 @@ class Telemetry:
         *,
         evaluation: str = "",
         mode: TelemetryMode = TelemetryMode.OPERATIONAL,
+        most_bytes: float = math.inf,
     ) -> None:
         self.evaluation, self._mode = evaluation, mode
         self.answers: dict[int, tuple[int, Evaluated]] = {}  # by device, with their records' numbers
         self._engine, self._population = engine, population
         self._shape = shape
-        self.capacity = _room(len(devices))
+        self.capacity = room_for(len(devices))
+        kpis, keep_slots = kpis_of(policy), clockwork.keep_slots(policy)
+        cells = shape.num_features * shape.num_cells
+        need = counts_bytes(policy, clockwork, len(devices), cells, classification=shape.classification)
+        check_memory(need, most_bytes, len(devices), keep_slots)
         self.groups = {site: i for i, site in enumerate(sorted({one.traits.site for one in devices}))}
         group_D = np.zeros(self.capacity, dtype=np.int64)
         for device in devices:
             group_D[device.number] = self.groups[device.traits.site]
-        kpis = (*BUILT_IN_KPIS, *(kpi.name for kpi in policy.kpis if kpi.name not in BUILT_IN_KPIS))
 
         def store() -> FleetStore:
             return FleetStore(
@@ -89,7 +95,7 @@ class Telemetry:
                 group_D,
                 bins,
                 clockwork.slot_s,
-                clockwork.keep_slots(policy),
+                keep_slots,
                 num_outputs=shape.num_outputs,
                 classification=shape.classification,
                 kpis=kpis,
@@ -249,8 +255,3 @@ def _alike(reports: Sequence[Reports]) -> list[list[Reports]]:
     for one in reports:
         found.setdefault((one.bins, one.columns), []).append(one)
     return list(found.values())
-
-
-def _room(num_devices: int) -> int:
-    """The next power of two, 16 at least: arrays are made anew a few times in a fleet's life."""
-    return 1 << max(4, num_devices.bit_length())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -64,6 +65,10 @@ def test_a_mistake_is_one_line_and_status_2(office, words, named):
 
 def test_a_configuration_is_checked_with_every_file_that_it_names(office):
     found = office.type("config", "check", office.config, "--json").json
+    assert re.fullmatch(
+        r"4, for about [\d,]+ devices in \d+ slots; 10,000 take \d+\.\d\d",
+        found["populations.pumps.watching.memory_gib"],
+    )
     assert found["database"] == f"sqlite:///{office.folder}/state/fedretrain.db"
     assert found["populations.pumps.policy"].startswith("small, digest ")
     assert found["populations.pumps.training"] == "mlp, 2 rounds"

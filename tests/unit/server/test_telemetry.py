@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from sqlalchemy import select
 
 from fedretrain.coordinator.policy import TelemetryMode
 from fedretrain.coordinator.watching import Clockwork
+from fedretrain.core.errors import DataError
 from fedretrain.core.types import FailureKind
 from fedretrain.monitoring.config import MonitoringPolicy
 from fedretrain.server import telemetry as module
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.tables import telemetry as table
 from fedretrain.server.telemetry import Telemetry
+from fedretrain.server.watched import counts_bytes, room_for
 from fedretrain.training.keep import Verdict
 from fedretrain.wire.answers import encode_no_answer
 from fedretrain.wire.control import (
@@ -292,3 +295,20 @@ def test_a_long_backlog_is_read_in_parts(engine, monkeypatch):
     _send(engine, *(encode_report(one, PACKAGE) for one in rows))
     assert [counted.catch_up(VERSIONS, NOW, most=2) for _ in range(4)] == [2, 2, 1, 0]
     assert _predictions(counted.served) == {1: 100}
+
+
+def test_a_fleet_that_outgrows_the_memory_is_refused_before_anything_is_made(engine):
+    policy, clockwork = MonitoringPolicy(), Clockwork(SLOT_S)
+    cells = SHAPE.num_features * SHAPE.num_cells
+    most = counts_bytes(policy, clockwork, DEVICES, cells)
+    Telemetry(engine, "p", policy, clockwork, BINS, SHAPE, _devices(), most_bytes=most)
+    with pytest.raises(DataError, match=r"counts of 300 devices in \d+ slots may take .* GiB") as refused:
+        Telemetry(engine, "p", policy, clockwork, BINS, SHAPE, _devices(300), most_bytes=most)
+    assert refused.value.where == "watching.memory_gib"
+    assert "slot_s" in refused.value.fix
+
+
+@pytest.mark.parametrize("count", [0, 15, 16, 17, 1000, 1023, 1024, 10_000, 100_000])
+def test_arrays_have_room_for_a_quarter_more_at_most(count):
+    assert count < room_for(count) <= max(1.25 * count + 1, 32)
+    assert counts_bytes(MonitoringPolicy(), Clockwork(SLOT_S), count, 8) > 0
