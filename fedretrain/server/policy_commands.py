@@ -31,12 +31,11 @@ def add(below: Below) -> None:
 
     def status(arguments: argparse.Namespace) -> int:
         found = standing(desk_of(arguments))
-        waits = found["waits"] or {}
-        lines = [f"in force {found['in_force'][:12]} {found['name']}"]
-        lines += [f"waits    {waits['digest'][:12]}" for _ in waits and [0]]
-        lines += [f"  {one}" for one in waits.get("changed", [])]
-        agreed = ", ".join(waits.get("agreed", [])) or "nobody"
-        lines += [f"agreed   {agreed}, of {waits['people']} people" for _ in waits and [0]]
+        lines, waits = [f"in force {found['in_force'][:12]} {found['name']}"], found["waits"]
+        if waits is not None:
+            agreed = ", ".join(waits["agreed"]) or "nobody"
+            lines += [f"waits    {waits['digest'][:12]}", *(f"  {one}" for one in waits["changed"])]
+            lines += [f"agreed   {agreed}, of {waits['people']} people"]
         return say(arguments, found, "\n".join(lines))
 
     def giving(word: Answer) -> Run:

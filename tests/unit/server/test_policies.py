@@ -77,6 +77,7 @@ def test_changed_thresholds_wait_for_two_people_who_type_their_names(office, lea
     assert leader.turn() == _file(office)
     assert leader.turn() is None
     assert leader.starts() == _file(office)
+    assert office.on("policy", "status").out == f"in force {_file(office).digest[:12]} small\n"
     kinds = [entry.record["kind"] for entry in leader.log.read(policies.stream("pumps"))]
     assert kinds == ["taken", "offered", "answered", "answered", "taken"]
     told = office.on("log", "--orders", "--json").json
