@@ -229,6 +229,22 @@ def world(tmp_path, database_url):
     made.engine.dispose()
 
 
+def test_a_fleet_that_outgrows_its_memory_is_not_watched_and_told_why_until_there_is_more(world):
+    world.until(lambda: world.population.telemetry is not None)
+    population, most = world.population, world.population._most_bytes
+    population._most_bytes = 1.0
+    with world.engine.begin() as connection:
+        for number in range(population.telemetry.capacity):
+            fleet.watch(connection, "p", f"more-{number}", Traits("pump", "north"), world.now)
+    world.step()
+    assert population.trouble.where == "watching.memory_gib"
+    assert population.telemetry is None
+    population._most_bytes = most
+    world.step()
+    assert population.trouble is None
+    assert population.telemetry.fits(population.devices)
+
+
 @pytest.mark.slow
 @on_sqlite
 def test_monitors_go_on_where_another_process_stopped(world):
