@@ -146,6 +146,15 @@ def test_a_page_of_an_agents_database_that_rotted_is_set_aside_and_told(plant):
     plant.check()
 
 
+def start_again(plant):
+    """Both coordinators; devices that found nobody for a while come back in their own time."""
+    begun = time.time()
+    for name in ("first", "second"):
+        plant.processes[name].start()
+    plant.until(lambda: plant.leader() != "", "somebody leads")
+    plant.until(lambda: plant.heard_since(begun), "every device is heard", 400.0)
+
+
 def test_a_page_of_the_coordinators_database_that_rotted_keeps_it_from_starting_and_devices_serve(plant):
     """What it says is what to do: with the back-up in its place everything goes on, and devices' records count once."""
     plant.reach("idle")
@@ -163,6 +172,7 @@ def test_a_page_of_the_coordinators_database_that_rotted_keeps_it_from_starting_
     before = plant.watcher.num_answers
     for name in ("first", "second"):
         plant.processes[name].start()
+    for name in ("first", "second"):
         assert plant.processes[name].running.wait(60) == 2
         last = (plant.folder / f"{name}.log").read_text().splitlines()[-1]
         assert "the database is damaged" in last
@@ -174,9 +184,32 @@ def test_a_page_of_the_coordinators_database_that_rotted_keeps_it_from_starting_
         log.unlink()
     kept.replace(database)
     del plant.__dict__["_desk"]
-    begun = time.time()
-    for name in ("first", "second"):
-        plant.processes[name].start()
-    plant.until(lambda: plant.leader() != "", "somebody leads")
-    plant.until(lambda: plant.heard_since(begun), "every device is heard")
+    start_again(plant)
     plant.check()
+
+
+def test_damage_that_running_coordinators_meet_ends_them_by_name_and_devices_serve(plant):
+    plant.reach("idle")
+    database = plant.folder / "state" / "fedretrain.db"
+    kept = plant.folder / "before.db"
+    with closing(sqlite3.connect(database)) as live, closing(sqlite3.connect(kept)) as copy:
+        live.backup(copy)
+        live.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or their log would hide the file's pages
+    num_pages = database.stat().st_size // PAGE_BYTES
+    with database.open("r+b") as file:  # all but the first page, under the feet of both
+        file.seek(PAGE_BYTES)
+        file.write(bytes((num_pages - 1) * PAGE_BYTES))
+    before = plant.watcher.num_answers
+    for name in ("first", "second"):
+        process = plant.processes[name]
+        plant.until(lambda process=process: not process.is_alive, f"{name} has ended", 60.0)
+        assert process.running.returncode == 2
+        assert "the database is damaged" in (plant.folder / f"{name}.log").read_text().splitlines()[-1]
+    plant.until(lambda: plant.watcher.num_answers > before + 20, "devices serve on")
+    bare, plant.watcher.bare = plant.watcher.bare, []
+    assert bare == []
+    plant.__dict__.pop("_desk").log.engine.dispose()
+    for log in database.parent.glob("fedretrain.db-*"):
+        log.unlink()
+    kept.replace(database)
+    start_again(plant)
