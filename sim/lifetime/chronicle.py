@@ -322,6 +322,7 @@ class Chronicle:
             onset_at = _onset_of(group)
             alerts = [e.at - onset_at for e in self._events if e.kind in ALERTS and e.at >= onset_at]
             until_at = self._watched_until(group)
+            hit = self._living.truth.hit(group)
             found.append(
                 DetectionRecord(
                     self._policy,
@@ -329,8 +330,9 @@ class Chronicle:
                     self._living.title_of(group[0].spec),
                     onset_at,
                     min(alerts, default=float("nan")),
-                    self._restored(self._living.truth.hit(group), onset_at, until_at),
+                    self._restored(hit, onset_at, until_at),
                     until_at - onset_at,
+                    self._cost(hit, onset_at, until_at),
                 )
             )
         return found
@@ -352,10 +354,23 @@ class Chronicle:
         last = int(np.flatnonzero(harmed)[-1])
         return float("nan") if last == len(bad) - 1 else (first + last + 1) * tally.step_s - onset_at
 
+    def _cost(self, hit: np.ndarray[Any, Any], onset_at: float, until_at: float) -> float:
+        """What a drift cost the hit devices in accuracy while it was watched."""
+
+        def accuracy(start_at: float, end_at: float) -> float:
+            rows_D, right_D = self._living.tally.part(max(start_at, 0.0), end_at)
+            rows = int(rows_D[hit].sum())
+            return int(right_D[hit].sum()) / rows if rows else float("nan")
+
+        return accuracy(onset_at - _BEFORE_S, onset_at) - accuracy(onset_at, until_at)
+
 
 def _onset_of(group: Sequence[DriftEvent]) -> float:
     return min(event.onset_at for event in group)
 
+
+_BEFORE_S = 7 * DAY_S
+"""Before an onset, what its cost is told against."""
 
 _HARMED = 0.1
 """Share of the hit devices that may be badly served by chance."""

@@ -125,11 +125,11 @@ class Truth:
         on = (self._onset <= at) & (at < self._end)
         return np.unique(self._device[on])
 
-    def records(self, seed: int, titles: Sequence[str], harm: Sequence[float]) -> list[TruthRecord]:
+    def records(self, seed: int, titles: Sequence[str]) -> list[TruthRecord]:
         """One for each specification that hit anybody."""
         return [
-            TruthRecord(seed, title, min(e.onset_at for e in group), len({e.device for e in group}), damage)
-            for title, group, damage in zip(titles, self.groups, harm, strict=True)
+            TruthRecord(seed, title, min(e.onset_at for e in group), len({e.device for e in group}))
+            for title, group in zip(titles, self.groups, strict=True)
         ]
 
     def hit(self, group: Sequence[DriftEvent]) -> NDArray[np.bool_]:

@@ -119,14 +119,12 @@ class TruthRecord:
         kind: What happened to the sensors, for example `gain linear`.
         onset_at: The first device's onset.
         num_devices: How many were hit.
-        harm: Fall of the accuracy of those devices that the first champion would have suffered; NaN if unknown.
     """
 
     seed: int
     kind: str
     onset_at: float
     num_devices: int
-    harm: float
 
 
 @dataclass(frozen=True)
@@ -143,6 +141,8 @@ class DetectionRecord:
             never outside of it, NaN if it was not back by `watched_s`.
         watched_s: From the onset to the next drift's onset, the drift's own end or the life's, whichever is first: what is
             not restored by then is censored there.
+        cost: Accuracy of the hit devices in the week before the onset less that over the time it was watched: what it cost
+            although the policy did what it could. NaN without rows.
     """
 
     policy: str
@@ -152,6 +152,7 @@ class DetectionRecord:
     detected_after_s: float
     restored_after_s: float
     watched_s: float
+    cost: float
 
 
 @dataclass(frozen=True)

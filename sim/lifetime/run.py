@@ -129,7 +129,7 @@ def _gather(
         fleet = arms.get(config, seed).world.fleet
         found = Truth(fleet.truth(range(fleet.num_devices)), fleet.num_devices, config.lifetime.duration_s)
         titles = [_title(config, group[0].spec) for group in found.groups]
-        truth += found.records(seed, titles, [float("nan")] * len(titles))
+        truth += found.records(seed, titles)
     dataset = arms.get(config, seeds[0]).setting.dataset
     fleet, where = arms.get(config, seeds[0]).world.fleet, environment()
     return LifetimeRun(

@@ -132,12 +132,13 @@ def test_what_devices_say_of_their_personal_models_is_in_the_books(life):
     assert any(0 < share < 1 for share in refused)
 
 
-def test_without_retraining_nothing_heals(words):
+def test_without_retraining_nothing_heals(words, life):
     config = configure([*words, "policies=[never]"])
     found = live(config, policies_of(config.lifetime)[0], 0)
     assert found.summary.retrains == 0
     assert {event.kind for event in found.events} >= {"drifted", "accuracy_fell"}
     assert np.isnan(found.detections[0].restored_after_s)
+    assert found.detections[0].cost > life.detections[0].cost + 0.03, "what healing was worth"
 
 
 def test_a_life_is_a_pure_function_whatever_the_span(words, life):

@@ -55,7 +55,7 @@ class Found:
         kind: What happened to the sensors.
         policy: Name of the policy.
         num: Drifts of that kind.
-        harm: Mean fall of the hit devices' accuracy under the first champion; NaN if unknown.
+        cost: Mean accuracy that the hit devices lost while it was watched; NaN if unknown.
         noticed: Share that was.
         median_s: Delay within which half were noticed; infinite if fewer ever were.
         late_s: Delay within which nine in ten were.
@@ -68,7 +68,7 @@ class Found:
     kind: str
     policy: str
     num: int
-    harm: float
+    cost: float
     noticed: float
     median_s: float
     late_s: float
@@ -120,23 +120,22 @@ def found(run: LifetimeRun) -> list[Found]:
     """Every kind under every policy, kinds in the order of the records."""
     records = [d for life in run.lives for d in life.detections]
     kinds = list(dict.fromkeys(d.kind for d in records))
-    harm = {kind: _mean([t.harm for t in run.truth if t.kind == kind]) for kind in kinds}
     return [
-        _found(kind, policy, own, harm[kind])
+        _found(kind, policy, own)
         for kind in kinds
         for policy in run.policies
         if (own := [d for d in records if d.kind == kind and d.policy == policy])
     ]
 
 
-def _found(kind: str, policy: str, own: Sequence[DetectionRecord], harm: float) -> Found:
+def _found(kind: str, policy: str, own: Sequence[DetectionRecord]) -> Found:
     noticed = [d.detected_after_s for d in own]
     harmed = [d for d in own if d.restored_after_s != 0]
     return Found(
         kind=kind,
         policy=policy,
         num=len(own),
-        harm=harm,
+        cost=_mean([d.cost for d in own]),
         noticed=float(np.isfinite(noticed).mean()),
         median_s=within(noticed, 0.5),
         late_s=within(noticed, 0.9),

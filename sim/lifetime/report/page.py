@@ -153,7 +153,7 @@ def _detection(told: Told) -> str:
         return ""
     note = (
         '<p class="foot">The first alert after an onset counts, whatever raised it: alerts are not attributed to drifts. A drift that was never '
-        "noticed counts as infinitely late. Restored: of the drifts that did harm, those after which few of the hit devices were badly served "
+        "noticed counts as infinitely late. Cost: accuracy of the hit devices from the onset on, for as long as it was watched, less that of the week before. Restored: of the drifts that did harm, those after which few of the hit devices were badly served "
         "before the drift ended by itself or the next one began. The others are censored there and count as later than all that were "
         "restored: \u201cover\u201d stands before a time that is only known to be longer. Every drift of every seed counts. False alarms are drift alerts in the time in which no injected drift was active; their "
         f"intervals are 95{words.NBSP}% for a Poisson count.</p>"

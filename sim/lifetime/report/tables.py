@@ -147,9 +147,7 @@ def device_table(scores: Sequence[PartScore], heads: Sequence[Headline]) -> str:
 def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
     """Every kind of drift under every policy."""
     colours = {head.policy: head.colour for head in heads}
-    with_harm = any(math.isfinite(item.harm) for item in found(run))
-    names = ["Drift", "Policy", "Drifts", *(["Harm"] if with_harm else [])]
-    names += ["Noticed", "half within", "9 in 10 within"]
+    names = ["Drift", "Policy", "Drifts", "Cost", "Noticed", "half within", "9 in 10 within"]
     names += ["Did harm", "Restored", "not restored", "half within", "9 in 10 within"]
     head = "".join(
         f'<th scope="col"{" class=left" if i == 1 else ""}>{name}</th>' for i, name in enumerate(names)
@@ -158,10 +156,9 @@ def detection_table(run: LifetimeRun, heads: Sequence[Headline]) -> str:
     groups = Counter(item.kind for item in found(run))
     for item in found(run):
         first = f'<th scope="rowgroup" rowspan="{groups[item.kind]}">{escape(item.kind)}</th>'
-        harm = f"<td>{SAY.difference(item.harm)}</td>" if with_harm else ""
         body.append(
             f'<tr>{first if item.kind != last else ""}<td class="left">{swatch(colours[item.policy])}{escape(item.policy)}</td>'
-            f"<td>{item.num}</td>{harm}{_detected(item)}</tr>"
+            f"<td>{item.num}</td><td>{_points(item.cost)}</td>{_detected(item)}</tr>"
         )
         last = item.kind
     return markup_table(head, "".join(body), "How drifts were noticed and mended")
@@ -174,6 +171,10 @@ def _detected(item: Found) -> str:
     else:
         cells += [words.DASH] * 4
     return "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def _points(cost: float) -> str:
+    return SAY.difference(-cost) if math.isfinite(cost) else words.DASH
 
 
 def _share(value: float) -> str:

@@ -47,7 +47,7 @@ def make_lifetime(
         seeds=tuple(range(num_seeds)),
         lives=tuple(lives),
         truth=tuple(
-            TruthRecord(seed, kind, at + seed * DAY, 15, 0.12)
+            TruthRecord(seed, kind, at + seed * DAY, 15)
             for seed in range(num_seeds)
             for kind, at in onset.items()
         ),
@@ -114,6 +114,7 @@ def _life(policy, seed, num_days, num_features, num_segments, onset, *, private)
             math.nan if kind == "missing" and seed == 1 else (2.0 + seed) * DAY,
             math.nan if gain == 0 else 0.0 if kind == "missing" else (9.0 + seed) * DAY,
             (18.0 + seed) * DAY,
+            0.12 + 0.01 * seed,
         )
         for kind, at in onset.items()
     )

@@ -319,3 +319,5 @@ def test_a_drift_that_ends_by_itself_was_not_mended(until, watched):
     assert found.watched_s == watched * DAY
     by_day = {round(step.at / DAY): step.accuracy for step in life.steps}
     assert (by_day[20] > by_day[11] + 0.1) == bool(until), "its end is seen, and is nobody's doing"
+    week, hit = ([by_day[d] for d in days] for days in (range(2, 9), range(9, 9 + int(watched))))
+    assert found.cost == pytest.approx(np.mean(week) - np.mean(hit), abs=0.02)

@@ -108,6 +108,6 @@ def test_drift_is_grouped_by_what_injected_it_and_only_within_the_life():
     assert truth.hit(truth.groups[1]).tolist() == [True, True, False, False]
     assert truth.active(120.0).tolist() == [0, 1, 2]
     assert truth.active(10.0).tolist() == [2]
-    first, second = truth.records(7, ["a", "b"], [0.1, 0.2])
-    assert (first.seed, first.kind, first.onset_at, first.num_devices, first.harm) == (7, "a", 20.0, 1, 0.1)
+    first, second = truth.records(7, ["a", "b"])
+    assert (first.seed, first.kind, first.onset_at, first.num_devices) == (7, "a", 20.0, 1)
     assert (second.kind, second.onset_at, second.num_devices) == ("b", 50.0, 2)

@@ -244,7 +244,7 @@ def test_a_difference_over_time_is_paired_by_seed(run):
 
 
 def test_the_same_drift_of_several_seeds_is_one_and_repeated_kinds_are_several():
-    truth = [TruthRecord(seed, "gain", at + seed, 10 + seed, 0.1) for seed in (0, 1, 2) for at in (50.0, 5.0)]
+    truth = [TruthRecord(seed, "gain", at + seed, 10 + seed) for seed in (0, 1, 2) for at in (50.0, 5.0)]
     first, second = onsets(truth)
     assert (first.sign, first.first_at, first.at, first.last_at) == ("A", 5.0, 6.0, 7.0)
     assert (second.sign, second.at, second.num_devices) == ("B", 51.0, 11.0)
@@ -322,12 +322,13 @@ def test_what_was_not_restored_is_counted_as_later_than_all_that_was(run):
     """Four harmful drifts: after 4 and 6 days, not within 10, not within 30; and one that did no harm."""
     times = [(4.0, 20.0), (math.nan, 10.0), (6.0, 20.0), (math.nan, 30.0), (0.0, 20.0)]
     drifts = tuple(
-        DetectionRecord("hybrid", 0, "gain linear", 0.0, DAY, after * DAY, watched * DAY)
+        DetectionRecord("hybrid", 0, "gain linear", 0.0, DAY, after * DAY, watched * DAY, watched / 100)
         for after, watched in times
     )
     lives = (replace(run.lives[-1], detections=drifts),)
     (item,) = found(replace(run, lives=lives))
     assert (item.num, item.harmed, item.restored, item.censored) == (5, 4, 2, 2)
+    assert item.cost == pytest.approx(0.2)
     assert (item.half.value_s, item.half.shown) == (6 * DAY, f"6{NBSP}days")
     assert (item.late.value_s, item.late.shown) == (math.inf, f"over{NBSP}30{NBSP}days")
     one = replace(run, lives=(replace(lives[0], detections=drifts[:2]),))
