@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from fedretrain.rollout.events import Order
 
+    Flags = NDArray[np.bool_]
+
 
 class Slip(StrEnum):
     """Why a confirmation does not count."""
@@ -149,23 +151,37 @@ def exposure(assignments: Assignments, now: float, heard_at_D: NDArray[np.float6
         now: Instant.
         heard_at_D: ``[D]`` when each device was last heard of, -inf for never; None says that nobody is known to be offline.
     """
-    order, target_D = assignments.order, assignments.target_D
-    if order is None:
+    if assignments.order is None:
         return Exposure()
-    confirmed_D = target_D & assignments.confirmed_D
+    heard_D = None if heard_at_D is None else heard_at_D >= assignments.issued_at
+    return answered(
+        assignments.order, assignments.target_D, assignments.confirmed_D, assignments.failed_D, now, heard_D
+    )
+
+
+def answered(
+    order: Order, target_D: Flags, confirmed_D: Flags, failed_D: Flags, now: float, heard_D: Flags | None
+) -> Exposure:
+    """How an order's targets have answered it.
+
+    Args:
+        order: The order.
+        target_D: ``[D]`` whom it is about.
+        confirmed_D: ``[D]`` who serves what it says.
+        failed_D: ``[D]`` who tried and could not, or would not.
+        now: From the order's expiry on, whoever has not confirmed is expired, silent or failed.
+        heard_D: ``[D]`` who was heard of since it was given; None says that nobody is known to be offline.
+    """
     open_D = target_D & ~confirmed_D
     over = now >= order.expires_at
-    failed_D = open_D & assignments.failed_D & (not over)
-    pending_D = open_D & ~failed_D & (not over)
-    offline_D = (
-        np.zeros_like(pending_D) if heard_at_D is None else pending_D & (heard_at_D < assignments.issued_at)
-    )
+    tried_D = open_D & failed_D & (not over)
+    pending_D = open_D & ~tried_D & (not over)
     return Exposure(
-        int(target_D.sum()),
-        int(confirmed_D.sum()),
-        int((open_D & over).sum()),
-        int(pending_D.sum()),
-        int(failed_D.sum()),
-        int(offline_D.sum()),
-        order.counter,
+        num_targets=int(target_D.sum()),
+        num_confirmed=int((target_D & confirmed_D).sum()),
+        num_expired=int((open_D & over).sum()),
+        num_pending=int(pending_D.sum()),
+        num_failed=int(tried_D.sum()),
+        num_offline=0 if heard_D is None else int((pending_D & ~heard_D).sum()),
+        counter=order.counter,
     )

@@ -2,6 +2,7 @@
 
 Rules of this file:
     * An order reaches a device when it is online. The device installs after its own check, and says what became of it.
+      Whoever is told to leave the candidate leaves it: a score of one's own is no reason to keep what is taken back.
     * Whom no rollout exposes, and whom no holdback keeps, serves what the coordinator says (`cycle.served`): the champion, or
       a fallback. In safe mode that is everybody.
     * A device that is kept out is exposed by no rollout that begins meanwhile.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedretrain.core.rng import seed_for
+from fedretrain.rollout.assignment import answered
 from fedretrain.rollout.evidence import Exposure
 from fedretrain.rollout.exposure import exposed, held_back, ranks
 
@@ -99,7 +101,8 @@ class Release:
         changed: list[Ids] = []
         for version in np.unique(serving.target[behind]).tolist():
             devices = np.flatnonzero(behind & (serving.target == version))
-            installed = serving.install(devices, version, at=now)
+            left = None if standing is None else standing.order.candidate
+            installed = serving.install(devices, version, at=now, left=left)
             self._failed[devices[installed.refused]] = True
             changed.append(devices[~installed.refused])
         if standing is not None:
@@ -112,17 +115,4 @@ class Release:
         standing = self._standing
         if standing is None:
             return Exposure()
-        asked = standing.asked
-        confirmed, failed = asked & standing.confirmed, asked & self._failed & ~standing.confirmed
-        rest = asked & ~confirmed & ~failed
-        late = rest & ~standing.heard & (now >= standing.order.expires_at)
-        pending = rest & ~late
-        return Exposure(
-            num_targets=int(asked.sum()),
-            num_confirmed=int(confirmed.sum()),
-            num_expired=int(late.sum()),
-            num_pending=int(pending.sum()),
-            num_failed=int(failed.sum()),
-            num_offline=int((pending & ~standing.heard).sum()),
-            counter=standing.order.counter,
-        )
+        return answered(standing.order, standing.asked, standing.confirmed, self._failed, now, standing.heard)

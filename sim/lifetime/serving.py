@@ -228,14 +228,22 @@ class Serving:
                 found[device] = own
         return found
 
-    def install(self, devices: Ids, version: int, *, at: float) -> Installed:
-        """Devices switch to a version, each after its own check; where it has run before, to its verified slot."""
+    def install(self, devices: Ids, version: int, *, at: float, left: int | None = None) -> Installed:
+        """Devices switch to a version, each after its own check; where it has run before, to its verified slot.
+
+        Args:
+            devices: Whom.
+            version: To what.
+            at: Instant.
+            left: What may not be kept: its devices switch whatever their check says.
+        """
         refused = np.zeros(len(devices), dtype=np.bool_)
         new = ~self.has_run(version)[devices]
         for old in np.unique(self._model[devices[new]]).tolist():
             mine = new & (self._model[devices] == old)
             executor = self._saboteur.installing(version, self._arm.executor)
             refused[mine] = self._adopt(devices[mine], version, old, at, executor)
+        refused &= self.version[devices] != left
         self.told.asked(devices[new], refused[new])
         self._switch(devices[~refused], version)
         return Installed(devices, refused)
