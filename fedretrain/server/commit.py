@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 MAX_GROUP = 500
+MAX_ROWS = 5000
+"""A group takes so many rows before it is closed, or one change more: a storm of long backlogs would hold the one write lock, which a lease needs too,
+for longer than the lease lasts."""
 GATHER_S = 0.02
 """So long a group that follows one of several waits for more: under load a transaction for each three changes cost more than the changes."""
 _WRITING = "group commit"
@@ -42,12 +45,14 @@ class _Asked:
         change: Makes it, and all that are of its kind: one result for each item.
         item: What of.
         together: Whether others of its kind may be made with it.
+        num_rows: That it writes, about.
         future: Of its result.
     """
 
     change: Callable[[Connection, Sequence[Any]], Sequence[Any]]
     item: Any
     together: bool
+    num_rows: int = 1
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -76,15 +81,19 @@ class GroupCommit:
         return self._put(_Asked(lambda connection, _: [change(connection)], None, together=False))
 
     def submit_one_of(
-        self, change: Callable[[Connection, Sequence[ItemT]], Sequence[ResultT]], item: ItemT
+        self,
+        change: Callable[[Connection, Sequence[ItemT]], Sequence[ResultT]],
+        item: ItemT,
+        num_rows: int = 1,
     ) -> Future[ResultT]:
         """Make a change durable that can be made together with others of its kind.
 
         Args:
             change: As in `submit`, for the items of all that wait; gives a result for each. The same function is the same kind.
             item: What of.
+            num_rows: That it writes, about.
         """
-        return self._put(_Asked(change, item, together=True))
+        return self._put(_Asked(change, item, together=True, num_rows=num_rows))
 
     def _put(self, asked: _Asked) -> Future[Any]:
         self._waiting.put(asked)
@@ -107,12 +116,14 @@ class GroupCommit:
     def _group(self, gather_s: float) -> tuple[list[_Asked], bool]:
         """What waits so long after the first came, at least that one; whether it is the end."""
         group: list[_Asked] = []
+        num_rows = 0
         item = self._waiting.get()
         if item is not None and gather_s:
             time.sleep(gather_s)
         while item is not None:
             group.append(item)
-            if len(group) == MAX_GROUP:
+            num_rows += item.num_rows
+            if len(group) == MAX_GROUP or num_rows >= MAX_ROWS:
                 return group, False
             try:
                 item = self._waiting.get_nowait()

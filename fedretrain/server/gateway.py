@@ -166,7 +166,7 @@ class Gateway(rpc.FleetControlServicer):
         if refused is not None:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, refused.why)
         arrived = intake.Arrived(device, batch, self._clock())
-        future = self._writer.submit_one_of(intake.keep_all, arrived)
+        future = self._writer.submit_one_of(intake.keep_all, arrived, len(batch.records))
         try:
             return await asyncio.wrap_future(future)
         except (

@@ -7,7 +7,7 @@ import threading
 import pytest
 from sqlalchemy import func, select
 
-from fedretrain.server.commit import GroupCommit
+from fedretrain.server.commit import MAX_ROWS, GroupCommit
 from fedretrain.server.event_log import append
 from fedretrain.server.tables import events
 
@@ -74,6 +74,24 @@ def test_changes_of_one_kind_are_made_together_at_the_place_of_the_first(engine)
     assert [future.result(timeout=30) for future in futures] == [10, None, 2, 30]
     assert made == [[1, 3], "alone", [2, "other"]]
     writer.close()
+
+
+def test_long_backlogs_are_spread_over_transactions(engine):
+    made = []
+
+    def kind(_connection, items):
+        made.append(list(items))
+        return items
+
+    writer, ready = GroupCommit(engine), threading.Event()
+    first = writer.submit(lambda _connection: ready.wait(timeout=30))
+    futures = [writer.submit_one_of(kind, number, num_rows=MAX_ROWS // 2) for number in range(5)]
+    ready.set()
+    assert first.result(timeout=30)
+    assert [future.result(timeout=30) for future in futures] == list(range(5))
+    writer.close()
+    assert [number for group in made for number in group] == list(range(5))
+    assert max(len(group) for group in made) == 2
 
 
 def test_whose_fault_it_was_is_found_out_by_making_each_alone(engine):
