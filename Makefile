@@ -41,7 +41,7 @@ run: $(STAMP)  ## the default experiment; its report is outputs/latest/report.ht
 	$(BIN)/python -m sim
 
 test: $(STAMP)  ## every test but those of faults; of these one for each process
-	$(BIN)/python -m pytest -m 'one_fault or not (faults or story)' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'one_fault or not (faults or story)' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-story: $(STAMP)  ## the whole demo, from its command to its last line
 	$(BIN)/python -m pytest -m story

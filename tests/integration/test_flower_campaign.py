@@ -87,8 +87,7 @@ def test_a_campaign_goes_on_when_a_process_is_killed(fleet: Fleet, killed: str) 
 
 
 @pytest.mark.faults
-@pytest.mark.one_fault
-@pytest.mark.parametrize("killed", ["app process", "supernode"])
+@pytest.mark.parametrize("killed", ["app process", pytest.param("supernode", marks=pytest.mark.one_fault)])
 def test_what_is_killed_on_a_device_costs_its_own_clients_alone(fleet: Fleet, killed: str) -> None:
     """And the device takes part again, with its personal state."""
     arm = quick_arm(*WORDS)

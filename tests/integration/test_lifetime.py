@@ -154,7 +154,7 @@ def test_lives_in_ray_are_the_lives_of_this_process(words, life, tmp_path):
     config = replace(config, runner=replace(config.runner, kind=RunnerKind.RAY))
     (policy,) = policies_of(config.lifetime)
     told = []
-    shelf = Shelf(RunFolder(tmp_path, tmp_path / "run"), {}, 0.0)
+    shelf = Shelf(RunFolder(tmp_path, tmp_path / "run"), {}, 2.0)
     found = run_jobs([LifeJob(config, policy, 0), LifeJob(config, policy, 1)], told.append, shelf)
     assert found[0].summary.digest == life.summary.digest
     assert found[1].summary.digest != life.summary.digest

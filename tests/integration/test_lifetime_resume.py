@@ -56,7 +56,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["local", "ray"])
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.faults)])
 def test_ctrl_c_puts_lives_aside_and_says_how_to_go_on(whole, tmp_path, runner):
     with running(tmp_path, *LIVES, f"runner={runner}") as (process, _):
         os.kill(process.pid, signal.SIGINT)
