@@ -308,7 +308,14 @@ def _created(state: CycleState, body: RolloutEvent) -> CycleState:
 def _crowned(state: CycleState, champion: int, added: tuple[int, ...] = ()) -> CycleState:
     """Another champion; `added` may be gone back to."""
     before = tuple(v for v in (*added, *state.before) if v not in (RULES_BASELINE, champion))
-    return replace(state, champion=champion, before=before, monitor=fresh_monitor(champion, state.monitor))
+    return replace(
+        state,
+        champion=champion,
+        before=before,
+        monitor=fresh_monitor(champion, state.monitor),
+        # What is measured against a champion begins anew with it: no trigger waits for the end of what the last one suffered.
+        trigger=replace(state.trigger, disarmed=()),
+    )
 
 
 def _incidents_after(incidents: tuple[OpenIncident, ...], event: RolloutEvent) -> tuple[OpenIncident, ...]:

@@ -6,7 +6,8 @@ Rules of this file:
     * A decision is NONE (nothing is wanted, or training is killed), DEFER (wanted, but something forbids it now) or
       RETRAIN. Only RETRAIN starts the cool-down, disarms triggers, counts labels as used, or costs anything.
     * A trigger that a retrain has answered is armed again once its signal is beyond the lower level, or once that
-      retrain came to nothing: then the cause is still there.
+      retrain came to nothing: then the cause is still there. With another champion all are (`coordinator.cycle_fold`): its
+      signals are measured against its own baseline, and one that never falls below the lower level is a new cause.
     * A retrain that a trigger caused may be followed up by another, once its labels are more. Any retrain meanwhile, a
       trigger's too, is that follow-up and has none of its own; one that came to nothing leaves nothing to follow.
     * Asked in this order: kill switch, wish, plan and budget, running work, safe mode, rollout, cool-down, labels.

@@ -236,6 +236,23 @@ def test_a_calm_signal_rearms_its_trigger_while_another_is_deferred() -> None:
     assert [body.rearmed for body in bodies] == [("drift",)]
 
 
+def test_drift_from_a_new_champion_is_a_new_cause_though_it_never_was_calm_in_between() -> None:
+    rules = replace(POLICY.retraining, mode=Mode.METRIC)
+    drive = Drive(policy_with(retraining=rules))
+    drive.retrained()  # by drift
+    assert drive.state.trigger.disarmed == ("drift",)
+    drive.to(Phase.CHAMPION)
+    assert drive.state.trigger.disarmed == ()
+    unsettled = replace(
+        DRIFT, psi_max=0.15, drift_confirmed=False
+    )  # neither beyond the upper level nor below the lower one
+    assert "retrain" not in [getattr(body, "action", None) for body in drive.tick(5.0, signals=unsettled)]
+    decisions = [
+        body for body in drive.tick(5.0, signals=DRIFT) if getattr(body, "action", None) == "retrain"
+    ]
+    assert [(one.number, one.fired) for one in decisions] == [(2, ("drift",))]
+
+
 def test_a_refresh_on_the_devices_is_done_at_once() -> None:
     refresh = (StrategyRule("here", Strategy.PERSONAL_ONLY),)
     drive = Drive(policy_with(retraining=replace(POLICY.retraining, rules=refresh)))
