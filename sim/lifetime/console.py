@@ -16,7 +16,7 @@ from sim.results import Metric
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sim.lifetime.records import LifetimeRun
+    from sim.lifetime.records import LifeEvent, LifetimeRun
     from sim.lifetime.report.detection import Found
     from sim.lifetime.report.headline import Headline
     from sim.outputs import RunFolder
@@ -140,29 +140,43 @@ def _parts(run: LifetimeRun) -> list[str]:
     ]
 
 
-_FIGURE = re.compile(r"\d+(?:\.\d+)?%")
+_FIGURE = re.compile(r"\d+\.\d+(?:e-?\d+)?%?")
+_PLACE = re.compile(r"at (site|device type) \d+")
 
 
 def _warned(run: LifetimeRun, policy: str) -> list[str]:
     """What a policy's rollouts could not do, as was said before each of them started.
 
-    Warnings that differ in their figures alone are one line, with the first of them from its least to its greatest.
+    Warnings that differ in their figures or their place alone are one line, with each figure from its least to its greatest.
     """
-    events = [e for life in run.lives if life.summary.policy == policy for e in life.events]
-    rollouts = sum(e.kind == "created" for e in events)
-    alike: dict[str, list[str]] = {}
-    for event in events:
+    told = [
+        (life.summary.seed, e) for life in run.lives if life.summary.policy == policy for e in life.events
+    ]
+    rollouts = sum(event.kind == "created" for _, event in told)
+    alike: dict[str, list[tuple[int, LifeEvent]]] = {}
+    for seed, event in told:
         if event.kind == "warned":
-            alike.setdefault(_FIGURE.sub("%", event.text, count=1), []).append(event.text)
-    return [f"{policy}: {_together(texts)} ({len(texts)} of {rollouts} rollouts)" for texts in alike.values()]
+            shape = _PLACE.sub(r"at \1", _FIGURE.sub("#", event.text))
+            alike.setdefault(shape, []).append((seed, event))
+    return [
+        f"{policy}: {_together([event.text for _, event in found])} "
+        f"({len({(seed, event.at) for seed, event in found})} of {rollouts} rollouts)"
+        for found in alike.values()
+    ]
 
 
 def _together(texts: list[str]) -> str:
-    matches = [match for text in texts if (match := _FIGURE.search(text))]
-    figures = sorted((float(match[0][:-1]), match[0]) for match in matches)
-    if not figures or figures[0] == figures[-1]:
-        return texts[0]
-    return _FIGURE.sub(f"{figures[0][1]} to {figures[-1][1]}", texts[0], count=1)
+    """The first of texts that are alike, with the range of each figure, and how many places where there are several."""
+    columns = zip(*(_FIGURE.findall(text) for text in texts), strict=True)
+    ranges = iter([_range(list(column)) for column in columns])
+    text = _FIGURE.sub(lambda _: next(ranges), texts[0])
+    places = {match[0] for each in texts if (match := _PLACE.search(each))}
+    return text if len(places) < 2 else _PLACE.sub(lambda match: f"at {len(places)} {match[1]}s", text)
+
+
+def _range(figures: list[str]) -> str:
+    ordered = sorted(figures, key=lambda figure: float(figure.rstrip("%")))
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _noticed(run: LifetimeRun, policy: str) -> str:

@@ -90,6 +90,32 @@ def test_warnings_that_differ_in_their_figure_alone_are_one_line():
     ]
 
 
+def test_warnings_of_several_places_are_one_line():
+    run = make_lifetime(("hybrid",), num_seeds=1)
+    (life,) = run.lives
+    created = [e for e in life.events if e.kind == "created"]
+    texts = [
+        f"no step can detect a regression of accuracy below {figure} at {place}, the limit there is {limit}"
+        for figure, place, limit in (
+            ("0.15", "site 0", "0.104"),
+            ("0.0694", "device type 1", "0.052"),
+            ("0.099", "site 10", "0.0984"),
+        )
+    ]
+    told = [replace(created[0], kind="warned", text=text) for text in texts]
+    lines = said(replace(run, lives=(replace(life, events=(*life.events, *told)),)))
+    assert [line for line in lines if "no step" in line] == [
+        (
+            "hybrid: no step can detect a regression of accuracy below 0.099 to 0.15 at 2 sites, the limit there is 0.0984 to 0.104 "
+            f"(1 of {len(created)} rollouts)"
+        ),
+        (
+            "hybrid: no step can detect a regression of accuracy below 0.0694 at device type 1, the limit there is 0.052 "
+            f"(1 of {len(created)} rollouts)"
+        ),
+    ]
+
+
 def test_epsilon_has_a_column_only_with_dp():
     private = said(make_lifetime(private=True))
     assert private[1].endswith("epsilon")
