@@ -176,18 +176,6 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         )
         return say(arguments, found, f"version {found['version']} is {found['package']}{fate}")
 
-    def proposed(arguments: argparse.Namespace) -> int:
-        version = desk_of(arguments).propose(content_of(arguments.weights), arguments.by, arguments.reason)
-        return say(arguments, {"version": version}, f"version {version} waits for its rollout")
-
-    def withdrawn(arguments: argparse.Namespace) -> int:
-        desk_of(arguments).withdraw(arguments.version, arguments.by, arguments.reason)
-        return say(
-            arguments,
-            {"version": arguments.version},
-            f"version {arguments.version} is withdrawn at the next turn",
-        )
-
     group = below.add_parser("models", help="versions of models").add_subparsers(required=True)
     command(
         group,
@@ -200,6 +188,22 @@ def _models(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _import_words(
         command(group, "import", imported, "make the first champion: trained on the pool, or of a model")
     )
+    _model_orders(group)
+
+
+def _model_orders(group: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def proposed(arguments: argparse.Namespace) -> int:
+        version = desk_of(arguments).propose(content_of(arguments.weights), arguments.by, arguments.reason)
+        return say(arguments, {"version": version}, f"version {version} waits for its rollout")
+
+    def withdrawn(arguments: argparse.Namespace) -> int:
+        desk_of(arguments).withdraw(arguments.version, arguments.by, arguments.reason)
+        return say(
+            arguments,
+            {"version": arguments.version},
+            f"version {arguments.version} is withdrawn at the next turn",
+        )
+
     made = order(group, "propose", proposed, "bring weights as a candidate for a rollout")
     made.add_argument("--weights", type=Path, required=True, help="safetensors of every parameter")
     made = order(group, "withdraw", withdrawn, "quarantine a version, and take it back wherever it is")

@@ -42,6 +42,7 @@ from fedretrain.server.verifying import verify
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
     from fedretrain.coordinator.roles import Roles
+    from fedretrain.rollout.state import RolloutState
     from fedretrain.server.config import Population, Watching
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
@@ -136,17 +137,8 @@ class Desk:
             waits = f"version {made} waits for the coordinator's next turn"
             return {**found, "state": waits if made else "no model yet: fedretrain models import"}
         found |= {"champion": state.champion, "serves": served(self.policy, state)}
-        rollout = state.rollout
-        if rollout is not None:
-            found |= {
-                "candidate": rollout.plan.candidate,
-                "phase": str(rollout.phase),
-                "step": rollout.step,
-                "asks": rollout.phase.name == "APPROVAL",
-                "people": rollout.plan.people,
-                "four_eyes": rollout.plan.four_eyes,
-                "agreed": [consent.by for consent in rollout.consents_at(time.time())],
-            }
+        if state.rollout is not None:
+            found |= _rollout(state.rollout)
         if state.training is not None:
             record = self.models.campaign(state.training.version)
             rounds = 0 if record is None else len(record.rounds)
@@ -387,3 +379,16 @@ class Desk:
         refused = refusal(self.roles, state, said, time.time(), account())
         if refused:
             raise ConfigError(refused, where="--by", fix="roles are in server.toml, proposers in the log")
+
+
+def _rollout(rollout: RolloutState) -> dict[str, Any]:
+    """Where a rollout stands."""
+    return {
+        "candidate": rollout.plan.candidate,
+        "phase": str(rollout.phase),
+        "step": rollout.step,
+        "asks": rollout.phase.name == "APPROVAL",
+        "people": rollout.plan.people,
+        "four_eyes": rollout.plan.four_eyes,
+        "agreed": [consent.by for consent in rollout.consents_at(time.time())],
+    }

@@ -164,22 +164,14 @@ class Living:
         self._again(changed, now)
         trained = self._train(now)
         views = self.watch.views(self.state, now)
-        rollout = self.state.rollout
-        judged = (
-            self.judge.evidence(rollout, now, self._counted())
-            if rollout is not None and rollout.is_open
-            else RolloutEvidence(exposure=self.release.exposure(now))
-        )
-        signals = self.watch.signals(self.state, self.campaigns, now)
-        num_devices = self.fleet.num_devices
         evidence = Evidence(
             views,
             self.watch.baseline,
-            signals,
+            self.watch.signals(self.state, self.campaigns, now),
             trained,
             self.campaigns.under_way(self.life.campaign_max_s),
-            judged,
-            num_devices=num_devices,
+            self._judged(self.state, now),
+            num_devices=self.fleet.num_devices,
         )
         champion, monitor = self.state.champion, self.state.monitor
         for event in cycle.tick(self.policy, self.state, evidence, now):
@@ -194,6 +186,13 @@ class Living:
             self.learner.stop()
             self.watch.promoted(self.state.champion, now, monitor)
         self.chronicle.step(tick, now, self.state, views)
+
+    def _judged(self, state: cycle.CycleState, now: float) -> RolloutEvidence:
+        """What is known of the rollout; without an open one, only what the devices say."""
+        rollout = state.rollout
+        if rollout is not None and rollout.is_open:
+            return self.judge.evidence(rollout, now, self._counted())
+        return RolloutEvidence(exposure=self.release.exposure(now))
 
     def released(self) -> tuple[int, ...]:
         """Versions that some device may serve."""
