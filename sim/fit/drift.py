@@ -179,12 +179,14 @@ def _noise(values_DWC: Floats, rows_DW: Floats) -> Floats:
 
 
 def _tail(change_N: Floats) -> float:
-    """The largest difference but two over what a normal law of variance one leads to expect there.
+    """The largest difference but two, over what only the most restless tenth of normal devices of variance one would exceed.
 
-    Source: Blom 1958, Statistical Estimates and Transformed Beta-Variables (3/8 and 1/4).
+    Source: David and Nagaraja 2003, Order Statistics, section 2.1 (an order statistic of uniform numbers has a beta law).
     """
-    expected = NormalDist().inv_cdf(1.0 - 0.5 * (_JUMPS + 1 - 0.375) / (len(change_N) + 0.25))
-    return float(np.sort(change_N)[-_JUMPS - 1]) / expected
+    from scipy.special import betaincinv
+
+    share = float(betaincinv(len(change_N) - _JUMPS, _JUMPS + 1, _RESTLESS))
+    return float(np.sort(change_N)[-_JUMPS - 1]) / NormalDist().inv_cdf(0.5 + 0.5 * share)
 
 
 def _channel(days: _Days, device: int, channel: int, noise: tuple[float, float]) -> ChannelDrift | None:
