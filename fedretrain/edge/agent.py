@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from fedretrain.core.ending import end_on_signals
 from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.edge.campaign import Campaigns
 from fedretrain.edge.control import ControlError
@@ -27,7 +27,6 @@ from fedretrain.edge.watch import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from fedretrain.edge.config import EdgeConfig
 
@@ -134,12 +133,7 @@ class Agent:
         Args:
             serve: Called once the devices may answer.
         """
-
-        def end(_number: int, _frame: FrameType | None) -> None:
-            self._ending.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+        end_on_signals(self._ending)
         try:
             self.start()
             serve()

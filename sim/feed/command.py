@@ -8,12 +8,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedretrain.core.ending import end_on_signals
 from fedretrain.core.errors import ConfigError
 from sim.feed.client import Client
 from sim.feed.config import USAGE, made, played
@@ -55,8 +55,7 @@ def feed_command(words: Sequence[str]) -> int:
         )
         return 0
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    end_on_signals(stop)
     description = read(folder)
     feed = Feed(description, World(played(description.config, words[2:])), folder)
     print(f"feed ended: {feed.run(stop)}", flush=True)
