@@ -98,7 +98,7 @@ class Population:
         self.telemetry: Telemetry | None = None
         self._watching: Watching | None = None
         self._noted: Kept | None = None
-        self._bins, self._is_behind = "", False
+        self._bins = ""
         self._looking = Looking(policy)
         if self.memory.ranks is not None:
             look = self.memory.look
@@ -114,7 +114,10 @@ class Population:
         """Whether something waits for the next tick: records of a long backlog, or what somebody has ordered."""
         if self.memory.state is None:
             return False
-        return self._is_behind or self._log.head(orders.stream(self.name)).counter > self.memory.orders
+        return (self.telemetry is not None and self.telemetry.is_behind) or self._is_ordered()
+
+    def _is_ordered(self) -> bool:
+        return self._log.head(orders.stream(self.name)).counter > self.memory.orders
 
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
         """Decide on what has arrived; what happened.
@@ -171,8 +174,9 @@ class Population:
             telemetry = self._start_watching(bins, now)
         telemetry.know(self.devices)
         telemetry.evaluation = self.examiner.known.evaluation
-        read = telemetry.catch_up(self.models.versions.digests, now, most=COUNTED_AT_ONCE)
-        self._is_behind = read >= COUNTED_AT_ONCE
+        # Who orders a rollback does not wait until ten thousand reports are counted: they are, in the next tick.
+        digests, unordered = self.models.versions.digests, lambda: not self._is_ordered()
+        read = telemetry.catch_up(digests, now, most=COUNTED_AT_ONCE, go_on=unordered)
         telemetry.malformed += self.examiner.hear(telemetry.taken_answers(), self.devices, now)
         telemetry.prune(now, max(PRUNED_AT_ONCE, 2 * read))
 

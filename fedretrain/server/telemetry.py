@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.server.fleet import Device
 
-_BATCH = 5000
+_BATCH = 2000
+_PRUNED = 5000
 _MAX_ALERTS = 1000
 
 
@@ -108,6 +109,7 @@ class Telemetry:
         self.alerts: deque[tuple[int, Alert]] = deque(maxlen=_MAX_ALERTS)  # with their records' numbers
         self.refreshed: deque[Refreshed] = deque(maxlen=KEPT * self.capacity)
         self.num_labels = 0
+        self.is_behind = False
         self._read = 0
 
     def fits(self, devices: Sequence[Device]) -> bool:
@@ -120,7 +122,13 @@ class Telemetry:
         self._numbers = {device.device: device.number for device in devices}
 
     def catch_up(
-        self, versions: Mapping[int, str], now: float, *, since: float = 0.0, most: float = math.inf
+        self,
+        versions: Mapping[int, str],
+        now: float,
+        *,
+        since: float = 0.0,
+        most: float = math.inf,
+        go_on: Callable[[], bool] = lambda: True,
     ) -> int:
         """Count what has arrived.
 
@@ -129,9 +137,10 @@ class Telemetry:
             now: Instant, seconds since the epoch.
             since: Records of before this instant are passed over.
             most: After so many the rest is left for the next time.
+            go_on: Asked after each part; if not, the rest is left as well.
 
         Returns:
-            How many records were read; `most` or more means that some may be left.
+            How many records were read; `is_behind` tells whether some may be left.
         """
         numbers = {digest: version for version, digest in versions.items()}
         total = 0
@@ -153,10 +162,12 @@ class Telemetry:
                 parts = [part for row in rows if (part := self._decoded(row, numbers.get)) is not None]
                 self._count(parts, tuple(versions), now)
                 total += len(rows)
-            if len(rows) < _BATCH or total >= most:
+            is_last = len(rows) < _BATCH
+            if is_last or total >= most or not go_on():
+                self.is_behind = not is_last
                 return total
 
-    def prune(self, now: float, most: int = _BATCH) -> int:
+    def prune(self, now: float, most: int = _PRUNED) -> int:
         """Delete records that no window can need, the oldest first; how many.
 
         Their slots were over when they were received, so the server's own clock tells, whatever a device says of its own.

@@ -293,7 +293,21 @@ def test_a_long_backlog_is_read_in_parts(engine, monkeypatch):
     counted = _telemetry(engine)
     rows = [replace(_rows(0, 0), sequence_K=np.array([number])) for number in range(5)]
     _send(engine, *(encode_report(one, PACKAGE) for one in rows))
-    assert [counted.catch_up(VERSIONS, NOW, most=2) for _ in range(4)] == [2, 2, 1, 0]
+    read = [(counted.catch_up(VERSIONS, NOW, most=2), counted.is_behind) for _ in range(4)]
+    assert read == [(2, True), (2, True), (1, False), (0, False)]
+    assert _predictions(counted.served) == {1: 100}
+
+
+def test_counting_stops_after_the_part_in_which_something_more_urgent_came(engine, monkeypatch):
+    monkeypatch.setattr(module, "_BATCH", 2)
+    counted = _telemetry(engine)
+    rows = [replace(_rows(0, 0), sequence_K=np.array([number])) for number in range(5)]
+    _send(engine, *(encode_report(one, PACKAGE) for one in rows))
+    answers = iter([True, False])
+    assert counted.catch_up(VERSIONS, NOW, go_on=lambda: next(answers)) == 4
+    assert counted.is_behind
+    assert counted.catch_up(VERSIONS, NOW) == 1
+    assert not counted.is_behind
     assert _predictions(counted.served) == {1: 100}
 
 
