@@ -197,8 +197,9 @@ class Office:
         words = [sys.executable, "-m", "fedretrain", "server", "--config", str(self.folder / "server.toml")]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, env=environment())
-        psutil.Process(self.process.pid).rlimit(psutil.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
         self.wait(lambda: listens(self._ports[0]), "the coordinator listens")
+        for process in self._tree():
+            process.rlimit(psutil.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
 
     def stop(self) -> None:
         """End it."""
@@ -213,16 +214,20 @@ class Office:
             if name in self.__dict__:
                 self.engine.dispose()
 
-    def cpu_s(self) -> float:
-        """CPU seconds that the coordinator has used."""
+    def _tree(self) -> list[psutil.Process]:
+        """The coordinator and its gateways."""
         assert self.process is not None
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+        coordinator = psutil.Process(self.process.pid)
+        return [coordinator, *coordinator.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the coordinator and its gateways have used."""
+        times = [process.cpu_times() for process in self._tree()]
+        return float(sum(one.user + one.system for one in times))
 
     def rss_mib(self) -> float:
-        """Its resident memory."""
-        assert self.process is not None
-        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+        """Their resident memory."""
+        return float(sum(process.memory_info().rss for process in self._tree()) / 2**20)
 
     def wait(self, happened: Callable[[], bool], what: str, limit_s: float = 120.0) -> None:
         """Wait for something; raises RuntimeError, with the end of the coordinator's log, if it does not come."""

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,14 +67,14 @@ class Command:
     Attributes:
         words: Words of Python itself: ``("-m", "package.module", ...)``. See `leashed` for console scripts.
         env: Environment variables beside this process's.
-        log: File that takes its output; it is truncated at each start beyond `log_bytes`.
+        log: File that takes its output, and begins anew at a start beyond `log_bytes`; None: it says it where this process does.
         memory_bytes: The most private memory (RLIMIT_DATA); 0: no limit.
         niceness: Added to this process's; a device's own work comes first.
         log_bytes: Size beyond which the log begins anew.
     """
 
     words: tuple[str, ...]
-    log: Path
+    log: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     memory_bytes: int = 0
     niceness: int = 0
@@ -82,7 +82,7 @@ class Command:
 
 
 def leashed(script: str, *words: str) -> tuple[str, ...]:
-    """The words that run a console script which ends when this process does."""
+    """The words that run a console script which ends when this process does; ``-m`` and a module for `script` run that."""
     return ("-m", "fedretrain.core.leash", str(os.getpid()), script, *words)
 
 
@@ -143,10 +143,7 @@ class Child:
     def start(self) -> None:
         """Start it, due or not; for who watches several together."""
         command = self.command
-        with contextlib.suppress(FileNotFoundError):
-            if command.log.stat().st_size > command.log_bytes:
-                command.log.unlink()
-        with command.log.open("ab") as log:
+        with _output(command) as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own words
                 [sys.executable, *command.words],
                 env={**os.environ, **command.env},
@@ -162,6 +159,16 @@ class Child:
                 resource.prlimit(pid, resource.RLIMIT_DATA, limit)
             if command.niceness:
                 os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + command.niceness)
+
+
+def _output(command: Command) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    """Where a process's output goes; None: where this one's does."""
+    if command.log is None:
+        return contextlib.nullcontext()
+    with contextlib.suppress(FileNotFoundError):
+        if command.log.stat().st_size > command.log_bytes:
+            command.log.unlink()
+    return command.log.open("ab")
 
 
 def last_line(path: Path) -> str:

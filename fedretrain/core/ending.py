@@ -1,10 +1,38 @@
-"""SIGTERM and SIGINT, for a process whose threads wait on an event until it ends."""
+"""SIGTERM and SIGINT, for a process that runs until it is told to end."""
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import signal
 import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+ResultT = TypeVar("ResultT")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_until_signals(run: Callable[[], Coroutine[Any, Any, ResultT]], stop: Callable[[], None]) -> ResultT:
+    """Run a coroutine in a loop of its own, in which SIGTERM and SIGINT call `stop`.
+
+    Args:
+        run: Makes the coroutine, in the loop.
+        stop: Ends it, in order.
+
+    Returns:
+        Its result.
+    """
+
+    async def work() -> ResultT:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, stop)
+        return await run()
+
+    return asyncio.run(work())
 
 
 def end_on_signals(ending: threading.Event) -> None:
@@ -24,5 +52,5 @@ def end_on_signals(ending: threading.Event) -> None:
         ending.set()
 
     threading.Thread(target=follow, name="signals", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, lambda number, _: caught.put(number))

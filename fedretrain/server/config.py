@@ -35,6 +35,7 @@ class Listen:
         hosts: Names and addresses in the server's certificate.
         public: ``host:port`` that devices are told for the device API; empty: the first of `hosts` with its port.
         heartbeat_s: How often devices shall be heard.
+        gateways: Processes that speak with devices: one for each ten thousand or so, and a core for each.
     """
 
     control: str = "127.0.0.1:7443"
@@ -42,6 +43,7 @@ class Listen:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     public: str = ""
     heartbeat_s: float = 60.0
+    gateways: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hosts", tuple(self.hosts))
@@ -51,6 +53,9 @@ class Listen:
             check_address("listen.public", self.public)
         require(bool(self.hosts), "a certificate for no host", key="listen.hosts", fix="name one at least")
         positive("listen.heartbeat_s", self.heartbeat_s)
+        require(
+            self.gateways >= 1, "nobody speaks with devices", key="listen.gateways", fix="give 1 at least"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,7 @@ def hold(connection: Connection, name: str) -> None:
 
 def migrate(engine: Engine) -> None:
     """Bring the tables to this release's."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it says at each start that it has begun
     config = AlembicConfig()
     config.set_main_option("script_location", str(_MIGRATIONS))
     with engine.begin() as connection:

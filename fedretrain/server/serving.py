@@ -2,60 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
-import sys
 from typing import TYPE_CHECKING
 
+from fedretrain.core.child import Child, Command, leashed
+from fedretrain.core.ending import run_until_signals
 from fedretrain.core.log_lines import log_lines
 from fedretrain.server.config import read_server
 from fedretrain.server.coordinator import Coordinator
 from fedretrain.server.database import check_pages, open_database
 from fedretrain.server.event_log import EventLog
+from fedretrain.server.gateway_process import JSON
 from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SWITCH_S = 0.0005
-"""So long a thread that computes keeps the interpreter's lock from one that has something to do. The event loop, and whoever reads rows,
-gives it up for a moment thousands of times a second and waits so long to have it back: with Python's 5 ms a turn that read 10,000
-devices held heartbeats up for seconds, and was held up by them."""
-
 
 def run_server(path: Path, *, as_json: bool = False) -> int:
-    """Run the coordinator of a file until SIGTERM or Ctrl-C.
+    """Run the coordinator of a file, and its gateways, until SIGTERM or Ctrl-C.
 
     Args:
         path: ``server.toml``.
         as_json: Whether each log line is a JSON document.
 
     Returns:
-        The exit status, 0.
+        The exit status: 0, or that of a gateway that cannot run and has said why.
 
     Raises:
         UserError: If it cannot start.
     """
-    sys.setswitchinterval(SWITCH_S)
     log_lines(as_json=as_json)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = read_server(path)
     clock = SteadyClock()
     keys = open_keys(config, clock())
     engine = open_database(config.database_url)
-    check_pages(engine)
-    coordinator = Coordinator(config, EventLog(engine), keys, open_stores(config), clock)
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, coordinator.stop)
-        await coordinator.run()
-
     try:
-        asyncio.run(run())
+        check_pages(engine)
+        words = leashed("-m", "fedretrain.server.gateway_process", str(path), *([JSON] if as_json else []))
+        gateways = [Child(Command(words)) for _ in range(config.listen.gateways)]
+        coordinator = Coordinator(config, EventLog(engine), keys, open_stores(config), clock, gateways)
+        return run_until_signals(coordinator.run, coordinator.stop)
     finally:
         engine.dispose()
-    return 0

@@ -1,46 +1,20 @@
-"""Which files of packages leave the store, and who holds the lease how long."""
+"""Who holds the lease how long, and what becomes of gateways that end."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
 from sqlalchemy import select
 
-from fedretrain.artifacts.package import read_manifest, references, write_package
-from fedretrain.artifacts.store import ContentStore
-from fedretrain.coordinator.policy import TelemetryMode
-from fedretrain.coordinator.policy_book import Answered
-from fedretrain.coordinator.roles import Roles
-from fedretrain.rollout.evidence import Answer
 from fedretrain.server import coordinator as module
-from fedretrain.server import policies
 from fedretrain.server.config import Population, ServerConfig, Watching
-from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator, _files_of, _slot_s
+from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator
 from fedretrain.server.event_log import EventLog
-from fedretrain.server.policies import Policies
+from fedretrain.server.gateway_process import TOLD
 from fedretrain.server.tables import leases
-from fedretrain.wire.control import NO_TELEMETRY
-from tests.package_cases import ABOUT, contents, weights
-
-
-def test_a_damaged_manifest_keeps_no_other_package_from_devices(tmp_path):
-    store = ContentStore(tmp_path / "packages")
-    sound = write_package(store, contents(), **ABOUT)
-    broken = write_package(store, contents(weights(1)), **{**ABOUT, "version": ABOUT["version"] + 1})
-    whole = (tmp_path / "packages" / broken).read_bytes()
-    (tmp_path / "packages" / broken).write_bytes(b"damaged")
-    assert _files_of(store, sound) == {
-        sound,
-        *(one.digest for one in references(read_manifest(store, sound))),
-    }
-    assert _files_of(store, broken) == set()
-    (tmp_path / "packages" / broken).write_bytes(whole)
-    assert broken in _files_of(store, broken)
 
 
 def test_a_long_turn_does_not_lose_the_lease(engine, tmp_path, monkeypatch):
@@ -121,26 +95,52 @@ def test_of_two_coordinators_at_once_one_decides(engine, tmp_path, monkeypatch):
         each._writer.close()
 
 
-@pytest.mark.parametrize(("telemetry", "slot_s"), [("operational", 60.0), ("off", NO_TELEMETRY)])
-def test_devices_are_told_to_report_nothing_where_the_policy_wants_no_telemetry(
-    engine, tmp_path, telemetry, slot_s
-):
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(f"name: mine\ntelemetry: '{telemetry}'\n")
-    log, one = EventLog(engine), Population(str(policy), watching=Watching(slot_s=60.0))
-    assert _slot_s(log, "p", one) == slot_s
-    made = Coordinator(ServerConfig(str(tmp_path), {"p": one}), log, SimpleNamespace(), SimpleNamespace())
-    file = Policies(log).open("p", str(policy), Roles(), None, 1.0)
-    made._tell_slots()
-    other = "off" if telemetry == "operational" else "operational"
-    policy.write_text(f"name: mine\ntelemetry: '{other}'\n")
-    Policies(log).open("p", str(policy), Roles(), None, 2.0)  # it waits for two people
-    made._tell_slots()
-    assert made._slot_s == {"p": slot_s}
-    changed = replace(file, telemetry=TelemetryMode(other))
-    for by in ("ada", "bob"):
-        policies.answer(log, "p", Answered(changed.digest, by, Answer.GRANTED), 3.0)
-    policies.keep(log, "p", changed, Roles(), None, 3.0)
-    made._tell_slots()
-    assert {slot_s, made._slot_s["p"]} == {60.0, NO_TELEMETRY}
-    made._writer.close()
+class Gateway:
+    """A child that ends with the statuses that it is given, one after the other; then it runs, and calls `stop_all`."""
+
+    def __init__(self, *statuses):
+        self.statuses, self.num_starts, self.is_stopped = list(statuses), 0, False
+        self.stop_all = None
+
+    @property
+    def exit_status(self):
+        return self.statuses[0] if self.num_starts and self.statuses else None
+
+    def ensure(self, _now):
+        if self.num_starts and not self.statuses:
+            return
+        if self.num_starts:
+            self.statuses.pop(0)
+            if not self.statuses:
+                self.stop_all()
+        self.num_starts += 1
+
+    def stop(self):
+        self.is_stopped = True
+
+
+def _kept(engine, tmp_path, monkeypatch, gateways):
+    """The exit status of a coordinator that keeps gateways and never leads."""
+    monkeypatch.setattr(module, "_KEEP_S", 0.001)
+    config = ServerConfig(str(tmp_path), {"p": Population("-")})
+    parts = SimpleNamespace(), SimpleNamespace(), lambda: 1000.0
+    made = Coordinator(config, EventLog(engine), *parts, gateways)
+    monkeypatch.setattr(made, "_turn", lambda: None)
+
+    for gateway in gateways:
+        gateway.stop_all = made.stop
+    return asyncio.run(asyncio.wait_for(made.run(), 60.0))
+
+
+def test_a_gateway_that_dies_is_started_again_and_all_end_with_the_coordinator(engine, tmp_path, monkeypatch):
+    gateways = Gateway(-9, 1), Gateway()
+    assert _kept(engine, tmp_path, monkeypatch, gateways) == 0
+    assert [one.num_starts for one in gateways] == [3, 1]
+    assert all(one.is_stopped for one in gateways)
+
+
+def test_a_gateway_that_says_why_it_cannot_run_ends_the_coordinator(engine, tmp_path, monkeypatch):
+    gateways = Gateway(), Gateway(TOLD)
+    assert _kept(engine, tmp_path, monkeypatch, gateways) == TOLD
+    assert [one.num_starts for one in gateways] == [1, 1]
+    assert all(one.is_stopped for one in gateways)
