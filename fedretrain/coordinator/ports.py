@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -136,6 +136,7 @@ class ShardResult:
         bytes_down: Sent to devices.
         bytes_up: Received from devices.
         busy_s: Processor or device seconds spent on it.
+        reply_s: Seconds from asked to replied of those whose updates these are, by client; empty where nobody measured them.
     """
 
     partial: PartialSum
@@ -146,6 +147,7 @@ class ShardResult:
     bytes_down: int = 0
     bytes_up: int = 0
     busy_s: float = 0.0
+    reply_s: Mapping[int, float] = field(default_factory=dict)
 
 
 class CohortRunner(Protocol):

@@ -258,6 +258,7 @@ class Fold:
     _bytes_down: int = 0
     _bytes_up: int = 0
     _busy_s: float = 0.0
+    _reply_s: dict[int, float] = field(default_factory=dict)
 
     def add(self, shard: ShardResult, aggregator: Aggregator[Any]) -> None:
         """Fold in one shard; a shard that names strangers or comes twice is refused whole."""
@@ -277,6 +278,7 @@ class Fold:
         self.partial = self.partial.merge(shard.partial, aggregator)
         self.counted[at] = True
         self._oracles.append(shard.oracle)
+        self._reply_s.update(shard.reply_s)
 
     def _fail(self, failure: ClientFailure) -> None:
         """Keep one failure per client: a reason that says more than LOST, the same whatever the order."""
@@ -304,6 +306,7 @@ class Fold:
             bytes_down=self._bytes_down,
             bytes_up=self._bytes_up,
             busy_s=self._busy_s,
+            reply_s=dict(sorted(self._reply_s.items())),
         )
 
 

@@ -155,6 +155,7 @@ class RoundResult:
         bytes_down: Sent to devices.
         bytes_up: Received from devices.
         busy_s: Processor or device seconds of the cohort.
+        reply_s: Seconds from asked to replied of those who contributed, by client; empty where nobody measured them.
     """
 
     round: int
@@ -176,6 +177,7 @@ class RoundResult:
     bytes_down: int = 0
     bytes_up: int = 0
     busy_s: float = 0.0
+    reply_s: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def failure_counts(self) -> dict[FailureKind, int]:

@@ -368,6 +368,7 @@ def summary_of(result: RoundResult) -> dict[str, Any]:
         "bytes_down": result.bytes_down,
         "bytes_up": result.bytes_up,
         "busy_s": result.busy_s,
+        "reply_s": {str(client): round(seconds, 3) for client, seconds in result.reply_s.items()},
     }
 
 

@@ -6,13 +6,15 @@ Rules of this file:
     * An order that its node never answers costs its own client: a failure, never an exception. An exception means that
       Flower itself cannot be reached.
     * Waiting ends with the deadline, with enough replies (`RoundSpec.stop_after`), or when all have answered.
+    * A reply's time is from its order's being there for the node to the runner's finding the reply: what both wait before they look
+      is in it. It is the schedule's, never the sum's: nothing that is released depends on it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -58,6 +60,14 @@ class Pace:
     patience_s: float = math.inf
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """An order under way, and the instant from which its node could have it."""
+
+    order: TrainOrder
+    at: float
+
+
 class Correspondence:
     """Orders and their replies.
 
@@ -71,6 +81,8 @@ class Correspondence:
         self.heard = False
         """Whether any reply came."""
         self.num_sent = 0
+        self.reply_s: dict[int, float] = {}
+        """Seconds from asked to replied, by client."""
 
     def replies(
         self,
@@ -88,15 +100,18 @@ class Correspondence:
             message: Makes an order's message, when it is its turn.
             wait_s: How long to wait, from now.
         """
-        waiting: dict[str, TrainOrder] = {}
+        waiting: dict[str, _Sent] = {}
         until = heard_at = time.monotonic()
         until += wait_s
         left = True
         while left or waiting:
             left = self._send(orders, message, waiting) if left else False
             answers = self._pull(list(waiting))
+            found_at = time.monotonic()
             for answer in answers:
-                yield waiting.pop(answer.metadata.reply_to_message_id), answer
+                sent = waiting.pop(answer.metadata.reply_to_message_id)
+                self.reply_s[int(sent.order.client)] = found_at - sent.at
+                yield sent.order, answer
             now = time.monotonic()
             if answers:
                 self.heard, heard_at = True, now
@@ -104,22 +119,22 @@ class Correspondence:
                 break
             else:
                 time.sleep(self._pace.poll_s)
-        yield from ((order, None) for order in waiting.values())
+        yield from ((sent.order, None) for sent in waiting.values())
         yield from ((order, None) for order in orders)
 
     def _send(
         self,
         orders: Iterator[TrainOrder],
         message: Callable[[TrainOrder], Message],
-        waiting: dict[str, TrainOrder],
+        waiting: dict[str, _Sent],
     ) -> bool:
         """Fill the window; whether there may be more to send."""
         while len(waiting) < self._pace.window:
             order = next(orders, None)
             if order is None:
                 return False
-            (sent,) = self._grid.push_messages([message(order)])
-            waiting[sent] = order
+            (name,) = self._grid.push_messages([message(order)])
+            waiting[name] = _Sent(order, time.monotonic())
             self.num_sent += 1
         return True
 
@@ -248,7 +263,7 @@ class GridRunner:
             if spec.stop_after is not None and taken.num_updates >= spec.stop_after:
                 break
         taken.fail([client for client in asked if client not in taken.heard], FailureKind.TIMEOUT)
-        yield taken.result(correspondence.num_sent)
+        yield taken.result(correspondence)
 
     def close(self) -> None:
         """The grid is the run's: nothing to free."""
@@ -280,10 +295,12 @@ class _Taken:
         """Clients that were not heard of."""
         self._reducer.fail(ClientFailure(ClientId(client), kind) for client in clients)
 
-    def result(self, num_sent: int) -> ShardResult:
-        """Everything reduced."""
-        size = 4 * self._layout.size
-        return self._reducer.result(bytes_down=num_sent * size, bytes_up=self._bytes_up, busy_s=self._busy_s)
+    def result(self, correspondence: Correspondence) -> ShardResult:
+        """Everything reduced, with the times of the replies that counted."""
+        bytes_down = correspondence.num_sent * 4 * self._layout.size
+        done = self._reducer.result(bytes_down=bytes_down, bytes_up=self._bytes_up, busy_s=self._busy_s)
+        reply_s = {client: correspondence.reply_s[client] for client in done.clients.tolist()}
+        return replace(done, reply_s=reply_s)
 
 
 def train_order(spec: RoundSpec, client: int, options: Mapping[str, str | int | float | bool]) -> TrainOrder:

@@ -39,6 +39,9 @@ def test_real_devices_give_the_simulators_weights_bit_for_bit(fleet: Fleet) -> N
     fleet.begin(definition(fleet, "plain", reference.arm))
     record = fleet.run()
     check_rounds(record, 2)
+    for done in record.rounds:
+        failed = {device for devices in done.summary["failed"].values() for device in devices}
+        assert {int(device) for device in done.summary["reply_s"]} == set(done.summary["asked"]) - failed
     released = decode_params(fleet.store.get(record.weights))
     assert params.digest(released) == params.digest(reference.progress.state.tree)
     rows = reference.progress.store.get(list(range(NUM_DEVICES)))

@@ -45,6 +45,8 @@ from tests.fakes import FakeRunner
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fedretrain.coordinator.ports import ShardResult
+    from fedretrain.privacy.event import PrivacyEvent
     from fedretrain.server.campaign import CampaignRecord
     from fedretrain.server.event_log import Fence
 
@@ -112,6 +114,27 @@ def test_a_definition_comes_back_from_the_log(world: World) -> None:
     assert world.record().number == 1
     with pytest.raises(ConfigError, match="another campaign"):
         world.define(world.definition(num_rounds=5))
+
+
+def test_a_round_keeps_the_times_of_its_replies_and_nothing_released_depends_on_them(tmp_path: Path) -> None:
+    def timed(shards: list[ShardResult]) -> list[ShardResult]:
+        return [replace(s, reply_s={c: 0.12345 * (c + 1) for c in s.clients.tolist()}) for s in shards]
+
+    def told(folder: str, runner: FakeRunner) -> tuple[CampaignRecord, list[PrivacyEvent]]:
+        world = World(tmp_path / folder, f"sqlite:///{tmp_path}/{folder}.db")
+        world.define(world.definition())
+        return to_the_end(world.run(), runner), world.ledger().events()
+
+    (with_times, charged), (without, as_charged) = (
+        told("a", FakeRunner(tamper=timed)),
+        told("b", FakeRunner()),
+    )
+    for one, other in zip(with_times.rounds, without.rounds, strict=True):
+        failed = {client for clients in one.summary["failed"].values() for client in clients}
+        wanted = {str(c): round(0.12345 * (c + 1), 3) for c in one.summary["asked"] if c not in failed}
+        assert one.summary["reply_s"] == wanted
+        assert replace(one, summary={**one.summary, "reply_s": {}}) == other
+    assert (with_times.weights, charged) == (without.weights, as_charged)
 
 
 def test_a_campaign_that_nobody_defined(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,16 +11,20 @@ import pytest
 from fedretrain.aggregation.aggregator import FixedDenominatorMean
 from fedretrain.coordinator.ports import RoundSpec
 from fedretrain.coordinator.round import fold_shards
+from fedretrain.coordinator.state import Outcome, RoundResult
 from fedretrain.core.ids import ClientId
 from fedretrain.core.types import FailureKind
 from fedretrain.edge.client_app import Device
 from fedretrain.edge.training_data import FolderData
+from fedretrain.server import grid_runner
 from fedretrain.server.grid_runner import CalledNodes, GridRunner, KeyedNodes, Pace
 from tests.contract.runner_contract import RunnerContract
 from tests.flower_cases import PLAN, examples
 from tests.grid_cases import LoopbackGrid, crashing, lying, refusing, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fedretrain.coordinator.ports import CohortRunner
     from fedretrain.coordinator.round import Fold
 
@@ -119,6 +123,45 @@ def test_enough_replies_end_the_round(devices: dict[int, Device]) -> None:
     found = fold(LoopbackGrid(devices, {2: silent}), replace(SPEC, stop_after=3, deadline_s=60.0))
     assert found.partial.num_clients == 3
     assert set(failures(found).values()) == {FailureKind.TIMEOUT}
+
+
+class Ticking:
+    """Time that passes only when somebody looks for replies."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _seconds: float) -> None:
+        raise AssertionError("every look found a reply")
+
+
+class TickingGrid(LoopbackGrid):
+    """Each look takes two seconds."""
+
+    def __init__(self, devices: dict[int, Device], clock: Ticking, **more: Any) -> None:
+        super().__init__(devices, **more)
+        self.clock = clock
+
+    def pull_messages(self, names: Iterable[str]) -> list[Any]:
+        self.clock.now += 2.0
+        return super().pull_messages(names)
+
+
+def test_a_replys_time_is_from_its_own_order_and_only_of_those_who_count(
+    devices: dict[int, Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Ticking()
+    monkeypatch.setattr(grid_runner, "time", clock)
+    grid = TickingGrid(devices, clock, broken={13: lying})
+    pace = replace(QUICK, window=2)
+    (shard,) = runner_on(grid, pace, private=True).run(replace(SPEC, deadline_s=60.0), COHORT)
+    # Two orders are under way, of which the later is answered first; 2 waits until there is none after it.
+    assert shard.reply_s == {2: 16.0, 3: 2.0, 5: 2.0, 7: 2.0, 11: 2.0, 17: 2.0, 19: 2.0}
+    assert sorted(shard.reply_s) == shard.clients.tolist()
+    result = fold_shards(SPEC, COHORT, [shard]).describe(RoundResult(0, Outcome.RELEASED))
+    assert list(result.reply_s.items()) == sorted(shard.reply_s.items())
 
 
 def test_nothing_of_single_clients_is_kept_with_privacy(devices: dict[int, Device]) -> None:
