@@ -33,6 +33,8 @@ from fedretrain.training.plan import ModelName, TrainingPlan
 from tests.virtual_fleet import CLASSES, FEATURES, join, rows
 
 SLOT_S, SLOTS, DEVICES = 10.0, 30, 12
+REPLY_S = tuple(2.0 + 0.5 * number for number in range(8))
+"""How long each device that is asked takes to answer, in every round."""
 PLAN = TrainingPlan(
     ModelName.MLP,
     (FEATURES,),
@@ -128,6 +130,7 @@ class Waiting:
         define_campaign(self.log, made, at=100.0, fence=None)
         for round_ in range(3):
             summary = {"at": 100.0 + 20 * round_, "asked": list(range(8)), "failed": {"dropped": [0]}}
+            summary |= {"reply_s": {str(number): REPLY_S[number] for number in range(1, 8)}}
             done = {"round": round_, "outcome": "released", "state": base, "version": 1, "summary": summary}
             record = {"type": "round", **done}
             self.log.append(campaign_stream("p-2"), [record], at=110.0 + 20 * round_)

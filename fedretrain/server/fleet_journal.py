@@ -4,7 +4,12 @@ It is what `python -m sim fit` reads, in the one format of `wire.fleet_log`.
 
 Rules of this file:
     * It is operational telemetry (DESIGN section 6): what is fitted to it lies outside every epsilon.
-    * What was not measured is not made up: replies have no times here, so a fit leaves the network at its default and says so.
+    * What was not measured is not made up. A reply has its whole time, as the coordinator saw it; receiving, training and sending apart only the device
+      could tell, and with differential privacy a reply carries nothing but the update. Who was not waited for has no time.
+    * Nothing is told of the sensors (`Telemetered`): counts on pinned bins do not tell it. They are of the model's inputs, whose missing values
+      are filled in and whose channels may be windowed, summarised, or scaled by the device's own numbers. A cell holds a tenth of the
+      baseline, so that a stuck, a dead and a calm sensor look alike; the outer cells are open, so that an offset beyond them has no
+      size. Small offsets alone could be told, which a fit would take for a fleet without large ones.
     * Devices report counts by slot. Their labels are spread evenly over the slot of their predictions, each delay is the middle of its
       bin, and which class came with which delay is not known: the log pairs them in their order.
 """
@@ -13,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import select
@@ -36,6 +41,7 @@ from fedretrain.wire.fleet_log import (
     Offline,
     Online,
     Predicted,
+    Replied,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +119,7 @@ def journal(log: EventLog, fleet: Fleet) -> tuple[Header, list[Event]]:
         deadline_s=fleet.deadline_s,
     )
     place = {one.number: k for k, one in enumerate(members)}
-    events = [*_connections(slots, place), *_rounds(log, fleet.population, place)]
+    events = [*_connections(slots, place), *_rounds(log, fleet.population, place, header.begin_at)]
     events += _reported(log.engine, fleet, place, header)
     return header, [one for one in events if header.begin_at <= one.at <= header.end_at]
 
@@ -134,8 +140,8 @@ def _connections(slots: Sequence[Slot], place: Mapping[int, int]) -> Iterator[Ev
             before[number] = online
 
 
-def _rounds(log: EventLog, population: str, place: Mapping[int, int]) -> Iterator[Event]:
-    """Who was asked in which round, and who contributed nothing; rounds are numbered through all campaigns."""
+def _rounds(log: EventLog, population: str, place: Mapping[int, int], begin_at: float) -> Iterator[Event]:
+    """Who was asked in which round, who replied and how fast, and who contributed nothing; rounds are numbered through all campaigns."""
     head = campaign_stream(f"{population}-")
     count = 0
     for stream in sorted(one for one in log.streams() if one.startswith(head)):
@@ -143,13 +149,25 @@ def _rounds(log: EventLog, population: str, place: Mapping[int, int]) -> Iterato
             if entry.record.get("type") != "round":
                 continue
             summary, count = entry.record["summary"], count + 1
-            for number in summary.get("asked", ()):
-                if number in place:
-                    yield AskedInRound(place[number], summary["at"], count)
-            for kind, numbers in summary.get("failed", {}).items():
-                for number in numbers:
-                    if number in place:
-                        yield Failed(place[number], entry.at, count, FailureKind(kind))
+            if "at" in summary and summary["at"] >= begin_at:
+                yield from _round(summary, count, entry.at, place)
+
+
+def _round(
+    summary: Mapping[str, Any], count: int, ended_at: float, place: Mapping[int, int]
+) -> Iterator[Event]:
+    """One round; a record of a release that measured no times has none. Replies' instants count from the round's beginning, as requests' do."""
+    at = summary["at"]
+    for number in summary["asked"]:
+        if number in place:
+            yield AskedInRound(place[number], at, count)
+    for number, seconds in summary.get("reply_s", {}).items():
+        if int(number) in place:
+            yield Replied(place[int(number)], at + seconds, count, seconds, 0.0, 0.0, 0.0, 0, 0, 0)
+    for kind, numbers in summary["failed"].items():
+        for number in numbers:
+            if number in place:
+                yield Failed(place[number], ended_at, count, FailureKind(kind))
 
 
 def _reported(engine: Engine, fleet: Fleet, place: Mapping[int, int], header: Header) -> Iterator[Event]:

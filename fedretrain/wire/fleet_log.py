@@ -110,7 +110,7 @@ class Replied:
         at: When the reply was complete.
         round: Of which round.
         latency_s: From the request to the complete reply.
-        download_s: Of that, receiving the model, as the device measured it.
+        download_s: Of that, receiving the model, as the device measured it; 0 where nobody did, and so are all that follow.
         train_s: Likewise training.
         upload_s: Likewise sending the reply.
         bytes_down: Sent to the device.

@@ -43,6 +43,8 @@ NEVER_TOLD = (
     "drift: recalibration (told as the end of what it mended)",
 )
 """What a log of daily means and spreads, and of instants, cannot tell."""
+NOT_APART = "network: what receiving, training and sending take of a reply's time (told whole, as start_s)"
+"""What a log does not tell where devices did not measure it."""
 _T_975 = 2.262  # Student's t with 9 degrees of freedom, 97.5 %
 
 
@@ -119,6 +121,7 @@ def fit(log: FleetLog, *, intervals: bool = True) -> Fitted:
     missing = {"network": timing is None, "labels": delay is None, "class mix": mix is None}
     rates = fit_label_rates(log, delay)
     missing |= {"drop-outs": not dropouts.num_asked, "drift": not len(log.telemetry)}
+    missing |= {NOT_APART: timing is not None and not timing.in_parts}
     missing |= {"labels.class_rate": rates is None, **dict.fromkeys(NEVER_TOLD, True)}
     found = Fitted(
         log.digest,
@@ -156,9 +159,7 @@ def _values(
         }
     values |= {"availability.dropout_before": dropouts.before, "availability.dropout_mid": dropouts.mid}
     if timing is not None:
-        values |= {
-            f"network.{name}": value for name, value in vars(timing).items() if isinstance(value, float)
-        }
+        values |= {f"network.{name}": value for name, value in timing.estimates().items()}
         values |= {f"network.type_speed[{t}]": v for t, v in enumerate(timing.type_speed) if t}
     if delay is not None:
         values |= {"labels.delay_s": delay.delay_s, "labels.sigma": delay.sigma}

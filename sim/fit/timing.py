@@ -4,6 +4,9 @@ Rules of this file:
     * Everything is lognormal: a device's median by its type, a spread between devices, a jitter from round to round
       (`sim.network`). Spreads come from a one-way random-effects decomposition: what varies within a device is jitter.
     * The fixed part of training is told from the part by step by the marginal likelihood over their ratio.
+    * Where devices' own measurements are not in the log (`Replied.train_s` is 0), a reply's whole time is told as the fixed part of training:
+      it depends on the device and its type, not on steps or bytes, and transfers beside it cost nothing. Not split, it is not made up.
+    * Replies that nobody waited for have no times: the network is that of the replies in time, `Dropouts.timeout_fraction` says of how many.
     * A drop-out is a coin only where the device was still connected at the next heartbeat: else its availability ended.
 
 Shape letters: E replies, D devices, T types.
@@ -28,12 +31,13 @@ if TYPE_CHECKING:
 
 _RATIOS = np.concatenate([[0.0], np.geomspace(1e-2, 1e4, 181)])  # start_s over step_s
 _LEAST_VARIANCE = 1e-12
+_FREE_BPS = 1e15  # a gigabyte in 8 microseconds: what transfers cost is in the whole time already
 _ALIKE = 0.01  # coefficient of variation of steps below which start and step cannot be told apart
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A fitted network: the keys of `NetworkConfig`, and how many replies they rest on."""
+    """A fitted network: the keys of `NetworkConfig`, how many replies they rest on, and whether their parts were measured."""
 
     step_s: float
     start_s: float
@@ -46,16 +50,26 @@ class Timing:
     latency_sigma: float
     jitter_sigma: float
     num_replies: int
+    in_parts: bool = True
 
     def config(self) -> dict[str, Any]:
         """The keys of `network`."""
-        values = {name: value for name, value in vars(self).items() if name != "num_replies"}
+        values = {name: value for name, value in vars(self).items() if name not in _BESIDE}
         return {
             name: [float(f"{one:.6g}") for one in value]
             if isinstance(value, tuple)
             else float(f"{value:.6g}")
             for name, value in values.items()
         }
+
+    def estimates(self) -> dict[str, float]:
+        """The numbers that were fitted, by key; what stands for nothing beside a whole time is no estimate."""
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
+        return numbers if self.in_parts else {name: numbers[name] for name in _WHOLE}
+
+
+_BESIDE = ("num_replies", "in_parts")
+_WHOLE = ("start_s", "speed_sigma", "jitter_sigma")
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ def fit_timing(log: FleetLog) -> Timing | None:
     good = (replies.train_s > 0) & (replies.download_s > 0) & (replies.upload_s > 0) & (replies.num_steps > 0)
     device = replies.device[good]
     if len(np.unique(device)) < 2:
-        return None
+        return _whole(log)
     types = np.asarray(log.header.device_type, dtype=np.int64)
     steps, train = replies.num_steps[good].astype(np.float64), np.log(replies.train_s[good])
     ratio = _ratio(device, types, steps, train)
@@ -124,6 +138,31 @@ def fit_timing(log: FleetLog) -> Timing | None:
         latency_sigma=float(np.sqrt(trip.between)),
         jitter_sigma=float(np.sqrt(compute.within)),
         num_replies=int(good.sum()),
+    )
+
+
+def _whole(log: FleetLog) -> Timing | None:
+    """The network of replies whose parts nobody measured."""
+    replies = log.replies
+    good = replies.latency_s > 0
+    device = replies.device[good]
+    if len(np.unique(device)) < 2:
+        return None
+    types = np.asarray(log.header.device_type, dtype=np.int64)
+    whole = _parts(np.log(replies.latency_s[good]), device, types)
+    return Timing(
+        step_s=0.0,
+        start_s=float(np.exp(whole.centre_T[0])),
+        speed_sigma=float(np.sqrt(whole.between)),
+        type_speed=tuple(np.exp(whole.centre_T[0] - whole.centre_T).tolist()),
+        down_bps=_FREE_BPS,
+        up_bps=_FREE_BPS,
+        bandwidth_sigma=0.0,
+        latency_s=0.0,
+        latency_sigma=0.0,
+        jitter_sigma=float(np.sqrt(whole.within)),
+        num_replies=int(good.sum()),
+        in_parts=False,
     )
 
 

@@ -13,11 +13,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedretrain.rollout.verdict import Verdict
 from fedretrain.server.config import Simulation
-from tests.simulation_cases import DROWNED, GOOD, Waiting
+from tests.simulation_cases import DROWNED, GOOD, REPLY_S, Waiting
 
 LIMIT_S = 280.0
 
@@ -55,6 +56,10 @@ def test_a_campaign_is_judged_by_replaying_its_own_settings_in_the_fleet_that_wa
     assert "share_online" in log
     dropout = next(line for line in log.splitlines() if "dropout_mid" in line)
     assert float(dropout.split()[1]) == pytest.approx(0.125)  # one of eight who were asked
+    start = next(line for line in log.splitlines() if "network.start_s" in line)
+    assert float(start.split()[1]) == pytest.approx(
+        np.exp(np.log(REPLY_S[1::2]).mean()), rel=1e-4
+    )  # the fans'
     job.ensure(2, time.monotonic())
     assert job.pid is None  # a verdict is taken once
     assert world.models().simulations.of(2).attempt == 1

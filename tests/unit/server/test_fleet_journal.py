@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,24 @@ from fedretrain.core.errors import DataError
 from fedretrain.core.types import FailureKind
 from fedretrain.monitoring.reports import DELAY_EDGES_S, delay_bin
 from fedretrain.server import fleet, presence
+from fedretrain.server.campaign import campaign_stream, define_campaign, read_campaign
 from fedretrain.server.fleet import Standing
 from fedretrain.server.fleet_journal import _DELAY_S, Fleet, journal
 from fedretrain.wire.control import ReportShape
-from fedretrain.wire.fleet_log import AskedInRound, Failed, Labelled, Offline, Online, Predicted, write_log
-from sim.fit.fitted import NEVER_TOLD, fit
+from fedretrain.wire.fleet_log import (
+    AskedInRound,
+    Failed,
+    Labelled,
+    Offline,
+    Online,
+    Predicted,
+    Replied,
+    Telemetered,
+    write_log,
+)
+from sim.fit.fitted import NEVER_TOLD, NOT_APART, fit
 from sim.fleetlog.reader import read_log
-from tests.simulation_cases import DEVICES, SLOT_S, SLOTS, Waiting
+from tests.simulation_cases import DEVICES, REPLY_S, SLOT_S, SLOTS, Waiting
 from tests.virtual_fleet import CLASSES
 
 
@@ -70,7 +83,7 @@ def test_the_middle_of_each_delay_lies_in_its_bin():
     assert delay_bin(_DELAY_S).tolist() == list(range(len(DELAY_EDGES_S) + 1))
 
 
-def test_rounds_say_who_was_asked_and_who_failed_and_no_time_that_nobody_measured(world):
+def test_rounds_say_who_was_asked_and_who_failed(world):
     _, events = journal(world.log, _fleet(world))
     asked = _of(events, AskedInRound)
     assert {one.round for one in asked} == {1, 2, 3}
@@ -89,7 +102,49 @@ def test_the_simulator_reads_every_line_and_fits_what_happened(world, tmp_path):
     fitted = fit(log, intervals=False)
     assert fitted.dropouts.mid == pytest.approx(1 / 8)
     assert fitted.presence.share == pytest.approx(1 - (1 / 12) * (1 / 3), abs=0.03)
-    assert set(fitted.unknown) - set(NEVER_TOLD) == {"network", "drift"}
+    assert set(fitted.unknown) - set(NEVER_TOLD) == {NOT_APART, "drift"}
+
+
+def test_replies_have_their_whole_time_and_no_part_that_nobody_measured(world):
+    header, events = journal(world.log, _fleet(world))
+    replied = _of(events, Replied)
+    asked = {(one.device, one.round): one.at for one in _of(events, AskedInRound)}
+    assert [(one.device, one.round) for one in replied] == [(d, n) for n in (1, 2, 3) for d in range(1, 8)]
+    assert all(one.latency_s == REPLY_S[one.device] for one in replied)
+    assert all(one.at == asked[one.device, one.round] + one.latency_s for one in replied)
+    parts = ("download_s", "train_s", "upload_s", "bytes_down", "bytes_up", "num_steps")
+    assert not any(getattr(one, part) for one in replied for part in parts)
+    assert (header.channels, _of(events, Telemetered)) == ((), [])
+
+
+def test_a_fit_tells_the_times_of_replies(world, tmp_path):
+    path = tmp_path / "fleet.jsonl"
+    write_log(path, *journal(world.log, _fleet(world)))
+    timing = fit(read_log(path), intervals=False).timing
+    fans, pumps = (np.log(REPLY_S[first::2]) for first in (1, 2))  # types in the order of their names
+    assert (timing.num_replies, timing.step_s, timing.latency_s) == (21, 0.0, 0.0)
+    assert timing.start_s == pytest.approx(np.exp(fans.mean()))
+    assert timing.type_speed == pytest.approx((1.0, np.exp(fans.mean() - pumps.mean())))
+    spread = ((fans - fans.mean()) ** 2).sum() + ((pumps - pumps.mean()) ** 2).sum()
+    assert timing.speed_sigma == pytest.approx(np.sqrt(spread / 5))  # seven devices of two types
+    assert timing.jitter_sigma == pytest.approx(0.0, abs=1e-5)
+
+
+def test_rounds_of_a_release_that_measured_no_times_are_read_and_those_before_the_log_left_out(tmp_path):
+    world = Waiting(tmp_path)
+    definition = read_campaign(world.log, "p-2").definition
+    define_campaign(world.log, replace(definition, campaign="p-1"), at=1.0, fence=None)
+    old = {"at": 50.0, "asked": [1, 2], "failed": {"timeout": [2]}}
+    for round_, summary in enumerate(({}, {**old, "at": -5.0, "reply_s": {"1": 9.0}}, old)):
+        done = {"round": round_, "outcome": "released", "state": definition.base, "version": 1}
+        world.log.append(campaign_stream("p-1"), [{"type": "round", **done, "summary": summary}], at=60.0)
+    _, events = journal(world.log, _fleet(world))
+    told = [one for one in events if isinstance(one, (AskedInRound, Replied, Failed)) and one.round <= 3]
+    assert told == [
+        AskedInRound(1, 50.0, 3),
+        AskedInRound(2, 50.0, 3),
+        Failed(2, 60.0, 3, FailureKind.TIMEOUT),
+    ]
 
 
 def test_devices_that_are_gone_are_in_no_log(world):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedretrain.core.build import build
 from fedretrain.core.types import FailureKind
 from fedretrain.wire.fleet_log import (
     AskedInRound,
@@ -19,6 +20,7 @@ from fedretrain.wire.fleet_log import (
     Replied,
     Telemetered,
 )
+from sim.devices import Traits
 from sim.fit.delay import fit_delay, waits
 from sim.fit.drift import fit_drift
 from sim.fit.fitted import share_interval
@@ -27,6 +29,7 @@ from sim.fit.presence import CLUSTERS, DIURNAL, MARKOV, fit_presence
 from sim.fit.timing import fit_dropouts, fit_timing
 from sim.fleetlog.log import FleetLog
 from sim.labels import DelayKind
+from sim.network import Network, NetworkConfig
 from sim.sensors.config import DriftKind
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -149,6 +152,36 @@ def test_the_network_is_found_within_the_error_of_so_many_devices():
     dropouts = fit_dropouts(log)
     assert dropouts.before == pytest.approx(0.03, abs=4 * np.sqrt(0.03 / 6000))
     assert dropouts.mid == pytest.approx(0.08, abs=4 * np.sqrt(0.08 / 5800))
+
+
+def test_of_whole_times_the_network_is_what_devices_of_each_type_take():
+    num, draws = 200, np.random.default_rng(4)
+    own = np.where(np.arange(num) % 2, 6.0, 3.0) * np.exp(0.4 * draws.standard_normal(num))
+    events = [Online(d, 0.0) for d in range(num)]
+    for round_, device in np.ndindex(30, num):
+        at, whole = round_ * HOUR, float(own[device] * np.exp(0.1 * draws.standard_normal()))
+        events += [
+            AskedInRound(device, at, round_),
+            Replied(device, at + whole, round_, whole, 0.0, 0.0, 0.0, 0, 0, 0),
+        ]
+    found = fit_timing(FleetLog.of(header(num=num, types=2), events))
+    assert (found.num_replies, found.in_parts) == (6000, False)
+    assert set(found.estimates()) == {"start_s", "speed_sigma", "jitter_sigma"}
+    sure = 4 * 0.4 / np.sqrt(num / 2)  # four standard errors of a type's mean
+    assert np.log(found.start_s / 3.0) == pytest.approx(0.0, abs=sure)
+    assert np.log(found.type_speed[1] / 0.5) == pytest.approx(0.0, abs=sure * np.sqrt(2))
+    assert found.speed_sigma == pytest.approx(0.4, abs=4 * 0.4 / np.sqrt(2 * num))
+    assert found.jitter_sigma == pytest.approx(0.1, abs=0.004)
+    network = Network(
+        build(NetworkConfig, found.config(), where="network"), 5, lambda d: Traits(d, 0 * d, d % 2)
+    )
+    devices = np.arange(4000)
+    asked = {"round_": 1, "down_bytes": 10**9, "up_bytes": 10**9, "num_steps": 500}
+    simulated = np.log(network.reply_after_s(devices, **asked))
+    for kind in (0, 1):
+        seen = np.log(own[kind::2])
+        assert simulated[kind::2].mean() == pytest.approx(seen.mean(), abs=4 * 0.4 / np.sqrt(2000))
+        assert simulated[kind::2].std() == pytest.approx(np.hypot(0.4, 0.1), abs=0.06)
 
 
 def test_a_device_that_disconnects_is_no_dropout():
