@@ -54,6 +54,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    import socket
+
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 def examples(client: int, num: int = 12) -> ClientData:
     rng = np.random.default_rng(client)
     x = rng.normal(size=(num, 4)).astype(np.float32)

@@ -29,7 +29,7 @@ from fedretrain.server.database import reading
 from fedretrain.server.desk import Desk
 from fedretrain.server.tables import leases, telemetry
 from fedretrain.wire.v1 import fleet_pb2 as pb
-from tests.flower_cases import free_port
+from tests.flower_cases import free_port, listens
 from tests.plant_parts import DEVICES, Process, Watcher
 from tests.server_cases import rows, write_office
 
@@ -154,6 +154,7 @@ class Plant:
         self.watcher = Watcher(ports["http"])
         self.processes["first"].start()
         self.until(lambda: self.leader() == "first", "somebody leads")
+        self.until(lambda: listens(ports["first_enrol"]), "devices can enrol")
         self.processes["second"].start()
         self.processes["agent"].start()
         self.until(lambda: self.serving() == {1: len(DEVICES)}, "every device serves version 1")

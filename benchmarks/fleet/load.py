@@ -114,6 +114,7 @@ class Device:
         self.channel = grpc.aio.secure_channel(f"ipv4:{load.orders.control}", shown, options=options)
         self.stub: Any = rpc.FleetControlStub(self.channel)  # type: ignore[no-untyped-call]
         self.counter, self.serves, self.shadows = 0, str(one.get("serves", "")), ""
+        self.next_s = load.orders.heartbeat_s
         self.num_heartbeats = self.num_batches = 0
         self.pending: deque[tuple[Priority, int, float, bytes]] = deque()
         self.next = dict.fromkeys(Priority, 0)
@@ -123,6 +124,7 @@ class Device:
         reply = await self.heartbeat()
         if reply is None:
             return False
+        self.next_s = reply.next_s
         if self.follow(reply):
             await self.heartbeat()
         await self.send()
@@ -252,7 +254,7 @@ class Load:
         report_due = time.monotonic() + self._draw.uniform(0.0, orders.report_s)
         while not await self._wait(due - time.monotonic()):
             now = time.monotonic()
-            due = max(due + orders.heartbeat_s, now)
+            due = max(due + device.next_s, now)
             if orders.report_s and now >= report_due:
                 report_due += orders.report_s
                 self._report(device, orders.report, time.time())

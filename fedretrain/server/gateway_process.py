@@ -60,7 +60,7 @@ SWITCH_S = 0.0005
 thousands of times a second and waits so long to have it back: with Python's 5 ms whoever wrote heartbeats down held others up."""
 _FLUSH_S = 1.0
 _FOR_A_WHILE = (SQLAlchemyError, OSError)
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("fedretrain.server.gateway_process")  # it runs as __main__
 
 
 class GatewayProcess:

@@ -117,6 +117,13 @@ class Memory:
         assert self.state is not None
         return self.state
 
+    @property
+    def is_exposed(self) -> bool:
+        """Whether some devices shall serve a candidate that is not champion yet."""
+        if self.state is None or not self.state.rollout_open:
+            return False
+        return bool((self.assignments.version_D != self.state.champion).any())
+
 
 def recall(policy: Policy, entries: Iterable[Entry], load: Callable[[str], NDArray[np.float64]]) -> Memory:
     """Fold a stream.

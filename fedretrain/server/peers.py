@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.server import fleet, questions
+from fedretrain.server import announcements, fleet
+from fedretrain.server.announcements import Announcement
 from fedretrain.server.database import reading
 from fedretrain.server.fleet import Device, Standing
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fedretrain.server.commit import GroupCommit
 
 POLL_S = 0.25
+_NOTHING = Announcement()
 _OVERLAP_S = 5.0  # clocks of several processes that write the table
 
 
@@ -41,7 +43,7 @@ class Peers:
         self._lock = threading.Lock()
         self._devices: dict[tuple[str, str], Device] = {}
         self._heard: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
-        self._asked: dict[str, bytes] = {}
+        self._told: dict[str, Announcement] = {}
         self._since = 0.0
         self._summary: tuple[float, fleet.Summary] | None = None
         self._marks: fleet.Marks = {}
@@ -62,16 +64,16 @@ class Peers:
             if news or since < begun - 2 * _OVERLAP_S:
                 since = begun - _OVERLAP_S
                 summary = fleet.summary_since(connection, since)
-            asked = questions.asked(connection)
+            told = announcements.told(connection)
         with self._lock:
-            self._asked = asked
+            self._told = told
             self._devices |= {(device.population, device.device): device for device in changed}
         self._since, self._summary = since, (since, summary)
 
-    def question(self, population: str) -> bytes:
-        """The signed federated evaluation that a population's devices are asked; empty: none."""
+    def announcement(self, population: str) -> Announcement:
+        """What a population's devices are told, beside each its own assignment."""
         with self._lock:
-            return self._asked.get(population, b"")
+            return self._told.get(population, _NOTHING)
 
     def at_hand(self, shown: DeviceIdentity) -> Device | None:
         """As `find`, of the picture alone: no database, and None where that would have to be asked."""

@@ -182,9 +182,8 @@ class Population:
 
     def _start_watching(self, bins: Bins, now: float) -> Telemetry:
         champion = self.memory.begun.champion
-        self.telemetry = self._watching = (
-            None  # also where the fleet has outgrown its memory: nothing is judged by half of a fleet
-        )
+        # Also where the fleet has outgrown its memory: nothing is judged by half of a fleet.
+        self.telemetry = self._watching = None
         telemetry = Telemetry(
             self._log.engine,
             self.name,
@@ -199,9 +198,7 @@ class Population:
         )
         keep = self._clockwork.keep_slots(self.policy.monitoring) * self._clockwork.slot_s
         self._noted = kept_of(self.memory.baseline, self._states)
-        if (
-            self._noted is not None
-        ):  # before anything is counted: rows of devices that are kept out are not the fleet's
+        if self._noted is not None:  # first: rows of devices that are kept out are not the fleet's
             telemetry.served.store.keep_out(self._noted.stays)
         telemetry.catch_up(self.models.versions.digests, now, since=now - keep)
         watching = Watching(self.policy.monitoring, telemetry.served, self._clockwork, self._noted)

@@ -18,7 +18,8 @@ from fedretrain.artifacts.assignment import verify as verify_assignment
 from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import FedretrainError
-from fedretrain.server import alerts, fleet, presence, questions
+from fedretrain.server import alerts, announcements, fleet, presence
+from fedretrain.server.announcements import Announcement
 from fedretrain.server.assigning import renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.central import CentralProcess
@@ -78,7 +79,7 @@ class Steward:
         self._stores, self._fence, self._policies = stores, fence, Policies(log)
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
-        self._asked: dict[str, bytes] = {}
+        self._announced: dict[str, Announcement] = {}
         self._registries = registries_of(config)
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
@@ -176,7 +177,7 @@ class Steward:
             self._see_to_campaign(name, population)
         finally:  # a campaign that cannot be run keeps no device from hearing of safe mode, or of what is withdrawn
             self._assign(name, population, now)
-        self._ask(name, population)
+        self._announce(name, population)
         if name in self._registries:
             self._registries[name].offer(
                 view_of(population.models, population.memory, population.examiner.known)
@@ -223,13 +224,14 @@ class Steward:
         for device, assignment, _ in due:
             told[device.number] = assignment
 
-    def _ask(self, name: str, population: Population) -> None:
-        """Let every gateway tell the question of the federated evaluation that is on, and no other."""
+    def _announce(self, name: str, population: Population) -> None:
+        """Let every gateway tell the question of the federated evaluation that is on and no other, and whether it is urgent to hear devices."""
         question = population.examiner.question
         envelope = b"" if question is None else sign_question(question, self._keys.online.assignment)
-        if self._asked.get(name) != envelope:
-            questions.tell(self._log.engine, self._fence, name, envelope)
-            self._asked[name] = envelope
+        announced = Announcement(envelope, hasten=population.memory.is_exposed)
+        if self._announced.get(name) != announced:
+            announcements.tell(self._log.engine, self._fence, name, announced)
+            self._announced[name] = announced
 
     def _remember(self, name: str, population: Population, told: dict[int, Assignment]) -> None:
         """The assignments that an earlier process gave."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     Integer,
@@ -62,13 +63,14 @@ devices = Table(
 )
 """One row for each device: what it is, what it was last told, what it last said."""
 
-questions = Table(
-    "questions",
+announcements = Table(
+    "announcements",
     metadata,
     Column("population", String(100), primary_key=True),
-    Column("envelope", LargeBinary, nullable=False),
+    Column("question", LargeBinary, nullable=False),
+    Column("hasten", Boolean, nullable=False),
 )
-"""The signed federated evaluation that is on in each population that has one: what every gateway tells its devices."""
+"""What every gateway tells a population's devices: the signed federated evaluation that is on, and whether they are heard sooner."""
 
 tokens = Table(
     "tokens",

@@ -16,7 +16,8 @@ from fedretrain.artifacts.question import Question, sign
 from fedretrain.core.types import FailureKind, MethodKind
 from fedretrain.edge.control import ControlError
 from fedretrain.edge.evaluating import ANSWERED
-from fedretrain.server import questions
+from fedretrain.server import announcements
+from fedretrain.server.announcements import Announcement
 from fedretrain.validation.count import count_rows
 from fedretrain.validation.rows import Labelled, Layout, Rows
 from fedretrain.validation.statistics import SUMS
@@ -54,7 +55,7 @@ def question_of(fleet, candidate, champion, *, at=None, **more):
 
 def ask(fleet, question, key=None):
     envelope = b"" if question is None else sign(question, key or fleet.key)
-    questions.tell(fleet.here.engine, None, POPULATION, envelope)
+    announcements.tell(fleet.here.engine, None, POPULATION, Announcement(envelope))
     fleet.here.peers.poll()
 
 

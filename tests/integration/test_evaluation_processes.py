@@ -20,6 +20,7 @@ import yaml
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.server import validations
 from fedretrain.server.desk import Desk
+from tests.flower_cases import listens
 from tests.server_cases import rows, write_office
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -222,8 +223,3 @@ def test_devices_judge_candidates_through_a_kill_of_the_coordinator_and_of_an_ag
     listed = {one["version"]: one["validation"] for one in plant.once("models", "list")}
     assert listed == {1: "", bad: "FAIL", good: "PASS"}
     assert not plant.once("verify")["wrong"]
-
-
-def listens(port):
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0

@@ -15,10 +15,12 @@ from fedretrain.core.clock import Instant
 from fedretrain.core.errors import DataError
 from fedretrain.edge.control import ControlError, Credentials
 from fedretrain.edge.records import Batch, Record
-from fedretrain.server import fleet
+from fedretrain.server import announcements, fleet
+from fedretrain.server.announcements import Announcement
 from fedretrain.server.config import Quota
 from fedretrain.server.database import open_database
 from fedretrain.server.fleet import Standing
+from fedretrain.server.gateway import HASTE
 from fedretrain.server.tables import telemetry
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.sequence import Gap, Key, Priority
@@ -64,6 +66,14 @@ def test_a_device_enrols_and_is_heard(here):
     assert device.heartbeat["serves"] == "ab"
     assert device.traits.site == "north"
     assert device.seen_at > 0
+
+
+def test_devices_are_heard_sooner_while_it_is_announced(here):
+    client = here.client(here.join("a"))
+    for hasten, next_s in ((True, HASTE), (False, 1.0)):
+        announcements.tell(here.engine, None, "p", Announcement(hasten=hasten))
+        here.peers.poll()
+        assert client.heartbeat(_heartbeat()).next_s == pytest.approx(next_s)
 
 
 def test_what_a_device_says_of_itself_is_short(here):

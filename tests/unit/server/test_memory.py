@@ -126,7 +126,20 @@ def test_orders_of_a_rollout_expose_the_first_in_the_queue():
 def test_a_promoted_candidate_is_run_by_everybody():
     drive = Drive()
     version = drive.promoted()
-    assert set(_fold(_records(drive)).assignments.version_D.tolist()) == {version}
+    found = _fold(_records(drive))
+    assert set(found.assignments.version_D.tolist()) == {version}
+    assert not found.is_exposed
+
+
+@pytest.mark.parametrize(
+    ("phase", "is_exposed"), [(Phase.SHADOW, False), (Phase.CANARY, True), (Phase.RAMP, True)]
+)
+def test_a_fleet_is_exposed_while_some_serve_what_is_not_champion_yet(phase, is_exposed):
+    assert not Memory().is_exposed
+    drive = Drive()
+    drive.retrained()
+    drive.to(phase)
+    assert _fold(_records(drive)).is_exposed == is_exposed
 
 
 def test_who_ran_a_champion_that_is_withdrawn_runs_what_serves_instead():

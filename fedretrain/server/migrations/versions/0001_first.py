@@ -44,9 +44,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("population", "number"),
     )
     op.create_table(
-        "questions",
+        "announcements",
         sa.Column("population", sa.String(100), primary_key=True),
-        sa.Column("envelope", sa.LargeBinary, nullable=False),
+        sa.Column("question", sa.LargeBinary, nullable=False),
+        sa.Column("hasten", sa.Boolean, nullable=False),
     )
     op.create_table(
         "tokens",
