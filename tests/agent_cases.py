@@ -23,6 +23,7 @@ from fedretrain.edge.device import DeviceRuntime
 from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.monitoring.bins import fit_bins
+from fedretrain.privacy.ledger import Head
 from fedretrain.server import fleet
 from fedretrain.server.database import open_database
 from fedretrain.server.tables import telemetry
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 POPULATION = "plant"
 HOUR = 3_600.0
+NO_LEDGER = Head(0, "")
 
 
 def rows(num=1, seed=0):
@@ -96,9 +98,10 @@ class Fleet:
     key: object
     counters: dict[str, int] = field(default_factory=dict)
     versions: list[str] = field(default_factory=list)
+    heads: dict[str, Head] = field(default_factory=dict)
 
-    def make(self, num=1, *, wrong=False, hidden=0, **about):
-        """New versions, installable; a wrong one has another model's sanity vectors."""
+    def make(self, num=1, *, wrong=False, hidden=0, head=NO_LEDGER, **about):
+        """New versions, installable; a wrong one has another model's sanity vectors. The list bears the head of the privacy ledger."""
         rng = np.random.default_rng(len(self.versions))
         base = None
         for _ in range(num):
@@ -115,6 +118,7 @@ class Fleet:
             if wrong:
                 about["outputs"] = np.full((4, 3), 1 / 3)
             self.versions.append(write(self.store, made, number, baseline=freeze(bins()), **about))
+            self.heads[self.versions[-1]] = head
             self.serve_blobs(self.versions[-1])
         self.publish(self.versions)
         return self.versions[-num:]
@@ -127,7 +131,12 @@ class Fleet:
     def publish(self, digests):
         targets = [
             TargetInfo(
-                digest, len(self.store.get(digest)), POPULATION, read_manifest(self.store, digest).version
+                digest,
+                len(self.store.get(digest)),
+                POPULATION,
+                read_manifest(self.store, digest).version,
+                self.heads[digest].counter,
+                self.heads[digest].hash,
             )
             for digest in digests
         ]

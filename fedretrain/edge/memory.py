@@ -3,6 +3,8 @@
 Rules of this file:
     * Written whole, before anything is done about it: a counter that was followed is never followed twice.
     * Two copies, each with its checksum. A device that has lost both begins anew and says so.
+    * The newest head of the privacy ledger that was seen only goes forwards, and the first hash seen at a counter stays:
+      the coordinator's word is held against it.
     * A value with pure transitions; `MemoryFile` is the shell.
 """
 
@@ -53,6 +55,8 @@ class Memory:
         record: What the served version looks like when it is well.
         refresh: The refresh of the personal state that the device shall have done; 0 is none.
         refreshed: The last one that it has done.
+        ledger_counter: Of the newest head of the population's privacy ledger in a signed list that was verified; 0 before any.
+        ledger_hash: Of that head.
     """
 
     counter: int = 0
@@ -71,6 +75,8 @@ class Memory:
     record: HealthRecord = field(default_factory=HealthRecord)
     refresh: int = 0
     refreshed: int = 0
+    ledger_counter: int = 0
+    ledger_hash: str = ""
 
     def told(self, assignment: Assignment) -> Memory:
         """After an assignment that was verified: what was refused under an earlier one is history."""
@@ -105,6 +111,12 @@ class Memory:
             return self
         rest = tuple(base for base in self.bases if base != version)
         return replace(self, bases=(*rest, version)[-_MAX_BASES:])
+
+    def witnessing(self, counter: int, hash_: str) -> Memory:
+        """A verified list bears a head of the privacy ledger."""
+        if counter <= self.ledger_counter:
+            return self
+        return replace(self, ledger_counter=counter, ledger_hash=hash_)
 
     def beginning_from(self, base: str) -> Memory:
         """Personal state was learnt beside something that never served here: a start for the present version and the next."""

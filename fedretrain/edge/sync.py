@@ -6,6 +6,7 @@ Rules of this file:
     * An assignment is verified and kept before it is followed; a withdrawn version is left before anything is fetched.
     * What cannot be had now is had next time. Only a heartbeat that nobody answers is an error.
     * After something has changed a second heartbeat says so at once.
+    * A heartbeat bears witness of the privacy ledger: of the newest head in any signed list that was ever verified here.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Syncing:
         self.visit = Visit()
         with contextlib.suppress(TrustError):  # the first visit refreshes
             self._trust.recall(runtime.store.clock.look().guess_at)
-        self._learn_key()
+        self._learn()
 
     def close(self) -> None:
         """End the connection."""
@@ -204,22 +205,30 @@ class Syncing:
         try:
             self._trust.refresh(self._runtime.store.clock.look().guess_at)
         except TrustError as error:
-            self._learn_key()
+            self._learn()
             return str(error)
-        self._learn_key()
+        self._learn()
         self.visit = replace(self.visit, trust_version=trust_version)
         return ""
 
-    def _learn_key(self) -> None:
-        """Remember the key that signs assignments: safe mode must be heard also when the list has expired."""
+    def _learn(self) -> None:
+        """Remember what outlives the list that is known: the key that signs assignments, the newest head of the privacy ledger."""
         remembered = self._runtime.remembered
+        remembered.note(lambda told: replace(told, assignment_key=self._assignment_key(told.assignment_key)))
+        with contextlib.suppress(TrustError):  # no list is known yet
+            newest = self._trust.newest_charged(self._runtime.joined.population)
+            if newest is not None:
+                head = newest.ledger_counter, newest.ledger_hash
+                remembered.note(lambda told: told.witnessing(*head))
+
+    def _assignment_key(self, known: str) -> str:
+        """By the newest root: safe mode must be heard also when the list has expired."""
         try:
-            key = self._trust.assignment_key().hex()
+            return self._trust.assignment_key().hex()
         except TrustError:
-            if remembered.value.assignment_key:
-                return
-            key = online_keys(read_root(self._runtime.joined.root.encode()).signed)["assignment"].hex()
-        remembered.note(lambda told: replace(told, assignment_key=key))
+            return (
+                known or online_keys(read_root(self._runtime.joined.root.encode()).signed)["assignment"].hex()
+            )
 
     def _installable(self, digest: str) -> TargetInfo | None:
         runtime = self._runtime
@@ -283,6 +292,8 @@ def heartbeat_of(runtime: DeviceRuntime) -> pb.HeartbeatRequest:
         conditions=conditions(
             runtime.folder, sum(serving.rules.told.values()), metered=runtime.config.metered
         ),
+        ledger_counter=told.ledger_counter,
+        ledger_hash=told.ledger_hash,
     )
 
 

@@ -251,6 +251,7 @@ def _said(request: pb.HeartbeatRequest) -> dict[str, Any]:
         "temperature_c": round(conditions.temperature_c, 1),
         "free_bytes": conditions.free_bytes,
         "num_labelled": conditions.num_labelled,
+        "ledger": [request.ledger_counter, request.ledger_hash[:_MAX_WORD]],
     }
 
 

@@ -17,7 +17,7 @@ from fedretrain.artifacts.assignment import CampaignInvite
 from fedretrain.artifacts.assignment import verify as verify_assignment
 from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.core.durable import write_whole
-from fedretrain.core.errors import FedretrainError
+from fedretrain.core.errors import FedretrainError, PrivacyError
 from fedretrain.server import alerts, announcements, fleet, presence
 from fedretrain.server.announcements import Announcement
 from fedretrain.server.assigning import renewed, signed, wanted
@@ -35,9 +35,9 @@ from fedretrain.server.registry_thread import registries_of
 from fedretrain.server.showing import view_of
 from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.sources.champion import binners_of
-from fedretrain.server.superlink import SuperLink, SuperLinkConfig, campaign_bundle
+from fedretrain.server.superlink import SuperLink, campaign_bundle, config_of
 from fedretrain.server.training_file import read_training
-from fedretrain.server.witnesses import check_ledger, witness_file
+from fedretrain.server.witnesses import Witnesses, witness_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,7 @@ class Steward:
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
         self._announced: dict[str, Announcement] = {}
         self._registries = registries_of(config)
+        self._witnesses = Witnesses(log, Path(config.folder), keys.trust, clock, config.listen.heartbeat_s)
         self._superlink: SuperLink | None = None
         self._campaigns: dict[str, CampaignProcess] = {}
         self._simulations: dict[str, Simulating] = {}
@@ -292,19 +293,18 @@ class Steward:
 
     def _see_to_campaign(self, name: str, population: Population) -> None:
         """Start, watch and end the processes of a campaign."""
-        state = population.memory.state
-        process = self._campaigns.get(name)
+        state, process = population.memory.state, self._campaigns.get(name)
         if self._see_to_central(name, population):
             return
         if state is None or state.training is None:
-            if process is not None:
-                process.stop()
-                del self._campaigns[name]
-                self._nodes.pop(name, None)
-                self._rest()
+            self._end_campaign(name)
             return
-        if process is None:  # a ledger of an earlier day spends nothing
-            check_ledger(self._log, name, Path(self._config.folder), self._keys.trust, self._clock)
+        try:  # a ledger of an earlier day spends nothing
+            if not self._witnesses.agree(population, state.kept_devices, starts=process is None):
+                return
+        except PrivacyError:
+            self._end_campaign(name)
+            raise
         wanted_name = population.models.start_campaign(
             population.memory.decision, state, population.devices, campaign_bundle().content
         )
@@ -339,8 +339,12 @@ class Steward:
             )
         return self._central[name].ensure(time.monotonic()) or not record.seeds
 
-    def _rest(self) -> None:
-        """No campaign: no SuperLink."""
+    def _end_campaign(self, name: str) -> None:
+        """End a campaign's processes, if they run. No campaign: no SuperLink."""
+        if name not in self._campaigns:
+            return
+        self._campaigns.pop(name).stop()
+        self._nodes.pop(name, None)
         if not self._campaigns and self._superlink is not None:
             self._superlink.stop()
             self._superlink = None
@@ -348,7 +352,7 @@ class Steward:
     def _new_process(self, campaign: str, population: str) -> CampaignProcess:
         folder = Path(self._config.folder)
         if self._superlink is None:
-            self._superlink = SuperLink(self._superlink_config(), folder / "flower")
+            self._superlink = SuperLink(config_of(self._config.flower, self._keys), folder / "flower")
         files = CampaignFiles(
             database=self._config.database_url,
             store=store_places(self._config)[1],
@@ -357,15 +361,6 @@ class Steward:
             witness=witness_file(folder, population),
         )
         return CampaignProcess(campaign, self._log, self._superlink, files, clock=self._clock)
-
-    def _superlink_config(self) -> SuperLinkConfig:
-        flower = self._config.flower
-        host, port = flower.fleet.rsplit(":", 1)
-        if flower.development:
-            return SuperLinkConfig(host, int(port), insecure=True)
-        return SuperLinkConfig(
-            host, int(port), self._keys.server_certificate, self._keys.server_key, self._keys.authority_file
-        )
 
     def _nodes_file(self, population: str) -> Path:
         """Numbers are a population's own: two that train at once have a file each."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from fedretrain.server.config import Flower
+    from fedretrain.server.keys import Keys
+
 _HEALTHY_S = 60.0
 _LOOK_S = 0.1
 _PROBE_S = 2.0
@@ -133,6 +136,14 @@ class SuperLinkConfig:
             *("--ssl-certfile", str(self.certificate), "--ssl-keyfile", str(self.private_key)),
             *("--ssl-ca-certfile", str(self.root_certificates), "--enable-supernode-auth"),
         )
+
+
+def config_of(flower: Flower, keys: Keys) -> SuperLinkConfig:
+    """How the SuperLink of a coordinator runs."""
+    host, port = flower.fleet.rsplit(":", 1)
+    if flower.development:
+        return SuperLinkConfig(host, int(port), insecure=True)
+    return SuperLinkConfig(host, int(port), keys.server_certificate, keys.server_key, keys.authority_file)
 
 
 class SuperLink:

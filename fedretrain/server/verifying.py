@@ -71,9 +71,9 @@ def verify(
             "wrong": wrong,
         }  # nobody can say which packages there should be, or what decides
     try:
-        check_ledger(log, population, Path(config.folder), trust, time.time)
+        check_ledger(log, population, Path(config.folder), trust, time.time, _kept(recalled))
     except PrivacyError as error:
-        wrong.append(error.what)
+        wrong.append(str(error))
     models = opened()
     packages, said = _packages(models)
     offered = {d for d, t in trust.installable().items() if t.population == population}
@@ -88,6 +88,15 @@ def verify(
         wrong += [f"MLflow: {one}" for one in _shown_otherwise(config, models, log, recalled)]
         checked["MLflow"] = f"{len(models.versions.by_number)} versions"
     return {"checked": checked, "wrong": wrong}
+
+
+def _kept(recalled: Callable[[], Memory]) -> frozenset[int]:
+    """Devices that are kept out; where nobody can say which, the damage is said, and every device's word counts."""
+    try:
+        state = recalled().state
+    except UserError:
+        return frozenset()
+    return frozenset() if state is None else state.kept_devices
 
 
 def _packages(models: Models) -> tuple[set[str], list[str]]:

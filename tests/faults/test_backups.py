@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import time
@@ -13,6 +14,7 @@ from fedretrain.artifacts.weights import encode_params
 from fedretrain.privacy.event import PrivacyEvent, Relation, Sampling, encode_units
 from fedretrain.privacy.file_ledger import WitnessFile
 from fedretrain.privacy.mechanism import Unit
+from fedretrain.server import fleet
 from fedretrain.server.campaign import campaign_stream
 from fedretrain.server.database_ledger import DatabaseLedger, ledger_stream
 from fedretrain.server.witnesses import witness_file
@@ -83,27 +85,48 @@ def restore(database, copy):
     keep(copy, database)
 
 
-@pytest.mark.parametrize("by", ["witness", "signed list"])
+def keep_whole(database, copy):
+    """A back-up of all that a coordinator has: database, witness file, signed list, keys, stores."""
+    shutil.copytree(database.parent, copy)
+
+
+def restore_whole(database, copy):
+    shutil.rmtree(database.parent)
+    keep_whole(copy / database.name, database.parent)
+
+
+def seen(plant):
+    """How many events of the ledger each device says that it has seen."""
+    with plant.desk.log.engine.connect() as connection:
+        return [one.heartbeat["ledger"][0] for one in fleet.everybody(connection, POPULATION)]
+
+
+@pytest.mark.parametrize("by", ["witness", "signed list", "devices"])
 def test_a_database_that_is_older_than_what_was_spent_trains_nobody(plant, by):
+    backup, bring_back = (keep_whole, restore_whole) if by == "devices" else (keep, restore)
     plant.reach("idle")
     database = plant.folder / "state" / "fedretrain.db"
     stop(plant)
-    keep(database, plant.folder / "older.db")
+    backup(database, plant.folder / f"older by {by}")
     spent = plant.desk.log.head(ledger_stream(POPULATION)).counter
     start(plant)
     for round_ in range(3):
         charge(plant, round_)
-    if by == "signed list":  # a version that was released since bears the ledger's head
+    if by != "witness":  # a version that was released since bears the ledger's head
         plant.desk.propose(encode_params(plant.desk.models.package(1).weights), OPERATOR, "once more")
         plant.until(lambda: plant.phase() == "shadow", "shadow")
         plant.reach("idle")
+        plant.until(lambda: set(seen(plant)) == {spent + 3}, "every device has seen the ledger")
     stop(plant)
-    keep(database, plant.folder / "newest.db")
-    restore(database, plant.folder / "older.db")
+    backup(database, plant.folder / f"newest by {by}")
+    bring_back(database, plant.folder / f"older by {by}")
+    witness, away = witness_file(plant.folder / "state", POPULATION), plant.folder / "witness.json"
     if by == "signed list":
-        witness_file(plant.folder / "state", POPULATION).unlink()
+        witness.rename(away)
     before = len(said(plant))
     start(plant)
+    if by == "devices":  # who else would know
+        plant.until(lambda: set(seen(plant)) == {spent + 3}, "every device says what it has seen")
     plant.desk.retrain(OPERATOR, "on an old database")
     plant.until(lambda: len(said(plant)) > before, "it is said why nobody is trained")
     line = said(plant)[-1]
@@ -117,7 +140,9 @@ def test_a_database_that_is_older_than_what_was_spent_trains_nobody(plant, by):
     assert plant.desk.log.head(ledger_stream(POPULATION)).counter == spent
     assert plant.serving() == {1: len(DEVICES)}
     stop(plant)
-    restore(database, plant.folder / "newest.db")
+    bring_back(database, plant.folder / f"newest by {by}")
+    if by == "signed list":
+        away.rename(witness)
     start(plant)
     assert plant.desk.verify()["wrong"] == []
     plant.until(lambda: plant.serving() == {1: len(DEVICES)}, "every device serves the champion")

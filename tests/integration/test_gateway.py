@@ -64,6 +64,7 @@ def test_a_device_enrols_and_is_heard(here):
     with here.engine.connect() as connection:
         device = fleet.find(connection, "p", "a")
     assert device.heartbeat["serves"] == "ab"
+    assert device.heartbeat["ledger"] == [0, ""]  # an agent of the version before says nothing of it
     assert device.traits.site == "north"
     assert device.seen_at > 0
 
@@ -79,12 +80,15 @@ def test_devices_are_heard_sooner_while_it_is_announced(here):
 def test_what_a_device_says_of_itself_is_short(here):
     client = here.client(here.join("a"))
     long = "f" * 50_000
-    client.heartbeat(_heartbeat(serves=long, shadows=long, refused=long, holds=[long] * 100))
+    client.heartbeat(
+        _heartbeat(serves=long, shadows=long, refused=long, holds=[long] * 100, ledger_hash=long)
+    )
     here.peers.flush()
     with here.engine.connect() as connection:
         kept = fleet.find(connection, "p", "a").heartbeat
     assert [len(kept[key]) for key in ("serves", "shadows", "refused")] == [64, 64, 64]
     assert [len(one) for one in kept["holds"]] == [64] * 64
+    assert len(kept["ledger"][1]) == 64
 
 
 def test_an_assignment_reaches_its_device_alone(here):

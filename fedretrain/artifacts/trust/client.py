@@ -5,6 +5,7 @@ Rules of this file:
     * Time is an argument. A clock that is before the last signed time cannot tell what has expired, so it blocks too.
     * Files come through a callable of the caller's, which sets the deadline of each; only names of a closed set are asked for, and no more bytes than a file may have.
     * What a refresh refused leaves the list as it was, until that expires.
+    * An expired list installs nothing, and still bears witness of what was signed.
     * Delegations are not followed: one signed list says everything.
 """
 
@@ -25,6 +26,7 @@ from fedretrain.artifacts.trust.words import (
     TrustError,
     as_time,
     check_name,
+    newest_charged,
     package_path,
 )
 from fedretrain.core.durable import sync_folder, write_whole
@@ -117,6 +119,15 @@ class TrustClient:
         target = held.targets.targets.get(path)
         info = None if target is None else TargetInfo.from_target(target)
         return info if info is not None and info.population == population else None
+
+    def newest_charged(self, population: str) -> TargetInfo | None:
+        """What bears the newest head of a population's privacy ledger, of the list that was verified last; None where nothing does.
+
+        Raises:
+            TrustError: If nothing was refreshed or recalled, or a target cannot be read.
+        """
+        targets = self._known().targets.targets.values()
+        return newest_charged(map(TargetInfo.from_target, targets), population)
 
     def assignment_key(self) -> bytes:
         """The raw public key that signs assignments, by the newest root known. Refresh when an assignment is refused: it may have been rotated.

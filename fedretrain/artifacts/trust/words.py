@@ -21,7 +21,7 @@ from fedretrain.core.errors import DataError
 from fedretrain.core.ids import is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 SIGNED_AT = "x-fedretrain-signed-at"
 """Field of a timestamp: whole seconds since the epoch at which it was signed. TUF's own fields say only when it expires."""
@@ -153,6 +153,12 @@ class TargetInfo:
         if found.to_target() != target:
             raise TrustError(Block.MALFORMED, f"target {target.path!r:.100} says more than a target should")
         return found
+
+
+def newest_charged(targets: Iterable[TargetInfo], population: str) -> TargetInfo | None:
+    """The target that bears the newest head of a population's privacy ledger; None where none bears any."""
+    charged = (one for one in targets if one.population == population and one.ledger_counter)
+    return max(charged, key=lambda one: one.ledger_counter, default=None)
 
 
 def package_path(digest: str) -> str:

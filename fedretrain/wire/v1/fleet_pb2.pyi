@@ -75,7 +75,7 @@ class RenewReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("protocol", "agent_version", "installation", "boot", "clock_at", "clock_trusted", "serves", "shadows", "counter", "healthy", "refused", "refused_reason", "holds", "pending_records", "conditions")
+    __slots__ = ("protocol", "agent_version", "installation", "boot", "clock_at", "clock_trusted", "serves", "shadows", "counter", "healthy", "refused", "refused_reason", "holds", "pending_records", "conditions", "ledger_counter", "ledger_hash")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTALLATION_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,8 @@ class HeartbeatRequest(_message.Message):
     HOLDS_FIELD_NUMBER: _ClassVar[int]
     PENDING_RECORDS_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_COUNTER_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_HASH_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     agent_version: str
     installation: str
@@ -106,7 +108,9 @@ class HeartbeatRequest(_message.Message):
     holds: _containers.RepeatedScalarFieldContainer[str]
     pending_records: int
     conditions: Conditions
-    def __init__(self, protocol: _Optional[int] = ..., agent_version: _Optional[str] = ..., installation: _Optional[str] = ..., boot: _Optional[int] = ..., clock_at: _Optional[float] = ..., clock_trusted: _Optional[bool] = ..., serves: _Optional[str] = ..., shadows: _Optional[str] = ..., counter: _Optional[int] = ..., healthy: _Optional[bool] = ..., refused: _Optional[str] = ..., refused_reason: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., pending_records: _Optional[int] = ..., conditions: _Optional[_Union[Conditions, _Mapping]] = ...) -> None: ...
+    ledger_counter: int
+    ledger_hash: str
+    def __init__(self, protocol: _Optional[int] = ..., agent_version: _Optional[str] = ..., installation: _Optional[str] = ..., boot: _Optional[int] = ..., clock_at: _Optional[float] = ..., clock_trusted: _Optional[bool] = ..., serves: _Optional[str] = ..., shadows: _Optional[str] = ..., counter: _Optional[int] = ..., healthy: _Optional[bool] = ..., refused: _Optional[str] = ..., refused_reason: _Optional[str] = ..., holds: _Optional[_Iterable[str]] = ..., pending_records: _Optional[int] = ..., conditions: _Optional[_Union[Conditions, _Mapping]] = ..., ledger_counter: _Optional[int] = ..., ledger_hash: _Optional[str] = ...) -> None: ...
 
 class Conditions(_message.Message):
     __slots__ = ("on_power", "metered", "temperature_c", "free_bytes", "num_labelled")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedretrain.artifacts.assignment import Assignment, CampaignInvite
+from fedretrain.core.build import plain
 from fedretrain.core.errors import DataError
 from fedretrain.edge.memory import COPY, MEMORY, Memory, MemoryFile
 
@@ -83,3 +84,24 @@ def test_a_refresh_that_was_done_is_remembered_whatever_is_told_later(tmp_path):
     file.change(lambda memory: memory.told(assignment(2, refresh=0)))
     found = MemoryFile(tmp_path).value
     assert (found.refresh, found.refreshed) == (0, 2)
+
+
+def test_the_ledger_that_was_seen_only_goes_forwards_and_its_hash_stays(tmp_path):
+    file = MemoryFile(tmp_path)
+    for counter, hash_ in [(3, "c"), (2, "b"), (3, "x"), (0, "")]:
+        file.change(lambda memory, head=(counter, hash_): memory.witnessing(*head))
+        file = MemoryFile(tmp_path)
+        assert (file.value.ledger_counter, file.value.ledger_hash) == (3, "c")
+    file.change(lambda memory: memory.witnessing(4, "d").told(assignment(2)))
+    assert (file.value.ledger_counter, file.value.ledger_hash) == (4, "d")
+
+
+def test_a_memory_of_an_earlier_version_has_seen_no_ledger(tmp_path, monkeypatch):
+    def older(value):
+        return {key: one for key, one in plain(value).items() if not key.startswith("ledger_")}
+
+    monkeypatch.setattr("fedretrain.edge.memory.plain", older)
+    MemoryFile(tmp_path).change(lambda memory: memory.told(assignment(5)))
+    found = MemoryFile(tmp_path)
+    assert not found.was_lost
+    assert (found.value.counter, found.value.ledger_counter, found.value.ledger_hash) == (5, 0, "")

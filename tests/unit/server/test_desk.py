@@ -23,6 +23,7 @@ from fedretrain.coordinator.cycle_evidence import Propose, Retrain, Withdraw
 from fedretrain.retraining.config import Strategy, Where
 from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
+from fedretrain.rollout.quarantine import QuarantineEvent, QuarantineEventKind, Subject
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.server import fleet, memory, orders, refreshes, validations, versions
 from fedretrain.server.account import account
@@ -133,6 +134,29 @@ def test_an_edited_version_is_named_beside_what_else_is_wrong(furnished):
     first, second = _wrong(furnished)
     assert first.startswith("population/pumps/versions: record 1")
     assert second == f"the file {digest} is damaged"
+
+
+def test_a_ledger_that_a_device_has_seen_more_of_is_named_until_the_device_is_kept_out(furnished):
+    furnished.begin()
+    furnished.enrol("liar", 1.0, {"ledger": [2, "f" * 64]})
+    (one,) = _wrong(furnished)
+    assert "has 0 events, liar saw 2 in a signed list: an old copy" in one
+    assert "restore the newest copy" in one
+    out = QuarantineEvent(QuarantineEventKind.ENTERED, Subject.DEVICE, 0, 2.0, "it lies", by="anna")
+    log = furnished.log()
+    log.append(memory.stream("pumps"), [CycleEvent(2.0, out).to_record()], at=2.0)
+    log.engine.dispose()
+    said = furnished.on("verify", "--json")
+    assert said.json["wrong"] == []
+
+
+def test_where_nobody_knows_who_is_kept_out_every_device_s_word_counts(furnished):
+    furnished.begin()
+    furnished.enrol("a", 1.0, {"ledger": [2, "f" * 64]})
+    _edit(furnished, memory.stream("pumps"), "{}")
+    first, second = _wrong(furnished)
+    assert first.startswith(f"{memory.stream('pumps')}: record 1")
+    assert "a saw 2 in a signed list" in second
 
 
 def test_a_version_whose_package_is_another_one_is_named(furnished):

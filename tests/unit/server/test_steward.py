@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedretrain.core.errors import ConfigError
+from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.server.event_log import EventLog, FencedError
@@ -179,6 +179,52 @@ def test_a_central_retrain_keeps_the_campaign_waiting_until_it_has_a_seed_for_it
     state.training = None
     assert not steward._see_to_central("a", population)
     assert seen == ["begun a-2", "stopped"]
+
+
+class _Running:
+    """A campaign's process, and the SuperLink that it needs."""
+
+    campaign = "p-2"
+
+    def __init__(self):
+        self.seen = []
+
+    def ensure(self, now):
+        self.seen.append("ensured")
+
+    def stop(self):
+        self.seen.append("stopped")
+
+
+def test_a_ledger_that_a_witness_contradicts_ends_the_campaign_and_stays_without(steward, monkeypatch):
+    said, process = [False, True, True, PrivacyError("an old copy"), PrivacyError("an old copy")], _Running()
+    asked = []
+
+    def agree(population, kept, *, starts):
+        asked.append((kept, starts))
+        word = said.pop(0)
+        if isinstance(word, PrivacyError):
+            raise word
+        return word
+
+    state = SimpleNamespace(training=SimpleNamespace(version=2), kept_devices=frozenset({3}))
+    models = SimpleNamespace(start_campaign=lambda *_: "p-2", central=lambda *_: None)
+    memory = SimpleNamespace(state=state, decision=None)
+    population = SimpleNamespace(memory=memory, models=models, devices=())
+    monkeypatch.setattr(steward._witnesses, "agree", agree)
+    monkeypatch.setattr(steward, "_new_process", lambda campaign, name: process)
+    monkeypatch.setattr(steward, "_admit", lambda: None)
+    monkeypatch.setattr("fedretrain.server.steward.campaign_bundle", lambda: SimpleNamespace(content=b""))
+    for _ in range(3):
+        steward._see_to_campaign("a", population)
+    assert process.seen == ["ensured", "ensured"]  # the first time devices had not spoken yet
+    for _ in range(2):
+        with pytest.raises(PrivacyError, match="an old copy"):
+            steward._see_to_campaign("a", population)
+    assert process.seen == ["ensured", "ensured", "stopped"]
+    assert [starts for _, starts in asked] == [True, True, False, False, True]
+    assert {kept for kept, _ in asked} == {frozenset({3})}
+    assert not steward._nodes
 
 
 def test_on_a_damaged_database_nobody_decides(steward):
