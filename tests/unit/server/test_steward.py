@@ -20,7 +20,8 @@ class _Silent:
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault, self.turns = fault, 0
-        self.memory, self.trouble, self.telemetry = SimpleNamespace(state=None), None, None
+        self.memory = SimpleNamespace(state=None, is_exposed=False)
+        self.trouble, self.telemetry = None, None
         self.examiner = SimpleNamespace(question=None)
         self.devices = ()
         self.is_asked = False
