@@ -31,7 +31,7 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
         where: The dotted key of `values`, for messages.
 
     Raises:
-        ConfigError: If a key is unknown or a value is not of its type.
+        ConfigError: If a key is unknown or missing, or a value is not of its type.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"a group of keys was expected, not {values!r}", where=where or "configuration")
@@ -41,6 +41,13 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
             raise ConfigError(
                 f"there is no key {key!r}", where=where or "configuration", fix=_near(str(key), fields)
             )
+    missing = [name for name, field in fields.items() if name not in values and _is_needed(field)]
+    if missing:
+        raise ConfigError(
+            f"there is no {' and no '.join(missing)}",
+            where=where or "configuration",
+            fix="give it: it has no default",
+        )
     hints = _hints(typing.cast("type", cls))
     built = {key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()}
     try:
@@ -49,6 +56,10 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
         raise ConfigError(error.what, where=_join(where, error.where), fix=error.fix) from error
     except TypeError as error:
         raise ConfigError(str(error), where=where or "configuration") from error
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 @lru_cache(maxsize=1024)

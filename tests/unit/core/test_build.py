@@ -75,3 +75,17 @@ def test_off_means_off_though_yaml_reads_false():
     assert build(Lamp, {"mode": False}) == Lamp(Switched.OFF)
     with pytest.raises(ConfigError, match="'on' is not one of off, near"):
         build(Lamp, {"mode": True})
+
+
+@dataclass(frozen=True)
+class Needy:
+    first: int
+    second: int
+    third: int = 3
+
+
+def test_what_has_no_default_and_is_not_given_is_named():
+    with pytest.raises(ConfigError) as caught:
+        build(Needy, {"third": 1}, where="needs")
+    assert str(caught.value) == "there is no first and no second [needs] - give it: it has no default"
+    assert build(Needy, {"first": 1, "second": 2}) == Needy(1, 2)
