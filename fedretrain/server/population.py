@@ -20,7 +20,7 @@ from fedretrain.coordinator.cycle import Evidence, Trained
 from fedretrain.coordinator.looking import Looking
 from fedretrain.coordinator.signals import Facts
 from fedretrain.coordinator.watching import Watching
-from fedretrain.core.errors import DataError
+from fedretrain.core.errors import ConfigError, DataError, PrivacyError, UserError
 from fedretrain.core.frozen import freeze, thaw
 from fedretrain.retraining.signals import Signals
 from fedretrain.rollout.assignment import exposure
@@ -108,7 +108,7 @@ class Population:
                 (0, 0) if look is None else look[:2],
             )
         self.examiner = Examiner(name, models, log, fence)
-        self.trouble: DataError | None = None
+        self.trouble: UserError | None = None
 
     def is_waiting(self) -> bool:
         """Whether something waits for the next tick: records of a long backlog, or what somebody has ordered."""
@@ -228,7 +228,10 @@ class Population:
         if watching is not None:
             watching.keep_out(state.kept_devices, now)
         views = () if watching is None else watching.views(state.monitor, now)
-        signals = self._signals(told)
+        try:
+            signals = self._signals(told)
+        except (ConfigError, PrivacyError) as error:  # such as too few devices for a cohort
+            self.trouble, signals = error, None
         evidence = Evidence(
             views=views,
             baseline=None if watching is None else watching.baseline,

@@ -9,7 +9,7 @@ import pytest
 from fedretrain.artifacts.manifest import TrainingRecord
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.weights import encode_params
-from fedretrain.coordinator.cycle import Propose
+from fedretrain.coordinator.cycle import Propose, Retrain
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.coordinator.roles import Roles
 from fedretrain.core.ids import ClientId
@@ -25,6 +25,7 @@ from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
 from fedretrain.server import fleet, orders
 from fedretrain.server.assigning import renewed, wanted
 from fedretrain.server.campaign import campaign_stream
+from fedretrain.server.campaign_rules import CampaignRules, PrivacyRule, SamplingRule
 from fedretrain.server.config import Population as PopulationConfig
 from fedretrain.server.config import Watching
 from fedretrain.server.database import open_database
@@ -272,6 +273,19 @@ def test_neither_a_damaged_package_nor_a_clock_that_was_set_back_keeps_an_order_
     world.population.tick(world.now - 1000.0)  # and the clock was set back
     assert world.state.safety.safe_mode
     assert world.population.trouble is not None
+
+
+@on_sqlite
+def test_a_fleet_smaller_than_the_cohort_keeps_no_order_from_counting(world):
+    world.until(lambda: world.population.telemetry is not None)
+    rules = CampaignRules(sampling=SamplingRule(cohort_size=99), privacy=PrivacyRule(1.0, 1.0, delta=1e-5))
+    world.population.models.training = TrainingFile(PLAN, rules, num_rounds=1)
+    for order in (Retrain("anna"), SafetyOrder(SafetyCommand.ENTER, "anna")):
+        orders.give(world.log, "p", order, world.now)
+    world.step()
+    assert world.population.trouble.where == "sampling.cohort_size"
+    assert world.state.safety.safe_mode
+    assert world.state.training is None
 
 
 @on_sqlite
