@@ -145,7 +145,10 @@ def _convert_sequence(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ConfigError("a number was expected, not one of so many digits", where=where) from None
     if hint is float and isinstance(value, str):
         # YAML 1.1 reads 1e-3 as text; nobody means it so.
         try:

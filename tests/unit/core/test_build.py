@@ -51,6 +51,7 @@ def test_it_builds_nested_dataclasses():
         ({"on": 1}, "on", "type bool"),
         ({"options": {"x": "y"}}, "options.x", "type int"),
         ({"inner": {"lr": float("nan")}}, "inner.lr", "NaN"),
+        ({"inner": {"lr": 10**400}}, "inner.lr", "digits"),
     ],
 )
 def test_each_mistake_is_one_line_with_its_key(values, where, words):
