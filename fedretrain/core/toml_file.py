@@ -25,7 +25,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}", where=str(path), fix="name the file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"it cannot be read: {error.strerror}", where=str(path), fix="name a file"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"it cannot be read: {error}", where=str(path), fix="write TOML") from error
 
 

@@ -31,6 +31,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_toml(tmp_path / "none.toml")
 
 
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Is a directory .* name a file"):
+        read_toml(tmp_path)
+
+
 def test_a_path_is_relative_to_the_file(tmp_path: Path) -> None:
     assert under(tmp_path, "keys/a.pem") == str(tmp_path / "keys" / "a.pem")
     assert under(tmp_path, "/etc/a.pem") == "/etc/a.pem"
