@@ -256,7 +256,7 @@ def differences(view: RegistryView, found: Found) -> list[Difference]:
     """Everything that MLflow says otherwise."""
     matched = match(view, found)
     return [
-        *(() if found.exists else (Difference(Kind.MODEL),)),
+        *(() if found.exists or not view.versions else (Difference(Kind.MODEL),)),
         *(
             one
             for version in view.versions
