@@ -294,7 +294,8 @@ def _reading(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
             told = desk_of(arguments).ordered()
             return say(arguments, told, "\n".join(_order_line(one) for one in told))
         found = desk_of(arguments).events(arguments.after)
-        return say(arguments, found, "\n".join(f"{_clock(one['at'])} {one['text']}" for one in found))
+        text = "\n".join(f"{_clock(one['at'])} {one['text']}" for one in found)
+        return say(arguments, found, text or "nothing has happened")
 
     def verify(arguments: argparse.Namespace) -> int:
         found = desk_of(arguments).verify()

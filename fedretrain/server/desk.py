@@ -8,7 +8,6 @@ Rules of this file:
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from fedretrain.coordinator.permission import refusal, unasked
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.coordinator.policy_book import current
 from fedretrain.coordinator.roles import Right
+from fedretrain.core.build import plain
+from fedretrain.core.checks import not_negative
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
@@ -150,7 +151,7 @@ class Desk:
             "drifted": state.monitor.drifted,
             "quarantined": sorted(state.quarantined),
             "kept_devices": sorted(state.kept_devices),
-            "incidents": [asdict(one) for one in state.incidents],
+            "incidents": [plain(one) for one in state.incidents],
             "refresh": refreshes.last(known.refreshes),
             "alerts": alerts.newest(self.log, self.population, _ALERTS),
             "policy_waits": policies.waits(
@@ -163,7 +164,9 @@ class Desk:
         """What has happened."""
         from fedretrain.server.memory import describe
 
-        entries = self.log.read(memory.stream(self.population), after=after)
+        not_negative("--after", after)
+        stream = memory.stream(self.population)
+        entries = self.log.read(stream, after=min(after, self.log.head(stream).counter))
         return [
             {"number": one.number, "at": one.at, "text": describe(one.record), "record": one.record}
             for one in entries
