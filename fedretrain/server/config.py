@@ -49,6 +49,13 @@ class Listen:
         object.__setattr__(self, "hosts", tuple(self.hosts))
         for key in ("control", "enrol"):
             check_address(f"listen.{key}", getattr(self, key))
+        same = self.control == self.enrol and not self.control.endswith(":0")
+        require(
+            not same,
+            f"{self.enrol} is the device API's address",
+            key="listen.enrol",
+            fix="choose another port",
+        )
         if self.public:
             check_address("listen.public", self.public)
         require(bool(self.hosts), "a certificate for no host", key="listen.hosts", fix="name one at least")

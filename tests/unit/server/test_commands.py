@@ -50,6 +50,7 @@ def test_every_command_explains_itself_with_an_example_that_it_takes(words, caps
         (("models", "withdraw", "7", "--by", "anna"), "no version 7"),
         (("rollout", "approve", "--by", " "), "--by"),
         (("status", "-p", "nobody"), "name one of pumps"),
+        (("log", "--after", "-1"), "--after"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(office, words, named):
@@ -94,6 +95,12 @@ def test_a_password_of_the_database_is_not_shown(office):
             "server.toml",
             'folder = "a"\n[populations.pumps]\npolicy = "gone.yaml"',
             "populations.pumps.policy",
+        ),
+        ("server.toml", "", "folder is not given"),
+        (
+            "server.toml",
+            'folder = "a"\n[listen]\nenrol = "127.0.0.1:7443"\n[populations.pumps]\npolicy = "policy.yaml"',
+            "listen.enrol",
         ),
         ("policy.yaml", "format: 1\nname: x\nsurprise: 1", "surprise"),
         ("training.yaml", "num_rounds: 0", "training.yaml"),
