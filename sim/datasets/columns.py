@@ -89,6 +89,8 @@ def read_columns(path: Path) -> Columns:
     Raises:
         DataError: If the file is missing, damaged, empty, or of another format.
     """
+    if path.exists() and not path.is_file():
+        raise DataError("the table is no file", where=str(path), fix="mend table.path")
     if not path.is_file():
         near = difflib.get_close_matches(
             path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], 1
@@ -127,7 +129,20 @@ def _read_frame(path: Path, suffix: str) -> Columns:
             where=str(path),
             fix="check the file",
         ) from error
+    if suffix not in {".parquet", ".pq"}:
+        _refuse_twice(path, suffix)
     return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _refuse_twice(path: Path, suffix: str) -> None:
+    """Refuse two columns of one name: pandas would rename the second, and it would be learnt from."""
+    import pandas as pd
+
+    how: Any = {"sep": None, "engine": "python"} if suffix != ".csv" else {}
+    (names,) = pd.read_csv(path, header=None, nrows=1, dtype=str, **how).to_numpy().tolist()
+    for name in names:
+        if names.count(name) > 1 and name == name:  # noqa: PLR0124 - columns without a name are told apart
+            raise DataError(f"two columns are named {name!r}", where=str(path), fix="rename one")
 
 
 def column_of(columns: Columns, name: str, role: str, path: str) -> NDArray[Any]:
@@ -234,6 +249,9 @@ def features_of(columns: Columns, spec: TableSpec, rows: int) -> tuple[NDArray[n
     asked = spec.features or [
         n for n, c in columns.items() if n not in taken and c.dtype.kind in "fiub" and c.ndim in {1, 2}
     ]
+    if not spec.features:
+        for name in columns.keys() - taken:
+            _refuse_stray_text(columns[name], name, spec.path)
     if not asked:
         raise DataError(
             "the table has no numeric column left for features",
@@ -252,6 +270,22 @@ def features_of(columns: Columns, spec: TableSpec, rows: int) -> tuple[NDArray[n
         parts.append(_feature(column, name, spec, rows))
         names.extend([name] if column.ndim == 1 else [f"{name}[{i}]" for i in range(parts[-1].shape[1])])
     return np.concatenate(parts, axis=1), tuple(names)
+
+
+def _refuse_stray_text(column: NDArray[Any], name: str, path: str) -> None:
+    """Refuse a column of numbers in which some text stands: nobody means it to be left out for that."""
+    import pandas as pd
+
+    if column.ndim != 1 or column.dtype.kind not in "OUT":
+        return
+    stray = pd.to_numeric(pd.Series(column), errors="coerce").isna().to_numpy() & ~pd.isna(column)
+    if 2 * stray.sum() < len(column) and stray.any():
+        row = int(np.argmax(stray))
+        raise DataError(
+            f"the column {name!r} has the text {str(column[row])[:40]!r} in row {row}, among numbers; {int(stray.sum())} such values",
+            where=path,
+            fix="mend or drop the rows, or name the columns to learn from in table.features=[...]",
+        )
 
 
 def _feature(column: NDArray[Any], name: str, spec: TableSpec, rows: int) -> NDArray[np.float32]:

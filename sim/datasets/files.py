@@ -98,7 +98,11 @@ def read_npz(path: Path, required: Sequence[str] = ()) -> dict[str, NDArray[Any]
     except FileNotFoundError:
         raise DataError("the file does not exist", where=str(path), fix="mend the path") from None
     except (BadZipFile, ValueError, EOFError, OSError, KeyError, zlib.error) as error:
-        reason = "it holds Python objects" if "pickle" in str(error).lower() else "it is damaged"
+        reason = (
+            "it is no npz file, or holds Python objects"
+            if "pickle" in str(error).lower()
+            else "it is damaged"
+        )
         raise DataError(
             f"the file cannot be read: {reason}", where=str(path), fix="get the file again"
         ) from error

@@ -130,6 +130,7 @@ MISTAKES = [
     ({}, edit("at", 8, None), "row 8 has no time"),
     ({}, edit("at", 8, "soon"), "neither seconds nor dates"),
     ({}, edit("flow", 3, np.inf), "'flow' has infinity in row 3"),
+    ({}, edit("flow", 3, "broken"), "'flow' has the text 'broken' in row 3, among numbers; 1 such"),
     ({}, edit("flow", 3, 1e60), "'flow' has infinity in row 3"),
     ({}, edit("pump", 9, "p9"), r"device p9 has 1 row\(s\).*table.min_rows=1"),
     (
@@ -173,6 +174,10 @@ def test_allowances_are_allowances(tmp_path):
         ("pumps.csv", b"", "cannot be read"),
         ("pumps.csv", b'a,b\n1,2\n3,"4\n', "cannot be read"),
         ("pumps.npz", b"PK\x03\x04", "damaged"),
+        ("pumps.npz", b"what", "no npz file"),
+        ("pumps.csv", b"a,b,a\n1,2,3\n", "two columns are named 'a'"),
+        ("pumps.tsv", b"a\tb\ta\n1\t2\t3\n", "two columns are named 'a'"),
+        (".", None, "the table is no file"),
     ],
 )
 def test_damaged_files_are_one_line(tmp_path, name, content, says):
