@@ -51,6 +51,7 @@ def fit_command(words: Sequence[str], *, until: str = "") -> int:
         at = 0.5 * (begin + end)
         fitted = fit(log)
         rows = fidelity(log, at)
+    out = out.resolve()  # the command below names its folder
     write_fleet(out, fitted, path.name, rows)
     _say(fitted)
     for reason, count in sorted(log.refused.items()):

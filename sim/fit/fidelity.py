@@ -69,8 +69,11 @@ class Compared:
     is_distance: bool = False
 
     def widened(self, by: float) -> Compared:
-        """With an interval so many times as wide around what was observed; a distance has that in it already."""
-        if self.is_distance:
+        """With an interval so many times as wide around what was observed; a distance has that in it already.
+
+        So has what is infinite: the delay of labels of which most never come.
+        """
+        if self.is_distance or not np.isfinite(self.observed):
             return self
         low, high = (
             self.observed - by * (self.observed - self.low),

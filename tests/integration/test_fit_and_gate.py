@@ -224,6 +224,13 @@ def test_a_fit_until_an_instant_knows_nothing_later(folder, log_path, capsys):
     assert command(["fit", str(log_path), str(path), "--until", "soon"]) == 2
 
 
+def test_the_command_that_a_fit_names_finds_the_fleet(folder, log_path, capsys, monkeypatch):
+    (folder / "conf").mkdir()
+    monkeypatch.chdir(folder / "conf")
+    assert command(["fit", str(log_path), "beside.yaml", "--until", "432000"]) == 0
+    assert f"--config-dir {folder} +conf=beside " in capsys.readouterr().out
+
+
 def gate(folder, *words):
     out = folder / "gate.json"
     out.unlink(missing_ok=True)

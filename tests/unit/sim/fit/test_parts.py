@@ -23,6 +23,7 @@ from fedretrain.wire.fleet_log import (
 from sim.devices import Traits
 from sim.fit.delay import fit_delay, waits
 from sim.fit.drift import fit_drift
+from sim.fit.fidelity import Compared
 from sim.fit.fitted import share_interval
 from sim.fit.mix import concentration, favourites, fit_mix
 from sim.fit.presence import CLUSTERS, DIURNAL, MARKOV, fit_presence
@@ -425,3 +426,10 @@ def test_a_window_fit_ignores_the_future():
     later = replace(log, arrivals=replace(log.arrivals, label=log.arrivals.label)).window(0.0, 5 * DAY)
     assert fit_delay(early) == fit_delay(later)
     assert len(waits(early).high_s) == int((log.arrivals.at < 5 * DAY).sum())
+
+
+@pytest.mark.parametrize(("observed", "low", "inside"), [(np.inf, 3.0, True), (2.0, 1.0, False)])
+def test_most_labels_that_never_come_are_predicted_by_most_that_never_come(observed, low, inside):
+    one = Compared("label delay", np.inf, observed, low, observed, "h").widened(2.0)
+    assert one.inside is inside
+    assert not np.isnan([one.low, one.high]).any()
