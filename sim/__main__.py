@@ -40,7 +40,7 @@ python -m sim --help                          this text
 --config-dir DIR adds a folder of your own configuration groups.
 Examples:
   python -m sim experiment=wisdm data_dir=DIR seeds=5
-  python -m sim method=apfl privacy=central privacy.target_epsilon=8 fleet.num_devices=2000
+  python -m sim personalization=apfl privacy=central privacy.target_epsilon=8 fleet.num_devices=2000
   python -m sim --multirun training.optimizer.lr=0.01,0.03,0.1
 """
 
@@ -53,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for a difference found by `reproduce` or a FAIL of `gate`, 2 for a user's error, 3 for a `gate` that is
-        INCONCLUSIVE, 130 for Ctrl-C.
+        INCONCLUSIVE, 130 for Ctrl-C, 141 where nobody reads on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # A simulated client is too small to be worth two threads: processes share the cores instead.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        return _command(words)
+        status = _command(words)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,6 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"stopped{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read has enough; the status is that of a process that SIGPIPE ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        print(
+            "error: this machine has too little memory - make the fleet or the model smaller", file=sys.stderr
+        )
+        return 2
+    return status
 
 
 def _command(words: list[str]) -> int:

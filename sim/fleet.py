@@ -131,6 +131,7 @@ class FleetConfig:
     def __post_init__(self) -> None:
         for name in ("num_devices", "label_alpha", "quantity_sigma", "num_sites", "num_types"):
             not_negative(f"fleet.{name}", getattr(self, name))
+        require(self.num_devices < 2**31, "must be below 2^31", key="fleet.num_devices", fix="make fewer")
         positive("fleet.rows_fraction", self.rows_fraction)
         require(
             self.rows_fraction <= 1.0, f"{self.rows_fraction} is not a fraction", key="fleet.rows_fraction"

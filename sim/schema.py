@@ -316,6 +316,8 @@ class Config:
 
     def __post_init__(self) -> None:
         checks.require(self.seeds >= 1, "must be at least 1", key="seeds")
+        fits = -(2**63) <= self.seed <= 2**63 - 1 - self.seeds
+        checks.require(fits, "is no number of 64 bits", key="seed", fix="take a smaller one")
         named = bool(self.name.strip(".")) and "/" not in self.name
         checks.require(named, "must be a file name", key="name")
         taken = self.name in {"latest", "mlartifacts"}

@@ -64,6 +64,8 @@ def refused(tmp_path, capsys, monkeypatch):
         (["campaign.num_round=3"], r"no key 'campaign.num_round' \[campaign.num_round=3\] - did you mean"),
         (["experiment=wach"], r"no experiment 'wach' .* did you mean 'watch'"),
         (["campaign.num_rounds=many"], r"int was expected, not 'many' \[campaign.num_rounds\]"),
+        (["seed=99999999999999999999"], r"no number of 64 bits \[seed\] - "),
+        (["fleet.num_devices=99999999999999999999"], r"below 2\^31 \[fleet.num_devices\] - "),
         (["hello"], r"cannot be read \[hello\]"),
         (["--foo"], r"no option '--foo' - python -m sim --help"),
         (["--config-dir"], r"--config-dir needs a value"),

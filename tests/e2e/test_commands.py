@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -115,6 +117,25 @@ def test_help_names_every_command(capsys):
         "--cfg",
     ):
         assert word in said
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_traceback():
+    said = subprocess.Popen(
+        [sys.executable, "-m", "sim", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    said.stdout.close()
+    with said.stderr:
+        assert said.stderr.read() == b""
+    assert said.wait() == 141
+
+
+def test_a_model_that_does_not_fit_into_the_memory_is_one_line(tmp_path, capsys, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("sim.experiment.run_overrides", no_memory)
+    assert command([]) == 2
+    assert "too little memory" in capsys.readouterr().err
 
 
 def test_a_task_of_ones_own_is_scaffolded_checked_and_run(tmp_path, capsys, monkeypatch):
