@@ -67,8 +67,10 @@ def parser(command: str = "") -> argparse.ArgumentParser:
 def _check_agent(path: Path) -> dict[str, str]:
     """What an agent's file says; a mistake in it is a `ConfigError`."""
     from fedretrain.edge.config import read_edge
+    from fedretrain.edge.joining import read_authority
 
     config = read_edge(path)
+    read_authority(config)
     names = ", ".join(device.name for device in config.devices)
     found = {"folder": config.folder, "enrol": config.enrol, "authority": config.authority, "devices": names}
     return found | {"at rest": config.at_rest.says}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.x509 import load_pem_x509_certificates
+
 from fedretrain.artifacts.encryption import create_key as create_sealing_key
 from fedretrain.artifacts.encryption import load_key as load_sealing_key
 from fedretrain.artifacts.encryption import public_half
@@ -112,7 +114,7 @@ def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
             sealing_key=_sealing_half(folder),
         ),
     )
-    reply = enrol(config.enrol, _authority(config), request)
+    reply = enrol(config.enrol, read_authority(config), request)
     joined = Joined(
         reply.population,
         reply.device,
@@ -217,15 +219,28 @@ def _token(device: DeviceConfig) -> str:
         ) from error
 
 
-def _authority(config: EdgeConfig) -> bytes:
+def read_authority(config: EdgeConfig) -> bytes:
+    """PEM of the fleet's authority.
+
+    Raises:
+        ConfigError: If the file cannot be read, or holds no certificate: gRPC would call the coordinator unavailable.
+    """
     try:
-        return Path(config.authority).read_bytes()
+        content = Path(config.authority).read_bytes()
+        load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise ConfigError(
+            "the fleet's authority is no certificate",
+            where=config.authority,
+            fix="copy the server's ca.pem there",
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"the fleet's authority cannot be read: {error.strerror}",
             where=config.authority,
             fix="copy the server's ca.pem there",
         ) from error
+    return content
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -80,7 +80,7 @@ def _config(
         from fedretrain.server.config_check import check_config
 
         values = read_toml(arguments.file)
-        is_agent = "devices" in values and "populations" not in values
+        is_agent = bool(values.keys() & {"devices", "enrol"}) and "populations" not in values
         found = (check_agent if is_agent else check_config)(arguments.file)
         return say(arguments, found, "\n".join(f"{key}: {value}" for key, value in found.items()))
 

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from fedretrain.artifacts.identity import FleetAuthority
 from fedretrain.cli import main, parser
 from fedretrain.server import orders
 from fedretrain.server.examples import EXAMPLES, leaves
@@ -96,7 +97,7 @@ def test_a_password_of_the_database_is_not_shown(office):
             'folder = "a"\n[populations.pumps]\npolicy = "gone.yaml"',
             "populations.pumps.policy",
         ),
-        ("server.toml", "", "folder is not given"),
+        ("server.toml", "", "there is no folder"),
         (
             "server.toml",
             'folder = "a"\n[listen]\nenrol = "127.0.0.1:7443"\n[populations.pumps]\npolicy = "policy.yaml"',
@@ -120,10 +121,23 @@ def test_an_agents_file_is_checked_too(office):
     file = office.folder / "edge.toml"
     text = 'folder = "agent"\nenrol = "{}"\nauthority = "ca.pem"\n[[devices]]\nname = "d1"\ntoken = "t"\n'
     file.write_text(text.format("127.0.0.1:7444"))
+    (office.folder / "ca.pem").write_bytes(FleetAuthority(office.folder, now=0.0).certificate)
     found = office.type("config", "check", file, "--json").json
     assert found["at rest"] == "encrypted, key beside the stores"
     assert (found["devices"], found["authority"]) == ("d1", str(office.folder / "ca.pem"))
     file.write_text(text.format("nowhere"))
+    assert "'nowhere' is no address" in _refused(office, file)
+    file.write_text('enrol = "127.0.0.1:7444"\n')
+    assert "there is no folder" in _refused(office, file)
+    file.write_text(text.format("127.0.0.1:7444"))
+    (office.folder / "ca.pem").write_bytes(b"-----BEGIN")
+    assert "authority is no certificate" in _refused(office, file)
+    (office.folder / "ca.pem").unlink()
+    assert "authority cannot be read" in _refused(office, file)
+
+
+def _refused(office, file):
     said = office.type("config", "check", file)
-    assert (said.status, len(list(lines(said.err)))) == (2, 1)
-    assert "'nowhere' is no address" in said.err
+    (line,) = lines(said.err)
+    assert said.status == 2
+    return line
