@@ -26,11 +26,12 @@ class NamedPolicy:
     policy: Policy
 
 
-def load_policy(name: str) -> Policy:
+def load_policy(name: str, modes: tuple[str, ...] = ()) -> Policy:
     """The policy of a file, or a shipped one.
 
     Args:
         name: A path, or a name under ``conf/policy``.
+        modes: What else could have been meant, for the message.
 
     Raises:
         ConfigError: If there is no such file, it is no policy, or nobody could watch under it.
@@ -38,9 +39,9 @@ def load_policy(name: str) -> Policy:
     import yaml
 
     shipped = config_folder() / "policy"
-    path = Path(name) if Path(name).suffix in {".yaml", ".yml", ".json"} else shipped / f"{name}.yaml"
+    path = Path(name) if Path(name).suffix else shipped / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(file.stem for file in shipped.glob("*.yaml"))
+        known = [*modes, *sorted(file.stem for file in shipped.glob("*.yaml"))]
         close = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
             f"there is no policy {name!r}",
@@ -48,12 +49,14 @@ def load_policy(name: str) -> Policy:
             fix=f"did you mean {close[0]!r}?" if close else f"give a file, or one of {', '.join(known)}",
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         line = str(error).splitlines()[0]
         raise ConfigError(
             f"the policy cannot be read: {line}", where=str(path), fix="write it as YAML"
         ) from error
+    if not isinstance(values, dict):
+        raise ConfigError("it holds no keys", where=str(path), fix="write KEY: VALUE lines")
     where = str(path) if path.parent != shipped else f"policy {path.stem}"
     policy = read_policy(values, where=where)
     if policy.telemetry is TelemetryMode.OFF:
@@ -74,7 +77,7 @@ def policies_of(config: LifetimeConfig) -> tuple[NamedPolicy, ...]:
     base = load_policy(config.policy)
     found = []
     for name in config.policies:
-        policy = base.with_mode(Mode(name)) if name in MODES else load_policy(name)
+        policy = base.with_mode(Mode(name)) if name in MODES else load_policy(name, MODES)
         found.append(NamedPolicy(name if name in MODES else policy.name, policy))
     names = [one.name for one in found]
     if len(set(names)) != len(names):

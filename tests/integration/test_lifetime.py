@@ -250,7 +250,7 @@ def test_every_epsilon_that_is_printed_says_delta_unit_and_relation(words, tmp_p
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["policies=[hybird]"], "there is no policy 'hybird'"),
+        (["policies=[hybird]"], "there is no policy 'hybird' [policy] - did you mean 'hybrid'?"),
         (["policy=nowhere.yaml"], "there is no policy 'nowhere.yaml'"),
         (["policies=[hybrid,hybrid]"], "a policy is named twice"),
         (["++arms.a.title=A"], "a lifetime compares policies, not arms"),

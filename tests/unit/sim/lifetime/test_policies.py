@@ -52,6 +52,19 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(tmp_path):
     assert "there is no policy" in refusal(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.yaml", b"", "it holds no keys"),
+        ("a.yaml", b"- 1", "it holds no keys"),
+        ("a.csv", b"\xff", "cannot be read"),
+    ],
+)
+def test_a_file_without_a_policy_is_refused_as_a_server_does(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    assert said in refusal(tmp_path / name)
+
+
 def test_a_misspelt_key_is_named_with_its_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("retraining: {intervall_s: 5}\n")
