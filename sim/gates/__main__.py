@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,22 @@ if TYPE_CHECKING:
 
     from fedretrain.coordinator.policy import Policy
 
+USAGE = f"""\
+python -m sim.gates [KEY=VALUE ...]   what gates see and miss, by Monte-Carlo; json=FILE writes a JSON line for each case too
+
+keys, lists as 1000,5000: {", ".join(field.name for field in fields(GatesConfig))}"""
 _WINDOWS_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _LISTS = ("num_devices", "correlations", "events_per_day", "controllers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; 0, or 2 for a user's error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h"} & set(words):
+        print(USAGE)
+        return 0
     try:
-        config, file = read(list(sys.argv[1:] if argv is None else argv))
+        config, file = read(words)
         run(config, file)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

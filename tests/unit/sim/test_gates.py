@@ -202,3 +202,8 @@ def test_bad_input_is_one_line(capsys):
     config, file = read(["num_devices=10,20", "seed=3"])
     assert (config.num_devices, config.seed, file) == ((10, 20), 3, None)
     assert Candidate("x").served(np.array([0.5]), np.zeros(1, np.int64))[0] == 0.5
+
+
+def test_help_names_every_key(capsys):
+    assert main(["--help"]) == 0
+    assert "num_rollouts, num_devices" in capsys.readouterr().out
