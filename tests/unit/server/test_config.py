@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fedretrain.coordinator.roles import Right
 from fedretrain.core.errors import ConfigError
+from fedretrain.edge.config import read_edge
 from fedretrain.server.config import read_server
 
 WHOLE = """
@@ -81,3 +84,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_database_that_is_not_supported_is_named(tmp_path, url):
     with pytest.raises(ConfigError, match="database"):
         read_server(_written(tmp_path, f'database = "{url}"\n' + WHOLE))
+
+
+def test_the_files_of_the_readme_are_read(tmp_path):
+    readme = Path(__file__).parents[3] / "README.md"
+    server, edge = (text.partition("```")[0] for text in readme.read_text().split("```toml\nfolder")[1:])
+    for name in ("policy.yaml", "training.yaml", "features.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "server.toml").write_text("folder" + server)
+    assert list(read_server(tmp_path / "server.toml").populations) == ["pumps"]
+    (tmp_path / "edge.toml").write_text("folder" + edge)
+    assert [device.name for device in read_edge(tmp_path / "edge.toml").devices] == ["pump-1"]
