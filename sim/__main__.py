@@ -18,6 +18,7 @@ from fedretrain.core.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a RuntimeError that names it where memory is short
 USAGE = """\
 python -m sim [KEY=VALUE ...]                 run an experiment (experiment=watch unless another is named)
 python -m sim --multirun KEY=A,B [...]        one run for each combination, in parallel on one shared Ray
@@ -78,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has enough; the status is that of a process that SIGPIPE ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and _ALLOCATOR not in str(error):
+            raise
         print(
             "error: this machine has too little memory - make the fleet or the model smaller", file=sys.stderr
         )

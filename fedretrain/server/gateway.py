@@ -27,7 +27,7 @@ from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from fedretrain.artifacts.identity import DeviceIdentity
     from fedretrain.server.annotation_store import Annotations
@@ -41,9 +41,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 OLDEST_PROTOCOL = 1
 CHUNK_BYTES = 256 * 1024
-ACCEPTING = 4
-"""Servers behind the device API's one address (SO_REUSEPORT). Each takes one call in a turn of the event loop and, from a thousand that
-wait on, refuses what comes: one alone was full at 460 calls a second, with time to spare."""
+ACCEPTING = 8
+"""Servers behind the device API's one address (SO_REUSEPORT). Each takes one call in a turn of the event loop: one alone was full at 460 calls a
+second, with time to spare."""
+_MOST_WAITING = 4000
+"""Calls of enrolled devices that wait at each of these. From a thousand on gRPC refuses what comes, as cancelled: of ten thousand devices that had
+something new to do at once, thousands were then not heard for another heartbeat, though all could have been answered within a second or two."""
 HASTE = 2.0 / 3.0
 """While a candidate serves somewhere, devices are heard after so much of the usual time: an order to go back then reaches them within that
 time, the seconds included in which thousands of assignments are signed."""
@@ -278,6 +281,15 @@ def _options() -> list[tuple[str, int]]:
     ]
 
 
+def _patient() -> list[tuple[str, int]]:
+    """For enrolled devices, of whom each has its quota."""
+    return [
+        *_options(),
+        ("grpc.server.max_pending_requests", _MOST_WAITING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_WAITING),
+    ]
+
+
 @dataclass(frozen=True)
 class Tls:
     """What a server shows and whom it trusts.
@@ -313,20 +325,32 @@ async def serve(
     """
     pair = [(tls.key, tls.certificate)]
     mutual = grpc.ssl_server_credentials(pair, root_certificates=tls.authority, require_client_auth=True)
-    servers, ports = [], []
-    for service, credentials, address, count in (
-        (gateway, mutual, control, ACCEPTING),
-        (enrolment, grpc.ssl_server_credentials(pair), enrol, 1),
-    ):
-        port = 0
-        for _ in range(count):
-            server = grpc.aio.server(options=_options())
-            rpc.add_FleetControlServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-            port = _bound(server, f"{address.rpartition(':')[0]}:{port}" if port else address, credentials)
-            await server.start()
-            servers.append(server)
-        ports.append(port)
+    servers: list[grpc.aio.Server] = []
+    ports = []
+    try:
+        for service, credentials, address, options, count in (
+            (gateway, mutual, control, _patient(), ACCEPTING),
+            (enrolment, grpc.ssl_server_credentials(pair), enrol, _options(), 1),
+        ):
+            port = 0
+            for _ in range(count):
+                server = grpc.aio.server(options=options)
+                servers.append(server)
+                rpc.add_FleetControlServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+                again = f"{address.rpartition(':')[0]}:{port}" if port else address
+                port = _bound(server, again, credentials)
+                await server.start()
+            ports.append(port)
+    except UserError:
+        await stop(servers, 0.0)
+        raise
     return servers, (ports[0], ports[1])
+
+
+async def stop(servers: Sequence[grpc.aio.Server], grace_s: float) -> None:
+    """End servers; calls under way have so long."""
+    for server in servers:
+        await server.stop(grace_s)
 
 
 def _bound(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:

@@ -34,7 +34,7 @@ from fedretrain.server.config import read_server
 from fedretrain.server.database import DatabaseDamagedError, open_database
 from fedretrain.server.enrolment import Enrolling, Told
 from fedretrain.server.event_log import EventLog
-from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
+from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve, stop
 from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.peers import POLL_S, Peers
 from fedretrain.server.quota import Quotas
@@ -111,9 +111,10 @@ class GatewayProcess:
             self._keys.server_certificate.read_bytes(),
             self._keys.authority.certificate,
         )
-        self._servers, _ = await serve(gateway, Enrolment(enrolling.enrol), tls, listen.control, listen.enrol)
-        _log.info("devices: %s, enrolment: %s", listen.control, listen.enrol)
         try:
+            enrolment = Enrolment(enrolling.enrol)
+            self._servers, _ = await serve(gateway, enrolment, tls, listen.control, listen.enrol)
+            _log.info("devices: %s, enrolment: %s", listen.control, listen.enrol)
             gc.collect()
             gc.freeze()  # see `coordinator`: what was imported stays
             await self._follow()
@@ -190,8 +191,7 @@ class GatewayProcess:
         return True
 
     async def _close(self) -> None:
-        for server in self._servers:
-            await server.stop(1.0)
+        await stop(self._servers, 1.0)
         # A database that is damaged or away must not hide why the process ends: heartbeats come again.
         with contextlib.suppress(DatabaseDamagedError, *_FOR_A_WHILE):
             await asyncio.to_thread(self._peers.flush)

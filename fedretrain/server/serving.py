@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedretrain.core.child import Child, Command, leashed
 from fedretrain.core.ending import run_until_signals
 from fedretrain.core.log_lines import log_lines
+from fedretrain.server.addresses import check_free
 from fedretrain.server.config import read_server
 from fedretrain.server.coordinator import Coordinator
 from fedretrain.server.database import check_pages, open_database
@@ -34,6 +35,8 @@ def run_server(path: Path, *, as_json: bool = False) -> int:
     """
     log_lines(as_json=as_json)
     config = read_server(path)
+    for address in (config.listen.control, config.listen.enrol):
+        check_free(address)
     clock = SteadyClock()
     keys = open_keys(config, clock())
     engine = open_database(config.database_url)

@@ -129,9 +129,16 @@ def test_a_reader_that_has_enough_ends_the_command_without_a_traceback():
     assert said.wait() == 141
 
 
-def test_a_model_that_does_not_fit_into_the_memory_is_one_line(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory"),
+    ],
+)
+def test_a_model_that_does_not_fit_into_the_memory_is_one_line(tmp_path, capsys, monkeypatch, error):
     def no_memory(*_, **__):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("sim.experiment.run_overrides", no_memory)
     assert command([]) == 2
