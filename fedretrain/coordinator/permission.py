@@ -13,7 +13,7 @@ from fedretrain.coordinator.cycle_evidence import Discard, Propose, Resubmit, Se
 from fedretrain.coordinator.roles import Right
 from fedretrain.rollout.ascent import next_step
 from fedretrain.rollout.causes import ApprovalPoint, Phase
-from fedretrain.rollout.evidence import Answer, Approval
+from fedretrain.rollout.evidence import Answer, Approval, Command
 from fedretrain.rollout.quarantine import Release, Subject
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
 from fedretrain.rollout.stops import RULES_BASELINE
@@ -35,6 +35,8 @@ _POINTS = {
     ApprovalPoint.RAMP: Right.APPROVE_RAMP,
     ApprovalPoint.CHAMPION: Right.APPROVE_CHAMPION,
 }
+_ON_THE_WAY = (Command.PAUSE, Command.RESUME, Command.UNFREEZE)
+"""Orders that mean nothing to a champion; it can still be taken back."""
 _RESTORING = (SafetyCommand.LEAVE, SafetyCommand.START)
 
 
@@ -43,7 +45,8 @@ def refusal(
 ) -> str:
     """Why an order may not be followed; empty where it may.
 
-    An approval that answers no question is refused by `unasked`: the loop passes over it, whoever types it is told.
+    An approval that answers no question is refused by `unasked`, and an order to a rollout that is not on by `unsteered`: the loop passes
+    over them, whoever types them is told.
 
     Args:
         roles: Of the population.
@@ -71,6 +74,16 @@ def unasked(state: CycleState | None) -> str:
     if rollout.phase is Phase.APPROVAL or rollout.asked_at is not None:
         return ""
     return f"the rollout of version {rollout.plan.candidate} is in {rollout.phase} and asks for nothing"
+
+
+def unsteered(state: CycleState | None, command: Command) -> str:
+    """Why an order to the rollout would change nothing; empty where there is one to steer."""
+    rollout = None if state is None else state.rollout
+    if rollout is None or rollout.phase is Phase.ROLLED_BACK:
+        return "there is no rollout that is on"
+    if rollout.phase is Phase.CHAMPION and command in _ON_THE_WAY:
+        return f"the rollout of version {rollout.plan.candidate} is over, it is the champion"
+    return ""
 
 
 def _of_version(state: CycleState | None, said: Order | Operator) -> str:

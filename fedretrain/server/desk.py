@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.coordinator.cycle import Discard, Propose, Resubmit, Retrain, Withdraw, served
-from fedretrain.coordinator.permission import refusal, unasked
+from fedretrain.coordinator.permission import refusal, unasked, unsteered
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.coordinator.policy_book import current
 from fedretrain.coordinator.roles import Right
 from fedretrain.core.build import plain
-from fedretrain.core.checks import not_negative
+from fedretrain.core.checks import not_negative, require
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 
 _ALERTS = 5  # that status shows
+_SEE = "see `fedretrain rollout status`"
 
 
 class Desk:
@@ -234,12 +235,13 @@ class Desk:
         """
         orders.check_name(by)
         nothing = unasked(self.memory().state)
-        if nothing:
-            raise ConfigError(nothing, where="rollout", fix="see `fedretrain rollout status`")
+        require(not nothing, nothing, key="rollout", fix=_SEE)
         self.give(Approval(Answer(word), by, reason=reason))
 
     def order(self, command: str, by: str, reason: str) -> None:
-        """Order something of the rollout."""
+        """Order something of the rollout; a `ConfigError` where none is on, or this person may not."""
+        nothing = unsteered(self.memory().state, Command(command))
+        require(not nothing, nothing, key="rollout", fix=_SEE)
         self.give(Operator(Command(command), by, reason))
 
     def safety(self, command: str, switch: str | None, by: str, reason: str) -> None:

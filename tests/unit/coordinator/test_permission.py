@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fedretrain.coordinator.cycle import Propose, Refused, Retrain, ServeAgain, Withdraw
-from fedretrain.coordinator.permission import refusal, unasked
+from fedretrain.coordinator.permission import refusal, unasked, unsteered
 from fedretrain.coordinator.roles import Right, Role, Roles
 from fedretrain.core.build import build
 from fedretrain.core.errors import ConfigError
@@ -120,6 +120,20 @@ def test_an_answer_without_a_question_is_named():
     early.tick(orders=(Propose(2, "ada"),))
     early.to(Phase.SHADOW)
     assert unasked(early.state) == "the rollout of version 2 is in shadow and asks for nothing"
+
+
+def test_an_order_without_a_rollout_to_steer_is_named():
+    drive = _asking()
+    assert {unsteered(drive.state, command) for command in Command} == {""}
+    for state in (None, Drive(drive.policy).state):
+        assert unsteered(state, Command.ROLL_BACK) == "there is no rollout that is on"
+    drive.tick(0.0, seen=drive.seen(approval=yes("cyd", drive.now)))
+    assert drive.state.rollout.phase is Phase.CHAMPION
+    assert unsteered(drive.state, Command.PAUSE) == "the rollout of version 2 is over, it is the champion"
+    assert unsteered(drive.state, Command.ROLL_BACK) == ""  # a champion still goes back by a person
+    drive.tick(0.0, seen=drive.seen(operator=Operator(Command.ROLL_BACK, "ada")))
+    drive.to(Phase.ROLLED_BACK)
+    assert unsteered(drive.state, Command.ROLL_BACK) == "there is no rollout that is on"
 
 
 def test_a_role_may_count_for_some_populations_alone():

@@ -203,6 +203,8 @@ def _orders(office):
 
 @pytest.mark.parametrize(("words", "said"), ORDERS, ids=[" ".join(words[:3]) for words, _ in ORDERS])
 def test_an_order_lands_in_the_log_with_who_gave_it(office, words, said):
+    if words[0] == "rollout":
+        office.ask("ben")
     answer = office.on(*words, "--by", "anna", "--json")
     assert (answer.status, answer.err) == (0, "")
     assert isinstance(answer.json, dict)
@@ -407,6 +409,18 @@ def test_who_proposed_a_safety_critical_model_is_not_one_of_the_two_who_agree(of
     assert (said.status, "anna proposed version 2, and the model is safety-critical" in line) == (2, True)
     assert _orders(office) == []
     assert office.on("rollout", "approve", "--by", "ben").status == 0
+@pytest.mark.parametrize(
+    "words", [words for words, said in ORDERS if isinstance(said, Operator)], ids=" ".join
+)
+def test_an_order_to_a_rollout_that_is_not_on_is_refused(furnished, words):
+    for begun in (False, True):
+        if begun:
+            furnished.begin()
+        said = furnished.on(*words, "--by", "anna")
+        assert (said.status, "there is no rollout that is on [rollout] - see" in said.err) == (2, True)
+    assert _orders(furnished) == []
+
+
 
 
 ROLES = """
