@@ -84,8 +84,9 @@ class Roles:
         """
         own = [role for role in self.roles.values() if right in role.may and by in role.people]
         if self.roles and not own:
-            able = ", ".join(self.holders(right))
-            return f"{by} lacks the right {right}" + (f", which {able} has" if able else ", which nobody has")
+            able = self.holders(right) or ("nobody",)
+            has = "has" if len(able) == 1 else "have"
+            return f"{by} lacks the right {right}, which {' and '.join(able)} {has}"
         if account is None or not own or any(not role.accounts or account in role.accounts for role in own):
             return ""
         accounts = ", ".join(sorted({one for role in own for one in role.accounts}))

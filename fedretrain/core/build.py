@@ -53,7 +53,9 @@ def build(cls: type[T], values: Any, *, where: str = "") -> T:
     try:
         return cls(**built)
     except ConfigError as error:
-        raise ConfigError(error.what, where=_join(where, error.where), fix=error.fix) from error
+        is_group = error.where == where.rsplit(".", 1)[-1]
+        named = where if is_group else _join(where, error.where)
+        raise ConfigError(error.what, where=named, fix=error.fix) from error
     except TypeError as error:
         raise ConfigError(str(error), where=where or "configuration") from error
 

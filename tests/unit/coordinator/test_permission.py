@@ -51,7 +51,7 @@ def _asking(**rules) -> Drive:
 )
 def test_each_order_needs_its_right(said, right):
     refused = refusal(ROLES, None, said, 0.0)
-    assert refused == f"eve lacks the right {right}, which {', '.join(ROLES.holders(right))} has"
+    assert refused == f"eve lacks the right {right}, which {' and '.join(ROLES.holders(right))} have"
     assert refusal(ROLES, None, replace(said, by=ROLES.holders(right)[0]), 0.0) == ""
     assert refusal(Roles(), None, said, 0.0) == ""  # without roles a name is enough
 

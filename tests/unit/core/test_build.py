@@ -20,6 +20,8 @@ class Inner:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ConfigError("must be positive", where="lr")
+        if self.lr > 1 and self.kind is Kind.SGD:
+            raise ConfigError("both cannot be", where="inner")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def test_it_builds_nested_dataclasses():
         ({"inner": {"kind": "adamm"}}, "inner.kind", "did you mean 'adam'"),
         ({"inner": {"lr": "fast"}}, "inner.lr", "a number was expected"),
         ({"inner": {"lr": -1}}, "inner.lr", "positive"),
+        ({"inner": {"lr": 2.0}}, "inner", "both"),
         ({"inner": 3}, "inner", "a group of keys"),
         ({"names": "abc"}, "names", "a list was expected"),
         ({"on": 1}, "on", "type bool"),
