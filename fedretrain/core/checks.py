@@ -40,6 +40,11 @@ def not_negative(key: str, value: float) -> None:
     require(ok, f"{value} is not a number of at least 0", key=key, fix="give 0 or more")
 
 
+def between(key: str, value: float, least: float, most: float) -> None:
+    """`value` is a number from `least` to `most`."""
+    require(least <= value <= most, f"{value} is out of bounds", key=key, fix=f"give {least:g} to {most:g}")
+
+
 def finite(key: str, value: float) -> None:
     """`value` is neither NaN nor infinite."""
     require(math.isfinite(value), f"{value} is not a finite number", key=key)

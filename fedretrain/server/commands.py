@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.core.checks import positive
+from fedretrain.core.checks import positive, require
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import ConfigError, FedretrainError
 from fedretrain.server import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from fedretrain.server.command_line import Run
 
+YEAR_HOURS = 365 * 24
 ROLLOUT_ORDERS = {
     "pause": "pause",
     "resume": "resume",
@@ -95,6 +96,8 @@ def _enrol(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def run(arguments: argparse.Namespace) -> int:
         names = _names(arguments, "enrol")
         positive("--hours", arguments.hours)
+        fix = f"give at most {YEAR_HOURS}, and make new ones when they are needed"
+        require(arguments.hours <= YEAR_HOURS, "a token for longer than a year", key="--hours", fix=fix)
         tokens = desk_of(arguments).tokens(names, arguments.hours * HOUR_S)
         text = "\n".join(f"{name} {token}" for name, token in tokens)
         return say(arguments, dict(tokens), text)
@@ -102,7 +105,7 @@ def _enrol(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made = command(below, "enrol", run, "make one-time tokens with which devices enrol")
     made.add_argument("names", nargs="*", metavar="DEVICE")
     made.add_argument("--batch", type=Path, help="a file of names, one on each line")
-    made.add_argument("--hours", type=float, default=24.0, help="how long a token counts")
+    made.add_argument("--hours", type=float, default=24.0, help="how long a token counts; a year at most")
 
 
 def _names(arguments: argparse.Namespace, where: str) -> list[str]:

@@ -15,13 +15,15 @@ from pathlib import Path
 from fedretrain.artifacts.at_rest import AtRest
 from fedretrain.coordinator.roles import Role, Roles
 from fedretrain.core.build import build
-from fedretrain.core.checks import positive, require
+from fedretrain.core.checks import between, positive, require
+from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.toml_file import check_address, read_toml, under
 from fedretrain.server.database import check_url
 from fedretrain.server.sources.config import Kafka, Mqtt, check_sources, placed
 from fedretrain.wire.control import MAX_MESSAGE_BYTES
 
+_LEAST_TICK_S = 0.01
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -126,8 +128,8 @@ class Watching:
     """How the fleet is watched: the clockwork of the policy's windows.
 
     Attributes:
-        slot_s: Devices report one row for each slot.
-        tick_s: How often the coordinator decides.
+        slot_s: Devices report one row for each slot: from a second to a day.
+        tick_s: How often the coordinator decides: at least once a day.
         settle_s: After a promotion only inputs are judged for so long; then the record of what the new champion does is made.
         record_s: How devices are, by which a single broken one is told, is taken anew so long after a promotion.
         inputs_s: How long the record of inputs is.
@@ -142,7 +144,9 @@ class Watching:
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        for key in ("slot_s", "tick_s", "settle_s", "record_s", "inputs_s", "memory_gib"):
+        between("watching.slot_s", self.slot_s, 1.0, DAY_S)
+        between("watching.tick_s", self.tick_s, _LEAST_TICK_S, DAY_S)
+        for key in ("settle_s", "record_s", "inputs_s", "memory_gib"):
             positive(f"watching.{key}", getattr(self, key))
 
 

@@ -67,6 +67,13 @@ def test_roles_say_who_may_do_what(tmp_path):
         (WHOLE + "[quota]\nburst_bytes = 1000", "quota.burst_bytes"),
         (WHOLE + '[flower]\nfleet = "x"', "flower.fleet"),
         (WHOLE + "[populations.pumps.watching]\ntick_s = -1.0", "tick_s"),
+        (
+            WHOLE + "[populations.pumps.watching]\ntick_s = 1e21",
+            "pumps.watching.tick_s] - give 0.01 to 86400",
+        ),
+        (WHOLE + "[populations.pumps.watching]\nslot_s = 1e-9", "pumps.watching.slot_s] - give 1 to 86400"),
+        (WHOLE + "[populations.pumps.watching]\nslot_s = 1e21", "pumps.watching.slot_s"),
+        (WHOLE + '[at_rest]\nkey_file = "a"\nkey_env = "B"', "server.toml.at_rest] - name one source"),
     ],
 )
 def test_each_mistake_is_named(tmp_path, text, named):

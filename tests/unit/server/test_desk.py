@@ -369,6 +369,13 @@ def test_tokens_are_made_for_each_name_and_kept_as_hashes(office):
     assert all(abs(row.expires_at - time.time() - 7200.0) < 600.0 for row in kept)
 
 
+@pytest.mark.parametrize("hours", ["8760.1", "1e300", "inf"])
+def test_a_token_counts_for_a_year_at_most(office, hours):
+    said = office.on("enrol", "a", "--hours", hours)
+    assert (said.status, "[--hours]" in said.err) == (2, True)
+    assert office.on("enrol", "a", "--hours", "8760").status == 0
+
+
 def test_the_log_tells_what_happened_and_no_notes(furnished):
     furnished.begin(at=86_400.0)
     log = furnished.log()
@@ -402,13 +409,6 @@ def test_an_answer_that_nobody_asked_for_is_refused(furnished):
     assert _orders(furnished) == []
 
 
-def test_who_proposed_a_safety_critical_model_is_not_one_of_the_two_who_agree(office):
-    office.ask("anna", safety_critical=True)
-    said = office.on("rollout", "approve", "--by", "anna")
-    (line,) = lines(said.err)
-    assert (said.status, "anna proposed version 2, and the model is safety-critical" in line) == (2, True)
-    assert _orders(office) == []
-    assert office.on("rollout", "approve", "--by", "ben").status == 0
 @pytest.mark.parametrize(
     "words", [words for words, said in ORDERS if isinstance(said, Operator)], ids=" ".join
 )
@@ -421,6 +421,13 @@ def test_an_order_to_a_rollout_that_is_not_on_is_refused(furnished, words):
     assert _orders(furnished) == []
 
 
+def test_who_proposed_a_safety_critical_model_is_not_one_of_the_two_who_agree(office):
+    office.ask("anna", safety_critical=True)
+    said = office.on("rollout", "approve", "--by", "anna")
+    (line,) = lines(said.err)
+    assert (said.status, "anna proposed version 2, and the model is safety-critical" in line) == (2, True)
+    assert _orders(office) == []
+    assert office.on("rollout", "approve", "--by", "ben").status == 0
 
 
 ROLES = """
