@@ -18,7 +18,9 @@ import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -266,12 +268,31 @@ class LocalApi:
                 Path(str(server.server_address)).unlink(missing_ok=True)
 
 
+def _is_numbers(given: Any) -> bool:
+    """Whether nested lists hold numbers and nulls alone: numpy would take true for 1, and "1" too."""
+    kinds = set(map(type, given))
+    while kinds == {list}:  # level by level: it costs about what making the array does
+        given = list(chain.from_iterable(given))
+        kinds = set(map(type, given))
+    return kinds <= {int, float, NoneType}
+
+
+def _known(said: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Raise a `DataError` for the first key that is none of these."""
+    unknown = next((key for key in said if key not in keys), None)
+    if unknown is not None:
+        raise DataError(
+            f"there is no key {unknown!r:.100}", where="body", fix=f"known keys: {', '.join(keys)}"
+        )
+
+
 def predict(device: DeviceRuntime, body: dict[str, Any]) -> dict[str, Any]:
     """Answer the samples of a request.
 
     Raises:
         DataError: If they are no samples of this device.
     """
+    _known(body, ("device", "rows", "samples"))
     samples = body.get("samples")
     if samples is not None and not (
         isinstance(samples, list) and all(isinstance(one, str) for one in samples)
@@ -283,6 +304,10 @@ def predict(device: DeviceRuntime, body: dict[str, Any]) -> dict[str, Any]:
         rows = np.zeros(0, dtype=np.float32)
     if rows.ndim < 2:
         raise DataError("there are no samples", where="rows", fix='send {"rows": [[...], ...]}')
+    if not _is_numbers(body["rows"]):
+        raise DataError(
+            "a sample is not all numbers", where="rows", fix="send numbers; null is a missing value"
+        )
     outputs = device.outputs
     return {
         "predictions": [
@@ -304,13 +329,16 @@ def label(device: DeviceRuntime, body: dict[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: If one is not understood; those before it are taken.
     """
-    given = body.get("labels", [body])
+    if "labels" in body:
+        _known(body, ("device", "labels"))
+    given = body.get("labels", [{key: value for key, value in body.items() if key != "device"}])
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         raise DataError("there are no labels", where="labels", fix='send {"of": ID, "label": NUMBER}')
     return {"labelled": [list(_label(device, one)) for one in given]}
 
 
 def _label(device: DeviceRuntime, said: dict[str, Any]) -> tuple[str, ...]:
+    _known(said, ("of", "label", "source", "confidence"))
     if "label" not in said:
         raise DataError("no label", where="label", fix="give a class, its name, or null to withdraw")
     value, outputs = said["label"], device.outputs
