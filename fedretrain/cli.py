@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedretrain.core.errors import FedretrainError, UserError
+from fedretrain.core.exit_status import exit_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,16 +95,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser(words[0] if words else "").parse_args(words)
-    try:
-        return int(arguments.run(arguments))
-    except UserError as error:
-        print(f"fedretrain: {error}", file=sys.stderr)
-        return 2
-    except FedretrainError as error:
-        print(f"fedretrain: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return exit_status(lambda: int(arguments.run(arguments)))

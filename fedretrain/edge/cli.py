@@ -1,7 +1,7 @@
 """`fedretrain edge`: run the agent, and look at what it keeps.
 
 Rules of this file:
-    * What a person did wrong is one line on standard error and a status other than 0.
+    * What a person did wrong is one line on standard error and exit status 2, as of every command.
     * `status` and `lineage` ask the agent that runs; without one they read what is on the disk. `erase` wants it ended.
 """
 
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fedretrain.core.build import plain
-from fedretrain.core.errors import ConfigError, DataError, FedretrainError
+from fedretrain.core.errors import ConfigError, DataError
+from fedretrain.core.exit_status import exit_status
 from fedretrain.core.log_lines import log_lines
 from fedretrain.core.since_boot import since_boot
 from fedretrain.edge.agent import Agent
@@ -64,14 +65,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `fedretrain edge ...`; the exit status."""
+    """Carry out `fedretrain edge ...`; the exit status.
+
+    Raises:
+        FedretrainError: See `exit_status`.
+    """
     work = {"run": _run, "status": _status, "lineage": _lineage, "erase": _erase}[args.action]
-    try:
-        config = read_edge(Path(args.config))
-        return work(config, args)
-    except FedretrainError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    return work(read_edge(Path(args.config)), args)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -83,7 +83,8 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _fill(parser)
-    return run(parser.parse_args(words))
+    args = parser.parse_args(words)
+    return exit_status(lambda: run(args))
 
 
 def _fill(parser: argparse.ArgumentParser) -> None:

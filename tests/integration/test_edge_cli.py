@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedretrain.cli import main as command
 from fedretrain.edge import cli
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.api import LocalApi
@@ -52,7 +53,7 @@ def test_status_and_lineage_of_a_running_agent_and_of_one_at_rest(fleet, tmp_pat
         code, out, _ = say(capsys, "lineage", "--config", path, "--device", "a", "--version", first, "--json")
         assert (code, json.loads(out)["uses"][0]["commitment"]) == (0, told)
         code, _, err = say(capsys, "erase", "--config", path, "--device", "a")
-        assert (code, "another agent" in err, err.count("\n")) == (1, True, 1)
+        assert (code, "another agent" in err, err.count("\n")) == (2, True, 1)
     agent.close()
     code, out, _ = say(capsys, "status", "--config", path)
     assert (code, out.splitlines()[:2]) == (0, ["not running", f"a: serves {first[:12]}"])
@@ -109,8 +110,11 @@ def test_a_mistake_is_one_line(fleet, tmp_path, capsys, monkeypatch, words, what
     write_config(fleet, tmp_path, "a", "b")
     monkeypatch.chdir(tmp_path)
     code, out, err = say(capsys, *words)
-    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("fedretrain: ")
     assert what in err
+    assert command(["edge", *words]) == 2
+    assert capsys.readouterr().err == err
 
 
 def test_an_agent_whose_token_does_not_count_does_not_start(fleet, tmp_path, capsys):
