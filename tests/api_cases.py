@@ -42,6 +42,8 @@ class Device:
 
 
 class Agent:
+    waiting = ()
+
     def __init__(self):
         self.devices = {"a": Device()}
 

@@ -3,6 +3,8 @@
 Rules of this file:
     * A device that cannot reach its coordinator is tried again with growing patience and jitter: a thousand devices that come
       back together do not come at once.
+    * A device that was never enrolled is tried again in the same way, in its own thread, while those that were serve. What a person
+      has to mend ends the agent at its start, and later only where it serves nothing: beside others it is a line of the log.
     * What is due without a network is never behind a slow network: it has a thread of its own.
     * A start asks the coordinator once, for a short time, before the local API answers: a device that was away hears of a
       rollback before it predicts with what was withdrawn. Nobody there: it serves what it has.
@@ -16,6 +18,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from fedretrain.core.ending import end_on_signals
@@ -23,17 +26,20 @@ from fedretrain.core.errors import DataError, FedretrainError
 from fedretrain.edge.campaign import Campaigns
 from fedretrain.edge.control import ControlError
 from fedretrain.edge.device import DeviceRuntime
+from fedretrain.edge.joining import read_joined
 from fedretrain.edge.watch import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedretrain.edge.config import EdgeConfig
+    from fedretrain.edge.config import DeviceConfig, EdgeConfig
 
 TICK_S = 1.0
 FIRST_VISIT_S = 3.0
 """How long a start waits for the coordinator."""
 LONGEST_S = 600.0
+JOIN_S = 2.0
+"""About how long the first wait for an enrolment is: a server on the same machine may begin a little later."""
 _log = logging.getLogger(__name__)
 
 
@@ -70,20 +76,21 @@ class Agent:
         config: Which devices.
         draw: Numbers from 0 to 1, for the jitter.
 
+    Attributes:
+        devices: Those that run, by name; one that enrols late comes in from its own thread.
+
     Raises:
-        UserError: If a device cannot be enrolled or its folder cannot be used.
+        UserError: If a device has no token that counts or its folder cannot be used.
     """
 
     def __init__(self, config: EdgeConfig, *, draw: Callable[[], float] = random.random) -> None:
         self.config, self._draw = config, draw
         self._ending = threading.Event()
         self._wakes = {device.name: threading.Event() for device in config.devices}
-        memory = resident_bytes if len(config.devices) == 1 else None
+        self._mistake: FedretrainError | None = None
         self.devices: dict[str, DeviceRuntime] = {}
         try:
-            for device in config.devices:
-                wake = self._wakes[device.name].set
-                self.devices[device.name] = DeviceRuntime(config, device, memory=memory, wake=wake)
+            self._begin()
         except BaseException:
             self.close()
             raise
@@ -97,21 +104,32 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Devices that have no place in their fleet yet."""
+        return tuple(name for name in self._wakes if name not in self.devices)
+
     def device(self, name: str = "") -> DeviceRuntime:
         """A device by its name, or the only one.
 
         Raises:
             DataError: If there is no such device, or none is named and there are several.
+            ControlError: If it is not enrolled yet.
         """
-        if not name and len(self.devices) == 1:
-            return next(iter(self.devices.values()))
-        if name not in self.devices:
+        if not name and len(self._wakes) == 1:
+            (name,) = self._wakes
+        if name not in self._wakes:
             raise DataError(
                 f"there is no device {name!r}" if name else "which device?",
                 where="device",
-                fix=f"name one of {', '.join(sorted(self.devices))}",
+                fix=f"name one of {', '.join(sorted(self._wakes))}",
             )
-        return self.devices[name]
+        found = self.devices.get(name)
+        if found is None:
+            raise ControlError(
+                f"the device {name} is not enrolled yet: the agent's log says what {self.config.enrol} answers"
+            )
+        return found
 
     def start(self) -> None:
         """Ask the coordinator once, then go on by itself."""
@@ -122,7 +140,7 @@ class Agent:
             thread.join(FIRST_VISIT_S * 2)
         self._threads = [threading.Thread(target=self._tick, name="tick")]
         self._threads += [
-            threading.Thread(target=self._visits, args=(one,), name=one) for one in self.devices
+            threading.Thread(target=self._visits, args=(one,), name=one.name) for one in self.config.devices
         ]
         for thread in self._threads:
             thread.start()
@@ -132,6 +150,9 @@ class Agent:
 
         Args:
             serve: Called once the devices may answer.
+
+        Raises:
+            UserError: If no device serves, and one has no token that counts.
         """
         end_on_signals(self._ending)
         try:
@@ -141,6 +162,8 @@ class Agent:
                 pass
         finally:
             self.close()
+        if self._mistake is not None:
+            raise self._mistake
 
     def close(self) -> None:
         """End everything in order; may be called again."""
@@ -156,14 +179,68 @@ class Agent:
 
     def _tick(self) -> None:
         while not self._ending.wait(TICK_S):
-            for name, device in self.devices.items():
+            for name, device in list(self.devices.items()):
                 try:
                     device.tick()
                 except FedretrainError as error:
                     _log.warning("%s: %s", name, error)
             self.campaigns.ensure(time.monotonic())
 
-    def _visits(self, name: str) -> None:
+    def _begin(self) -> None:
+        """Host every device that has a place in its fleet, or gets one now; once nobody answers no other is asked for."""
+        silence: ControlError | None = None
+        for device in self.config.devices:
+            if silence is not None and read_joined(Path(self.config.folder) / device.name) is None:
+                continue
+            try:
+                self._host(device)
+            except ControlError as error:
+                silence = error
+        if silence is not None:
+            _log.warning(
+                "nobody enrols at %s yet, it goes on trying for %s (%s)",
+                self.config.enrol,
+                ", ".join(self.waiting),
+                silence,
+            )
+
+    def _host(self, device: DeviceConfig) -> None:
+        memory = resident_bytes if len(self.config.devices) == 1 else None
+        wake = self._wakes[device.name].set
+        self.devices[device.name] = DeviceRuntime(
+            self.config, device, memory=memory, wake=wake, ending=self._ending
+        )
+
+    def _joins(self, device: DeviceConfig) -> bool:
+        """Host a device that nobody enrolled yet; whether it came to that before the agent ended."""
+        patience = Patience(1)
+        while not self._ending.wait(patience.wait_s(JOIN_S, self._draw())):
+            try:
+                self._host(device)
+            except ControlError as error:
+                _log.debug("%s: %s", device.name, error)
+                patience = patience.after(answered=False)
+            except FedretrainError as error:
+                self._give_up(device.name, error)
+                return False
+            else:
+                _log.info("%s: enrolled", device.name)
+                self._visit(device.name)
+                return True
+        return False
+
+    def _give_up(self, name: str, mistake: FedretrainError) -> None:
+        """A person has to mend something: devices that serve go on."""
+        if self.devices:
+            _log.error("%s: %s", name, mistake)
+            return
+        self._mistake = mistake
+        self._ending.set()
+
+    def _visits(self, device: DeviceConfig) -> None:
+        name = device.name
+        if name not in self.devices and not self._joins(device):
+            return
         patience = Patience(int(not self.devices[name].visit.heard_at))
         next_s = self.config.heartbeat_s
         while not self._ending.is_set():

@@ -30,6 +30,7 @@ from fedretrain.core.build import plain
 from fedretrain.core.errors import DataError, FedretrainError, UserError
 from fedretrain.core.rate import RateLimit
 from fedretrain.edge.config import is_loopback
+from fedretrain.edge.status import not_enrolled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +119,9 @@ class Handler(BaseHTTPRequestHandler):
         if parts.path == "/healthz":
             return {"ok": True}
         if parts.path == "/v1/status":
-            return {"devices": [plain(one.status()) for one in self.api.agent.devices.values()]}
+            agent = self.api.agent
+            found = [plain(one.status()) for one in list(agent.devices.values())]
+            return {"devices": [*found, *map(not_enrolled, agent.waiting)]}
         if parts.path == "/v1/predictions":
             return recent(self.api.agent.device(query.get("device", "")), query.get("limit", "50"))
         if parts.path == "/v1/lineage":

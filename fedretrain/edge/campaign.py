@@ -124,7 +124,8 @@ class Campaigns:
         )
 
     def _trainers(self) -> list[DeviceRuntime]:
-        return [device for device in self._devices.values() if device.device.trains]
+        # A copy, in one step: a device that enrols late is added by another thread.
+        return [device for device in list(self._devices.values()) if device.device.trains]
 
     def _invited(self) -> CampaignInvite | None:
         """The campaign that is on, of the first device that is invited to one."""
@@ -136,10 +137,10 @@ class Campaigns:
 
     def _start(self, invite: CampaignInvite, now_s: float) -> Running:
         training = self._config.training
-        first = next(iter(self._devices.values()))
         keys = NodeKeys(insecure=True)
         if not training.insecure:
-            keys = NodeKeys(supernode_key(first.folder), Path(self._config.authority))
+            first = Path(self._config.folder) / self._config.devices[0].name
+            keys = NodeKeys(supernode_key(first), Path(self._config.authority))
         data = self._folder / "data"
         processes = CampaignProcesses(
             Invitation(invite.campaign, invite.server, invite.bundle),

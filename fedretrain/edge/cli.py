@@ -31,6 +31,7 @@ from fedretrain.edge.examples import Stream
 from fedretrain.edge.joining import Joined, read_joined
 from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.slots import Slots
+from fedretrain.edge.status import not_enrolled
 from fedretrain.edge.store import Store
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _run(config: EdgeConfig, args: argparse.Namespace) -> int:
     def serve() -> None:
         api.start()
         where = [one for one in (config.api.http and f"127.0.0.1:{api.port}", config.api.socket) if one]
-        _say(args, {"devices": sorted(agent.devices), "api": where}, f"ready: {', '.join(where)}")
+        told = {"devices": sorted(agent.devices), "waiting": sorted(agent.waiting), "api": where}
+        more = f"; not enrolled yet: {', '.join(told['waiting'])}" if told["waiting"] else ""
+        _say(args, told, f"ready: {', '.join(where)}{more}")
 
     try:
         agent.run(serve)
@@ -128,13 +131,20 @@ def _status(config: EdgeConfig, args: argparse.Namespace) -> int:
     else:
         found["running"] = True
     lines = [
-        f"{one['device']}: {'serves ' + one['serves'][:12] if one['serves'] else 'the rules baseline'}"
+        f"{one['device']}: {_serves(one)}"
         f"{', safe mode' if one['safe_mode'] else ''}{', refused ' + one['refused'][:12] if one['refused'] else ''}"
         f"{_spent(one['example_privacy'])}"
         for one in found["devices"]
     ]
     _say(args, found, "\n".join(["running" if found["running"] else "not running", *lines]))
     return 0
+
+
+def _serves(told: dict[str, Any]) -> str:
+    """What a device answers with."""
+    if not told["enrolled"]:
+        return "not enrolled yet"
+    return f"serves {told['serves'][:12]}" if told["serves"] else "the rules baseline"
 
 
 def _spent(told: dict[str, Any] | None) -> str:
@@ -155,9 +165,9 @@ def _at_rest(config: EdgeConfig, name: str) -> dict[str, Any]:
     folder = Path(config.folder) / name
     joined = read_joined(folder)
     privacy = shown(folder / LEDGER, config.training.example_budget)
-    found = {"device": name, "enrolled": joined is not None, "example_privacy": privacy}
     if joined is None:
-        return {**found, "serves": "", "safe_mode": False, "refused": ""}
+        return {**not_enrolled(name), "example_privacy": privacy}
+    found = {"device": name, "enrolled": True, "example_privacy": privacy}
     told = MemoryFile(folder).value
     serves = "" if told.safe_mode or not told.serve else Slots(folder / "models").state.current
     return {**found, "serves": serves, **plain(told), "serve": told.serve}

@@ -22,6 +22,7 @@ from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from fedretrain.core.clock import Instant
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 CALL_S = 20.0
 FETCH_S = 600.0
+_LOOK_S = 0.05
+"""How often an enrolment looks whether the agent ends."""
 
 
 class ControlError(FedretrainError):
@@ -38,11 +41,14 @@ class ControlError(FedretrainError):
         what: In one line.
         is_refusal: Whether it answered and said no: asking again in a moment changes nothing.
         is_silence: Whether nothing came back at all: the connection may be a dead one.
+        said: What it answered in its own words; empty where nothing came back.
     """
 
-    def __init__(self, what: str, *, is_refusal: bool = False, is_silence: bool = False) -> None:
+    def __init__(
+        self, what: str, *, is_refusal: bool = False, is_silence: bool = False, said: str = ""
+    ) -> None:
         super().__init__(what)
-        self.is_refusal, self.is_silence = is_refusal, is_silence
+        self.is_refusal, self.is_silence, self.said = is_refusal, is_silence, said
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,12 @@ class Credentials:
 
 
 def enrol(
-    address: str, authority: bytes, request: pb.EnrolRequest, *, timeout_s: float = CALL_S
+    address: str,
+    authority: bytes,
+    request: pb.EnrolRequest,
+    *,
+    timeout_s: float = CALL_S,
+    ending: threading.Event | None = None,
 ) -> pb.EnrolReply:
     """A certificate for a token.
 
@@ -72,13 +83,20 @@ def enrol(
         authority: PEM of the fleet's authority, which the device was given beforehand.
         request: The token and the certificate request.
         timeout_s: Deadline.
+        ending: Once set, it is waited no longer.
 
     Raises:
         ControlError: If there is none.
     """
     with grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=_options()) as channel:
+        call = _stub(channel).Enrol.future(request, timeout=timeout_s)
+        while ending is not None and not call.done():
+            if ending.wait(_LOOK_S):
+                call.cancel()
         try:
-            reply: pb.EnrolReply = _stub(channel).Enrol(request, timeout=timeout_s)
+            reply: pb.EnrolReply = call.result()
+        except grpc.FutureCancelledError as error:
+            raise ControlError(f"{address}: the agent ends") from error
         except grpc.RpcError as error:
             raise _failed(error, address) from error
     return reply
@@ -274,4 +292,5 @@ def _failed(error: grpc.RpcError, address: str) -> ControlError:
         f"{address}: {code.name.lower()}: {details}"[:300],
         is_refusal=code in refusals,
         is_silence=code is grpc.StatusCode.DEADLINE_EXCEEDED,
+        said=details,
     )

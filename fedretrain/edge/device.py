@@ -70,9 +70,10 @@ class DeviceRuntime:
         wall: Seconds since the epoch, as the machine has them.
         memory: Resident bytes of this process, where this is the only model in it; None: memory is not judged.
         wake: Called when there is something to say at once.
+        ending: Once set, nobody is asked for an enrolment any longer.
 
     Raises:
-        ConfigError: If it was never enrolled and has no token.
+        ConfigError: If it was never enrolled and has no token that counts, or the authority is another fleet's.
         ControlError: If it was never enrolled and nobody answers.
         DataError: If the folder cannot be used.
     """
@@ -87,13 +88,14 @@ class DeviceRuntime:
         wall: Callable[[], float] = time.time,
         memory: Callable[[], int] | None = None,
         wake: Callable[[], None] = lambda: None,
+        ending: threading.Event | None = None,
     ) -> None:
         self.config, self.device = config, device
         self.folder = folder or Path(config.folder) / device.name
         self._monotonic, self._wall, self._memory, self._wake = monotonic, wall, memory, wake
         _make(self.folder)
         _make(self.personal_folder)
-        self.joined: Joined = join(config, device, self.folder)
+        self.joined: Joined = join(config, device, self.folder, ending)
         self.stream = Stream(device.name, self.joined.population)
         self._lock = threading.RLock()
         self.remembered = MemoryFile(self.folder)

@@ -2,6 +2,7 @@
 
 Rules of this file:
     * The key is made on the device and stays there. The token is used once; what it brought is kept whole or not at all.
+    * Nobody there is another thing than a mistake: a token that is refused, or an authority that did not sign, is a person's to mend.
     * A device that has a certificate asks nobody who it is: it starts without a network.
     * A certificate is renewed for the same key before it expires; one that has expired needs a new token.
 """
@@ -30,11 +31,14 @@ from fedretrain.artifacts.private_files import make_private, read_private
 from fedretrain.core.build import build, plain
 from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import ConfigError, DataError
-from fedretrain.edge.control import Credentials, enrol
+from fedretrain.edge.control import ControlError, Credentials, enrol
+from fedretrain.edge.unreached import mismatch
 from fedretrain.wire.control import PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
+    import threading
+
     from fedretrain.edge.config import DeviceConfig, EdgeConfig
     from fedretrain.edge.control import ControlClient
 
@@ -86,12 +90,20 @@ def read_joined(folder: Path) -> Joined | None:
         ) from error
 
 
-def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
+def join(
+    config: EdgeConfig, device: DeviceConfig, folder: Path, ending: threading.Event | None = None
+) -> Joined:
     """The device's place in the fleet: from the disk, or by its token.
 
+    Args:
+        config: The agent's.
+        device: Which.
+        folder: Its own.
+        ending: Once set, nobody is asked any longer.
+
     Raises:
-        ConfigError: If it has neither certificate nor token.
-        ControlError: If the enrolment cannot be reached or refuses the token.
+        ConfigError: If it has neither certificate nor token, the token is refused, or the authority is another fleet's.
+        ControlError: If the enrolment cannot be reached: it may be later.
         DataError: If something cannot be read or written.
     """
     found = read_joined(folder)
@@ -114,7 +126,15 @@ def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
             sealing_key=_sealing_half(folder),
         ),
     )
-    reply = enrol(config.enrol, read_authority(config), request)
+    authority = read_authority(config)
+    try:
+        reply = enrol(config.enrol, authority, request, ending=ending)
+    except ControlError as error:
+        ends = ending is not None and ending.is_set()
+        mistake = None if ends else _in_vain(error, config, device, authority)
+        if mistake is None:
+            raise
+        raise mistake from error
     joined = Joined(
         reply.population,
         reply.device,
@@ -130,6 +150,19 @@ def join(config: EdgeConfig, device: DeviceConfig, folder: Path) -> Joined:
         )
     _write(folder / JOINED, json.dumps(plain(joined)).encode())
     return joined
+
+
+def _in_vain(
+    error: ControlError, config: EdgeConfig, device: DeviceConfig, authority: bytes
+) -> ConfigError | None:
+    """What a person has to mend before it is worth asking again; None where nobody was there."""
+    if error.is_refusal:
+        return ConfigError(
+            f"{config.enrol} does not enrol the device {device.name}: {error.said}",
+            where="devices.token_file" if device.token_file else "devices.token",
+            fix=f"ask an operator for a new one: `fedretrain enrol {device.name}`",
+        )
+    return None if error.is_silence else mismatch(config.enrol, authority, config.authority)
 
 
 def renewal_at(joined: Joined) -> float:

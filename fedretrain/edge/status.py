@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from fedretrain.edge.device import DeviceRuntime
 
 
+def not_enrolled(name: str) -> dict[str, Any]:
+    """What can be said of a device that has no place in its fleet yet."""
+    found = {"device": name, "enrolled": False, "serves": "", "safe_mode": False, "refused": ""}
+    return {**found, "example_privacy": None}
+
+
 @dataclass(frozen=True)
 class DeviceStatus:
     """A device, for people and scripts.
@@ -37,6 +43,7 @@ class DeviceStatus:
         problem: What went wrong at the last visit.
         certificate_expires_at: When its certificate ends; it renews it before that.
         example_privacy: What example-level DP has cost its examples, with unit, relation and scope; None: nothing.
+        enrolled: Whether it has a place in its fleet: every device that runs has.
     """
 
     device: str
@@ -59,6 +66,7 @@ class DeviceStatus:
     problem: str
     certificate_expires_at: float
     example_privacy: dict[str, Any] | None
+    enrolled: bool = True
 
     @classmethod
     def of(cls, runtime: DeviceRuntime) -> DeviceStatus:

@@ -1,6 +1,8 @@
-"""Real brokers for each test that asks for one."""
+"""Real brokers, and agents as processes, for each test that asks for one."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 
@@ -35,3 +37,20 @@ def quick(monkeypatch):
     patient = running.Backoff
     monkeypatch.setattr(running, "Backoff", lambda: patient(0.1, 0.2))
     monkeypatch.setattr(kafka, "LOOK_S", 1.0)
+
+
+@pytest.fixture
+def run():
+    """Starts agents; those that are left are killed."""
+    from tests.integration.test_agent import Running
+
+    started = []
+
+    def start(config):
+        started.append(Running(config))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.end(signal.SIGKILL)

@@ -84,20 +84,6 @@ class Running:
         return self.process.returncode, errors
 
 
-@pytest.fixture
-def run():
-    started = []
-
-    def start(config):
-        started.append(Running(config))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.end(signal.SIGKILL)
-
-
 def test_an_agent_enrols_installs_answers_and_ends(fleet, tmp_path, run):
     agent = run(write_config(fleet, tmp_path, "a"))
     (first,) = fleet.make()

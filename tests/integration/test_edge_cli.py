@@ -121,7 +121,7 @@ def test_an_agent_whose_token_does_not_count_does_not_start(fleet, tmp_path, cap
     path = write_config(fleet, tmp_path, "a")
     path.write_text(path.read_text().replace('token = "', 'token = "x'))
     code, _, err = say(capsys, "run", "--config", path)
-    assert (code, "token does not count" in err) == (1, True)
+    assert (code, err.count("\n"), "token does not count [devices.token] - ask" in err) == (2, 1, True)
 
 
 def test_help_has_examples(capsys):
