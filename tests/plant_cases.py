@@ -211,14 +211,14 @@ class Plant:
         return 0 if rollout is None else rollout.plan.candidate
 
     def helpers(self) -> list[str]:
-        """What the coordinators' children are."""
+        """What the coordinators' children are, beside their gateways."""
         found = []
         for name in ("first", "second"):
             if self.processes[name].is_alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     children = psutil.Process(self.processes[name].pid).children(recursive=True)
                     found += [" ".join(one.cmdline()) for one in children]
-        return [one for one in found if one]
+        return [one for one in found if one and "gateway_process" not in one]
 
     def until(self, happened: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for what must come about."""
