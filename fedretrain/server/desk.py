@@ -25,7 +25,18 @@ from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
 from fedretrain.rollout.verdict import Verdict
-from fedretrain.server import alerts, fleet, intake, listing, memory, orders, policies, refreshes, validations
+from fedretrain.server import (
+    alerts,
+    fleet,
+    intake,
+    listing,
+    memory,
+    orders,
+    policies,
+    refreshes,
+    troubles,
+    validations,
+)
 from fedretrain.server.account import account
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
@@ -43,7 +54,6 @@ from fedretrain.server.verifying import verify
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
     from fedretrain.coordinator.roles import Roles
-    from fedretrain.rollout.state import RolloutState
     from fedretrain.server.config import Population, Watching
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
@@ -134,13 +144,14 @@ class Desk:
             devices = fleet.everybody(connection, self.population)
         heard = sum(time.time() - one.seen_at < 3 * self._config.listen.heartbeat_s for one in devices)
         found: dict[str, Any] = {"population": self.population, "devices": len(devices), "online": heard}
+        found["trouble"] = troubles.last(self.log, self.population)
         if state is None:
             made = max(self.models.versions.by_number, default=0)
             waits = f"version {made} waits for the coordinator's next turn"
             return {**found, "state": waits if made else "no model yet: fedretrain models import"}
         found |= {"champion": state.champion, "serves": served(self.policy, state)}
         if state.rollout is not None:
-            found |= _rollout(state.rollout)
+            found |= listing.rollout(state.rollout)
         if state.training is not None:
             record = self.models.campaign(state.training.version)
             rounds = 0 if record is None else len(record.rounds)
@@ -384,16 +395,3 @@ class Desk:
         refused = refusal(self.roles, state, said, time.time(), account())
         if refused:
             raise ConfigError(refused, where="--by", fix="roles are in server.toml, proposers in the log")
-
-
-def _rollout(rollout: RolloutState) -> dict[str, Any]:
-    """Where a rollout stands."""
-    return {
-        "candidate": rollout.plan.candidate,
-        "phase": str(rollout.phase),
-        "step": rollout.step,
-        "asks": rollout.phase.name == "APPROVAL",
-        "people": rollout.plan.people,
-        "four_eyes": rollout.plan.four_eyes,
-        "agreed": [consent.by for consent in rollout.consents_at(time.time())],
-    }

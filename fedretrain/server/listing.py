@@ -1,4 +1,4 @@
-"""Tables for people: devices, versions of models, and who ordered what."""
+"""What people see: devices, versions of models, a rollout, and who ordered what."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fedretrain.server.database import reading
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.cycle import CycleState
+    from fedretrain.rollout.state import RolloutState
     from fedretrain.server.event_log import EventLog
     from fedretrain.server.models import Models
     from fedretrain.server.validations import Validations
@@ -80,3 +81,16 @@ def ordered(log: EventLog, population: str) -> list[dict[str, Any]]:
             told = {"at": entry.at, "kind": record.get("kind", "device"), "by": body["by"]}
             found.append({**told, "account": record.get("account", ""), "said": said})
     return sorted(found, key=lambda one: one["at"])
+
+
+def rollout(known: RolloutState) -> dict[str, Any]:
+    """Where a rollout stands, in words."""
+    return {
+        "candidate": known.plan.candidate,
+        "phase": str(known.phase),
+        "step": known.step,
+        "asks": known.phase.name == "APPROVAL",
+        "people": known.plan.people,
+        "four_eyes": known.plan.four_eyes,
+        "agreed": [consent.by for consent in known.consents_at(time.time())],
+    }

@@ -37,6 +37,7 @@ from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.sources.champion import binners_of
 from fedretrain.server.superlink import SuperLink, campaign_bundle, config_of
 from fedretrain.server.training_file import read_training
+from fedretrain.server.troubles import Troubles
 from fedretrain.server.witnesses import Witnesses, witness_file
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Steward:
         self._nodes: dict[str, frozenset[str]] = {}
         self._admitted: tuple[int, frozenset[str]] = (0, frozenset())
         self._due: dict[str, float] = {}
-        self._failures: dict[str, str] = {}
+        self._troubles = Troubles(log, fence)
         self._binners: dict[str, Binner] = {}
 
     def _open(self, name: str, stores: Stores, fence: Fence) -> Population:
@@ -113,23 +114,23 @@ class Steward:
         """
         for name in sorted(self._config.populations):
             try:
-                self._see_to(name, now)
+                if self._see_to(name, now):
+                    self._troubles.ended(name)
             except (FencedError, DatabaseDamagedError):
                 raise
             except FedretrainError as error:
-                self._tell(name, str(error))
+                self._troubles.tell(name, str(error))
             except Exception as error:  # noqa: BLE001 - of the disk, the database, or ours: it stops no other population
-                self._tell(name, f"{type(error).__name__}: {error}", error)
+                self._troubles.tell(name, f"{type(error).__name__}: {error}", error)
                 # What it remembers may be half of a turn: the log has the whole.
                 self._populations.pop(name, None)
-            else:
-                self._failures.pop(name, None)
+            self._troubles.write(name, now)
         if not 0 <= now - self._renewed_at < TRUST_RENEWAL_S:
             self._renewed_at = now
             self._keys.trust.refresh_timestamp(now)
 
-    def _see_to(self, name: str, now: float) -> None:
-        """What is due of one population."""
+    def _see_to(self, name: str, now: float) -> bool:
+        """What is due of one population; whether that was a whole tick."""
         taken = self._policies.is_taken(name, self._config.roles_of(name), self._fence, now)
         population = None if taken else self._populations.get(name)
         if population is None:
@@ -140,13 +141,14 @@ class Steward:
         # A clock that was set back brings the next turn forward; so does an order: a rollback waits for no tick.
         if 0 < self._due.get(name, 0.0) - now <= tick_s and not population.is_waiting():
             self._see_to_campaign(name, population)
-            return
+            return False
         self._due[name] = now + tick_s
         self._one(name, population, now)
+        return True
 
     def binners(self) -> dict[str, Binner]:
         """How raw samples are counted now, of the populations to which brokers bring some and that have a model."""
-        self._binners = binners_of(self._config, self._populations, self._binners, self._tell)
+        self._binners = binners_of(self._config, self._populations, self._binners, self._troubles.tell)
         return self._binners
 
     def close(self) -> None:
@@ -192,12 +194,6 @@ class Steward:
         with reading(self._log.engine) as connection:  # a tick without an event has not asked
             check_fence(connection, self._fence, keep=False)
         population.models.publish(self._keys.trust, gone, now)
-
-    def _tell(self, name: str, what: str, error: Exception | None = None) -> None:
-        """Say what is wrong, once until it changes; where from, if nobody foresaw it."""
-        if self._failures.get(name) != what:
-            self._failures[name] = what
-            _log.error("%s: %s", name, what, exc_info=error)
 
     # ---- assignments
 

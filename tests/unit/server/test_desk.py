@@ -25,7 +25,7 @@ from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.quarantine import QuarantineEvent, QuarantineEventKind, Subject
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server import fleet, memory, orders, refreshes, validations, versions
+from fedretrain.server import fleet, memory, orders, refreshes, troubles, validations, versions
 from fedretrain.server.account import account
 from fedretrain.server.desk import Desk
 from fedretrain.server.tables import events, received, telemetry, tokens
@@ -307,6 +307,11 @@ def test_status_without_a_model_and_with_one(office):
     assert "state" not in found
     assert found == office.on("rollout", "status", "--json").json
     assert "champion         1" in office.on("status").out
+    assert "trouble" not in office.on("status").out
+    log = office.log()
+    log.append(troubles.stream("pumps"), [{"what": "the disk is full"}], at=2.0)
+    log.engine.dispose()
+    assert "trouble          the disk is full" in office.on("status").out
 
 
 def test_a_refresh_is_in_the_status_and_in_the_log(furnished):

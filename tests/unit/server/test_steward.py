@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedretrain.core.errors import ConfigError, PrivacyError
+from fedretrain.server import troubles
 from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.server.event_log import EventLog, FencedError
@@ -102,6 +103,33 @@ def test_a_population_that_fails_unforeseen_stops_no_other_and_begins_anew_from_
     steward.turn(2000.0)
     assert steward._populations["a"] is not old
     assert _turns(steward) == {"a": 1, "b": 2}
+
+
+def test_what_is_wrong_is_told_and_written_once_until_it_changes_and_so_is_its_end(steward, engine, caplog):
+    fault = ConfigError("no training file")
+    log, written = EventLog(engine), []
+    for at, now in (
+        (0.0, fault),
+        (1.0, fault),
+        (1.5, fault),
+        (3.0, None),
+        (5.0, OSError("the disk is full")),
+    ):
+        steward._populations["b"].fault = now
+        steward.turn(at)
+        written.append(troubles.last(log, "b"))
+    said = ["no training file", "", "OSError: the disk is full"]
+    assert written == [said[0]] * 3 + said[1:]
+    assert [entry.record["what"] for entry in log.read(troubles.stream("b"))] == said
+    assert sum("no training file" in record.message for record in caplog.records) == 1
+    assert troubles.last(log, "a") == ""
+
+
+def test_the_last_word_of_an_earlier_leader_is_taken_back_when_nothing_is_wrong(steward, engine):
+    log = EventLog(engine)
+    log.append(troubles.stream("b"), [{"what": "the disk is full"}], at=0.0)
+    steward.turn(1.0)
+    assert troubles.last(log, "b") == ""
 
 
 def test_a_lost_lease_ends_the_turn(steward):
