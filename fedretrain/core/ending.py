@@ -35,6 +35,15 @@ def run_until_signals(run: Callable[[], Coroutine[Any, Any, ResultT]], stop: Cal
     return asyncio.run(work())
 
 
+async def pause(ending: asyncio.Event, seconds: float) -> bool:
+    """Wait for the end, so long at most; whether it has come."""
+    try:
+        await asyncio.wait_for(ending.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
 def end_on_signals(ending: threading.Event) -> None:
     """Let SIGTERM and SIGINT set an event. Called in the main thread.
 

@@ -111,24 +111,9 @@ def join(
         return found
     token = _token(device)
     create_key(folder / KEY)
-    # The token says the population, which is not known here; the authority takes only the key from a request.
-    request = pb.EnrolRequest(
-        protocol=PROTOCOL,
-        token=token,
-        certificate_request=request_certificate(load_key(folder / KEY), "unknown", device.name),
-        traits=pb.DeviceTraits(
-            device_type=device.device_type,
-            site=device.site,
-            person=device.person,
-            trains=device.trains,
-            methods=[*METHODS, *(_MORE_METHODS if device.trains else ())],
-            node_key=_node_key(config).encode(),
-            sealing_key=_sealing_half(folder),
-        ),
-    )
     authority = read_authority(config)
     try:
-        reply = enrol(config.enrol, authority, request, ending=ending)
+        reply = enrol(config.enrol, authority, _request(config, device, folder, token), ending=ending)
     except ControlError as error:
         ends = ending is not None and ending.is_set()
         mistake = None if ends else _in_vain(error, config, device, authority)
@@ -150,6 +135,25 @@ def join(
         )
     _write(folder / JOINED, json.dumps(plain(joined)).encode())
     return joined
+
+
+def _request(config: EdgeConfig, device: DeviceConfig, folder: Path, token: str) -> pb.EnrolRequest:
+    """What a device says of itself when it enrols."""
+    # The token says the population, which is not known here; the authority takes only the key from a request.
+    return pb.EnrolRequest(
+        protocol=PROTOCOL,
+        token=token,
+        certificate_request=request_certificate(load_key(folder / KEY), "unknown", device.name),
+        traits=pb.DeviceTraits(
+            device_type=device.device_type,
+            site=device.site,
+            person=device.person,
+            trains=device.trains,
+            methods=[*METHODS, *(_MORE_METHODS if device.trains else ())],
+            node_key=_node_key(config).encode(),
+            sealing_key=_sealing_half(folder),
+        ),
+    )
 
 
 def _in_vain(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from fedretrain.core.ending import pause
 from fedretrain.core.errors import FedretrainError
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.database import DatabaseDamagedError
@@ -109,13 +110,13 @@ class Coordinator:
                     self.stop()
                     return
                 gateway.ensure(time.monotonic())
-            if await self._pause(_KEEP_S):
+            if await pause(self._stop, _KEEP_S):
                 return
 
     async def _lead(self) -> None:
         """Decide while this process holds the lease."""
         turn_s = min(one.watching.tick_s for one in self._config.populations.values())
-        while not await self._pause(min(turn_s, LOOK_S)):
+        while not await pause(self._stop, min(turn_s, LOOK_S)):
             turn = asyncio.create_task(asyncio.to_thread(self._turn))
             try:
                 for _ in range(_MOST_PROLONGED):
@@ -172,14 +173,6 @@ class Coordinator:
         if self._steward is not None:
             self._steward.close()
         self._steward, self._fence = None, None
-
-    async def _pause(self, seconds: float) -> bool:
-        """Wait; True if it is time to end."""
-        try:
-            await asyncio.wait_for(self._stop.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
 
     async def _close(self) -> None:
         for gateway in self._gateways:

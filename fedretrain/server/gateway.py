@@ -48,8 +48,8 @@ _MOST_WAITING = 4000
 """Calls of enrolled devices that wait at each of these. From a thousand on gRPC refuses what comes, as cancelled: of ten thousand devices that had
 something new to do at once, thousands were then not heard for another heartbeat, though all could have been answered within a second or two."""
 HASTE = 2.0 / 3.0
-"""While a candidate serves somewhere, devices are heard after so much of the usual time: an order to go back then reaches them within that
-time, the seconds included in which thousands of assignments are signed."""
+"""While a candidate serves somewhere, devices are heard after so much of the usual time: an order to go back, which takes seconds to be signed for
+thousands of them, then reaches the last so much sooner."""
 _MAX_HELD = 64
 _MAX_WORD = 64  # a digest: what a device says of itself is kept, and read at every turn
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedretrain.artifacts.package import read_manifest, references
 from fedretrain.coordinator.policy import TelemetryMode, read_policy
-from fedretrain.core.ending import run_until_signals
+from fedretrain.core.ending import pause, run_until_signals
 from fedretrain.core.errors import DataError, FedretrainError, UserError
 from fedretrain.core.log_lines import log_lines
 from fedretrain.server import policies
@@ -128,7 +128,7 @@ class GatewayProcess:
     async def _follow(self) -> None:
         """Keep the gateway's picture of the table fresh, and write heartbeats down."""
         flushed_at = 0.0
-        while not await self._pause(POLL_S):
+        while not await pause(self._stop, POLL_S):
             try:
                 await asyncio.to_thread(self._look)
                 if time.monotonic() - flushed_at >= _FLUSH_S:
@@ -181,14 +181,6 @@ class GatewayProcess:
             if target.population == population:
                 found |= _files_of(self._packages, digest)
         return found
-
-    async def _pause(self, seconds: float) -> bool:
-        """Wait; True if it is time to end."""
-        try:
-            await asyncio.wait_for(self._stop.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
 
     async def _close(self) -> None:
         await stop(self._servers, 1.0)

@@ -13,6 +13,14 @@ depends_on = None
 
 def upgrade() -> None:
     """Make them."""
+    _decisions()
+    _devices()
+    _reports()
+    _sources()
+
+
+def _decisions() -> None:
+    """What happened, and who may decide."""
     op.create_table(
         "events",
         sa.Column("stream", sa.String(200), primary_key=True),
@@ -28,6 +36,10 @@ def upgrade() -> None:
         sa.Column("token", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.Float(53), nullable=False),
     )
+
+
+def _devices() -> None:
+    """Who is in the fleet, and what they are told."""
     op.create_table(
         "devices",
         sa.Column("population", sa.String(100), primary_key=True),
@@ -57,6 +69,10 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Float(53), nullable=False),
         sa.Column("used_by", sa.String(100), nullable=False),
     )
+
+
+def _reports() -> None:
+    """What came from devices, and what people said of it."""
     op.create_table(
         "received",
         sa.Column("population", sa.String(100), primary_key=True),
@@ -91,7 +107,6 @@ def upgrade() -> None:
         sa.Column("devices", sa.BigInteger, nullable=False),
         sa.Column("online", sa.LargeBinary, nullable=False),
     )
-    _sources()
 
 
 def _sources() -> None:
