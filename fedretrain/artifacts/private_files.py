@@ -38,16 +38,18 @@ def read_private(path: Path) -> bytes:
     return content
 
 
-def make_private(path: Path, make: Callable[[], bytes]) -> None:
+def make_private(path: Path, make: Callable[[], bytes]) -> bool:
     """Write a new secret unless the file is there.
+
+    Returns:
+        Whether this call made it.
 
     Raises:
         DataError: If it cannot be written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            write_new(path, make())
+        return not path.exists() and write_new(path, make())
     except OSError as error:
         raise DataError(
             f"the key cannot be written: {error.strerror}",

@@ -136,8 +136,9 @@ def tick(policy: Policy, state: CycleState, evidence: Evidence, now: float) -> t
 
 
 def _permitted(log: Log, evidence: Evidence) -> Evidence:
-    """The evidence without orders that their givers may not give; each of those is written down."""
+    """The evidence without orders that their givers may not give; each of those is written down, and what was nobody's word."""
     asked, seen = evidence.roles, evidence.rollout
+    log.add(*evidence.refused)
 
     def may(said: Said) -> bool:
         if isinstance(said, (Resubmit, Discard)) and not said.by:

@@ -147,17 +147,19 @@ class Discarded:
 
 @dataclass(frozen=True)
 class Refused:
-    """A person's order that was not followed: whoever gave it may not, or not alone.
+    """A person's order that was not followed: whoever gave it may not, or not alone, or it is not their word.
 
     Attributes:
         order: What it was, in a word.
-        by: Who.
+        by: Who, as it says.
         reason: Why not; for people.
+        number: Of an order that is not their word, in the stream of orders; 0 for any other.
     """
 
     order: str
     by: str
     reason: str
+    number: int = 0
 
 
 Body: TypeAlias = (

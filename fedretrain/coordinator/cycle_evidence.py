@@ -3,7 +3,8 @@
 Rules of this file:
     * Views, readings and a rollout's evidence are levels: they say what holds now, and saying it twice changes nothing.
     * An order is given once. One that changes nothing, or that nobody's name stands behind, has no effect and no event: whoever
-      ordered looks at the state, and orders again. One whose giver may not give it is refused, which is an event.
+      ordered looks at the state, and orders again. One whose giver may not give it, or that is not their word, is refused, which is
+      an event.
     * Approvals, and a person's commands to a rollout, are in the rollout's own evidence.
 """
 
@@ -18,7 +19,7 @@ from fedretrain.rollout.quarantine import Release
 from fedretrain.rollout.safety import SafetyOrder
 
 if TYPE_CHECKING:
-    from fedretrain.coordinator.cycle_events import Trained
+    from fedretrain.coordinator.cycle_events import Refused, Trained
     from fedretrain.monitoring.baseline import Baseline
     from fedretrain.monitoring.view import FleetView
     from fedretrain.retraining.signals import Signals
@@ -147,6 +148,7 @@ class Evidence:
             filled in from there.
         readings: What safety limits are read from beside the views; in safe mode those of what serves then.
         orders: What people order.
+        refused: What was ordered in people's names, and is not their word.
         faults: Faults and clean measurements of devices and versions in one window, from elsewhere than monitors.
         decides_otherwise: Waiting versions whose decision thresholds are not the champion's.
         roles: Who may order and approve what.
@@ -162,6 +164,7 @@ class Evidence:
     rollout: RolloutEvidence = field(default_factory=RolloutEvidence)
     readings: tuple[Reading, ...] = ()
     orders: tuple[Order, ...] = ()
+    refused: tuple[Refused, ...] = ()
     faults: QuarantineEvidence | None = None
     decides_otherwise: frozenset[int] = frozenset()
     roles: Roles = field(default_factory=Roles)

@@ -73,7 +73,22 @@ class Answered:
     reason: str = ""
 
 
-PolicyEvent: TypeAlias = Taken | Offered | Answered
+@dataclass(frozen=True)
+class Unproved:
+    """An answer that is not the word of whom it names: it counts for nothing.
+
+    Attributes:
+        number: Of its record.
+        name: Whose it says that it is.
+        reason: Why not; for people.
+    """
+
+    number: int
+    name: str
+    reason: str
+
+
+PolicyEvent: TypeAlias = Taken | Offered | Answered | Unproved
 
 
 @dataclass(frozen=True)
@@ -149,12 +164,12 @@ def decide(book: PolicyBook, file: Policy, roles: Roles, now: float) -> tuple[Po
 
 
 def apply(book: PolicyBook, event: PolicyEvent, at: float) -> PolicyBook:
-    """The book after an event; an answer about another policy than the one that waits changes nothing."""
+    """The book after an event; an answer that nobody proved, or about another policy than the one that waits, changes nothing."""
     if isinstance(event, Taken):
         return PolicyBook(event.policy)
     if isinstance(event, Offered):
         return replace(book, waiting=event.policy, agreed=())
-    if book.waiting is None or event.digest != book.waiting.digest:
+    if isinstance(event, Unproved) or book.waiting is None or event.digest != book.waiting.digest:
         return book
     if event.answer is not Answer.GRANTED:
         return replace(book, agreed=())

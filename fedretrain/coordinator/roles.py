@@ -2,8 +2,9 @@
 
 Rules of this file:
     * A role names rights and the people who have them. Where there is no role at all, everybody who gives a name has every right.
-    * Names are those that orders carry (``--by``), compared as they are written. Nobody proves a name; where a role says from which
-      accounts of the operating system its people act, the command line asks for that too.
+    * Names are those that orders carry (``--by``), compared as they are written. That an order is the word of whom it
+      names is proved before (`server.people`), where that person has a key. Where a role says from which accounts of the operating system
+      its people act, the command line asks for that too.
 """
 
 from __future__ import annotations

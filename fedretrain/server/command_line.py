@@ -8,6 +8,7 @@ Rules of this file:
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     Run: TypeAlias = Callable[[argparse.Namespace], int]
     Below: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse has no other name for it
+
+
+KEY = "FEDRETRAIN_KEY"
+"""The environment variable that names the file of a person's key."""
 
 
 def command(
@@ -44,6 +49,13 @@ def order(
     made = command(below, name, run, text)
     made.add_argument("--by", required=True, help="who orders it; it goes into the audit log")
     made.add_argument("--reason", default="", required=must_say_why, help="why")
+    named = os.environ.get(KEY)
+    made.add_argument(
+        "--key",
+        type=Path,
+        default=Path(named) if named else None,
+        help=f"file of their private key, if they have one (default: ${KEY})",
+    )
     return made
 
 
@@ -51,7 +63,7 @@ def desk_of(arguments: argparse.Namespace) -> Desk:
     """The desk of the population that was named."""
     from fedretrain.server.desk import Desk
 
-    return Desk(arguments.config, arguments.population)
+    return Desk(arguments.config, arguments.population, getattr(arguments, "key", None))
 
 
 def content_of(path: Path) -> bytes:

@@ -17,6 +17,7 @@ from fedretrain.server import (
     baseline_commands,
     incident_commands,
     label_commands,
+    people_commands,
     policy_commands,
     source_commands,
 )
@@ -60,6 +61,7 @@ def add(
     baseline_commands.add(below)
     source_commands.add(below)
     policy_commands.add(below)
+    people_commands.add(below)
     _safety(below)
     _reading(below)
 
@@ -243,7 +245,9 @@ def _rollout(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         return run
 
     def started(arguments: argparse.Namespace) -> int:
-        desk_of(arguments).start(arguments.version, arguments.by, arguments.reason)
+        from fedretrain.server.starting import start
+
+        start(desk_of(arguments), arguments.version, arguments.by, arguments.reason)
         text = f"the rollout of version {arguments.version} is ordered; it counts at the next turn"
         return say(arguments, {"version": arguments.version}, text)
 
@@ -328,7 +332,8 @@ def _lines(found: dict[str, Any]) -> str:
 
 def _order_line(one: dict[str, Any]) -> str:
     said = " ".join(str(value) for value in one["said"].values())
-    return f"{_clock(one['at'])} {one['by']} ({one['account'] or 'account unknown'}) {one['kind']} {said}"
+    who = f"{one['by']} ({one['account'] or 'account unknown'}{', key ' + one['key'][:12] if one['key'] else ''})"
+    return f"{_clock(one['at'])} {who} {one['kind']} {said}{' REFUSED: ' + one['refused'] if one['refused'] else ''}"
 
 
 def _clock(at: float) -> str:

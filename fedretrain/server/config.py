@@ -20,6 +20,7 @@ from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.toml_file import check_address, read_toml, under
 from fedretrain.server.database import check_url
+from fedretrain.server.people import Notary, OrderRules, Person, check_people, fleet_of
 from fedretrain.server.sources.config import Kafka, Mqtt, check_sources, placed
 from fedretrain.wire.control import MAX_MESSAGE_BYTES
 
@@ -190,6 +191,8 @@ class ServerConfig:
         populations: By name.
         at_rest: Encryption of packages and campaigns' states.
         roles: Who may order and approve what, by the role's name; none: whoever gives a name may do everything.
+        people: Keys of those who order, by their names; who has none is believed by name.
+        orders: What an order needs.
         mqtt: Brokers of MQTT that telemetry comes from, too.
         kafka: Likewise Kafka's.
     """
@@ -198,6 +201,8 @@ class ServerConfig:
     populations: dict[str, Population]
     at_rest: AtRest = field(default_factory=AtRest)
     roles: dict[str, Role] = field(default_factory=dict)
+    people: dict[str, Person] = field(default_factory=dict)
+    orders: OrderRules = field(default_factory=OrderRules)
     database: str = ""
     mlflow: str = ""
     listen: Listen = field(default_factory=Listen)
@@ -227,9 +232,15 @@ class ServerConfig:
                 fix=f"name some of {known}",
             )
 
+        check_people(self.people, self.orders, {one for role in self.roles.values() for one in role.people})
+
     def roles_of(self, population: str) -> Roles:
         """Who may order and approve what of a population's models."""
         return Roles(self.roles).of(population)
+
+    def notary_of(self, population: str) -> Notary:
+        """Who says of a population's orders whether they are the word of whom they name."""
+        return Notary(population, fleet_of(Path(self.folder)), self.people, self.orders)
 
     @property
     def sources(self) -> tuple[Mqtt | Kafka, ...]:

@@ -17,7 +17,7 @@ from fedretrain.server.watched import clockwork_of, counts_bytes
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
-    from fedretrain.server.config import Watching
+    from fedretrain.server.config import ServerConfig, Watching
 
 _SAMPLED = 10_000  # devices
 _CELLS = 13  # of a numeric feature: ten bins, under, over and missing
@@ -41,6 +41,7 @@ def check_config(path: Path) -> dict[str, str]:
     database = check_url(config.database_url).render_as_string()  # without a password
     found = {"folder": config.folder, "database": database, "devices": config.listen.control}
     found["at rest"] = config.at_rest.says
+    found["orders"] = _signed(config)
     found |= {f"source {one.name}": check_source(one) for one in config.sources}
     for name, one in config.populations.items():
         policy = read_policy(read_yaml(Path(one.policy)), where=one.policy)
@@ -60,6 +61,16 @@ def check_config(path: Path) -> dict[str, str]:
         if one.pool:
             found[f"populations.{name}.pool"] = f"{len(read_pool(Path(one.pool)))} rows"
     return found
+
+
+def _signed(config: ServerConfig) -> str:
+    """Whose orders are signed, and who is believed by name."""
+    having = sorted(name for name, person in config.people.items() if person.key)
+    if config.orders.require_keys:
+        return f"signed by {', '.join(having)}; nobody else is followed"
+    if not having:
+        return "not signed: --by is a convention, and whoever may run fedretrain here can order in any name"
+    return f"signed by {', '.join(having)}; any other name is believed (orders.require_keys = true ends that)"
 
 
 def _memory(policy: Policy, watching: Watching, num_cells: int) -> str:

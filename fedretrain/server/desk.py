@@ -12,40 +12,39 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedretrain.coordinator.cycle import Discard, Propose, Resubmit, Retrain, Withdraw, served
+from fedretrain.artifacts.signed_order import public_half
+from fedretrain.artifacts.trust.keys import load_key
+from fedretrain.coordinator.cycle import Discard, Propose, Resubmit, Retrain, Withdraw
 from fedretrain.coordinator.permission import refusal, unasked, unsteered
 from fedretrain.coordinator.policy import read_policy
 from fedretrain.coordinator.policy_book import current
 from fedretrain.coordinator.roles import Right
-from fedretrain.core.build import plain
 from fedretrain.core.checks import not_negative, require
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.frozen import thaw
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.rollout.stops import RULES_BASELINE
-from fedretrain.rollout.verdict import Verdict
 from fedretrain.server import (
-    alerts,
     fleet,
     intake,
     listing,
     memory,
     orders,
     policies,
-    refreshes,
-    troubles,
     validations,
 )
 from fedretrain.server.account import account
 from fedretrain.server.config import read_server
-from fedretrain.server.database import open_database, reading
+from fedretrain.server.database import open_database
 from fedretrain.server.enrolment import make_tokens
 from fedretrain.server.event_log import EventLog
-from fedretrain.server.examining import pool_verdict
 from fedretrain.server.fleet import Standing
 from fedretrain.server.keys import open_keys, open_stores
 from fedretrain.server.models import Models
+from fedretrain.server.orders import Signer
+from fedretrain.server.overview import overview
+from fedretrain.server.people import HOW_TO_SIGN
 from fedretrain.server.pool import read_pool
 from fedretrain.server.ranked import Ranked
 from fedretrain.server.training_file import read_training, read_yaml
@@ -53,14 +52,15 @@ from fedretrain.server.verifying import verify
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.policy import Policy
+    from fedretrain.coordinator.policy_book import PolicyBook
     from fedretrain.coordinator.roles import Roles
     from fedretrain.server.config import Population, Watching
     from fedretrain.server.keys import Keys
     from fedretrain.server.memory import Memory
+    from fedretrain.server.people import Notary
     from fedretrain.server.validations import Validations
 
 
-_ALERTS = 5  # that status shows
 _SEE = "see `fedretrain rollout status`"
 
 
@@ -70,13 +70,14 @@ class Desk:
     Args:
         path: ``server.toml``.
         population: Its name; may be empty where there is one.
+        key: File of the private key with which what is ordered is signed; None: it is not.
 
     Raises:
         ConfigError: If there is no such population.
     """
 
-    def __init__(self, path: Path, population: str) -> None:
-        self._config = read_server(path)
+    def __init__(self, path: Path, population: str, key: Path | None = None) -> None:
+        self._config, self._key = read_server(path), key
         names = sorted(self._config.populations)
         if not population and len(names) == 1:
             population = names[0]
@@ -100,6 +101,11 @@ class Desk:
         return EventLog(open_database(self._config.database_url))
 
     @property
+    def heartbeat_s(self) -> float:
+        """How often devices shall be heard."""
+        return self._config.listen.heartbeat_s
+
+    @property
     def watching(self) -> Watching:
         """The population's clockwork."""
         return self._one.watching
@@ -110,6 +116,26 @@ class Desk:
         return self._config.roles_of(self.population)
 
     @cached_property
+    def notary(self) -> Notary:
+        """Who says whether an order is the word of whom it names."""
+        return self._config.notary_of(self.population)
+
+    @cached_property
+    def signer(self) -> Signer | None:
+        """Signs what is ordered here; None where no key was given.
+
+        Raises:
+            ConfigError: If the fleet has no authority yet, for which a signature could be.
+            DataError: If the key's file is missing, readable by others, or holds no such key.
+        """
+        if self._key is None:
+            return None
+        key = load_key(self._key)
+        fix = "start the coordinator once"
+        require(bool(self.notary.fleet), "the fleet has no authority yet", key=self._config.folder, fix=fix)
+        return Signer(key, self.notary.fleet)
+
+    @cached_property
     def policy_file(self) -> Policy:
         """What the policy file says."""
         return read_policy(read_yaml(Path(self._one.policy)), where=self._one.policy)
@@ -117,7 +143,11 @@ class Desk:
     @cached_property
     def policy(self) -> Policy:
         """What decides: the file's, unless it waits for two people's word."""
-        return current(policies.recall(self.log, self.population), self.policy_file)
+        return current(self.policy_book(), self.policy_file)
+
+    def policy_book(self) -> PolicyBook:
+        """The policy in force, what waits, and who has agreed to it."""
+        return policies.recall(self.log, self.population, self.notary)
 
     @cached_property
     def models(self) -> Models:
@@ -138,39 +168,7 @@ class Desk:
 
     def status(self) -> dict[str, Any]:
         """Where the population stands."""
-        known = self.memory()
-        state = known.state
-        with reading(self.log.engine) as connection:
-            devices = fleet.everybody(connection, self.population)
-        heard = sum(time.time() - one.seen_at < 3 * self._config.listen.heartbeat_s for one in devices)
-        found: dict[str, Any] = {"population": self.population, "devices": len(devices), "online": heard}
-        found["trouble"] = troubles.last(self.log, self.population)
-        if state is None:
-            made = max(self.models.versions.by_number, default=0)
-            waits = f"version {made} waits for the coordinator's next turn"
-            return {**found, "state": waits if made else "no model yet: fedretrain models import"}
-        found |= {"champion": state.champion, "serves": served(self.policy, state)}
-        if state.rollout is not None:
-            found |= listing.rollout(state.rollout)
-        if state.training is not None:
-            record = self.models.campaign(state.training.version)
-            rounds = 0 if record is None else len(record.rounds)
-            found["training"] = f"version {state.training.version}, {rounds} rounds"
-        found["evaluation"] = self.validations().describe()
-        found |= {
-            "safe_mode": state.safety.safe_mode,
-            "stopped": sorted(str(one) for one in state.safety.stopped),
-            "drifted": state.monitor.drifted,
-            "quarantined": sorted(state.quarantined),
-            "kept_devices": sorted(state.kept_devices),
-            "incidents": [plain(one) for one in state.incidents],
-            "refresh": refreshes.last(known.refreshes),
-            "alerts": alerts.newest(self.log, self.population, _ALERTS),
-            "policy_waits": policies.waits(
-                policies.recall(self.log, self.population), self.roles, time.time()
-            ),
-        }
-        return found
+        return overview(self)
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
         """What has happened."""
@@ -229,14 +227,8 @@ class Desk:
             fleet.set_standing(connection, self.population, device, Standing(standing), time.time())
             if standing == Standing.RETIRED:
                 intake.forget(connection, self.population, device)
-        record = {
-            "device": device,
-            "standing": standing,
-            "by": by,
-            "reason": reason,
-            "account": account(),
-        }
-        self.log.append(fleet.stream(self.population), [record], at=time.time())
+        body = {"device": device, "standing": standing, "by": by.strip(), "reason": reason}
+        self.write_down(fleet.stream(self.population), "device", body)
 
     def answer(self, word: str, by: str, reason: str = "") -> None:
         """Answer what a rollout asks.
@@ -244,7 +236,7 @@ class Desk:
         Raises:
             ConfigError: If nothing is asked, or this person may not answer it.
         """
-        orders.check_name(by)
+        self.recognize(by)
         nothing = unasked(self.memory().state)
         require(not nothing, nothing, key="rollout", fix=_SEE)
         self.give(Approval(Answer(word), by, reason=reason))
@@ -316,35 +308,6 @@ class Desk:
         retrains = models.training is not None and models.package(1).manifest.training.recipe != FROM_ONNX
         return {"version": 1, "package": digest, "retrains": retrains}
 
-    def start(self, version: int, by: str, reason: str) -> None:
-        """Order the rollout of a version that is registered and valid.
-
-        Raises:
-            ConfigError: If this person may not.
-            DataError: If there is no such version, it is what serves, it failed, or the pool does not pass it.
-        """
-        self._check(Propose(version, by, reason))
-        self.models.versions.package_of(version)
-        state = self.memory().state
-        if state is None:
-            raise DataError("there is no champion yet", where=self.population, fix="fedretrain models import")
-        if version in (state.champion, RULES_BASELINE):
-            raise DataError(f"version {version} is what serves", where=self.population, fix="name another")
-        if version in state.quarantined:
-            raise DataError(
-                f"version {version} is in quarantine",
-                where=self.population,
-                fix="fedretrain incident resubmit",
-            )
-        verdict = pool_verdict(self.models, version, state.champion)
-        if verdict not in (None, Verdict.PASS):
-            raise DataError(
-                f"the offline validation of version {version} says {verdict}",
-                where=self.population,
-                fix="retrain, or mend the pool that it is judged on",
-            )
-        self.give(Propose(version, by, reason))
-
     def propose(self, weights: bytes, by: str, reason: str) -> int:
         """Bring weights as a candidate; its number.
 
@@ -356,7 +319,7 @@ class Desk:
         from fedretrain.server.model_files import read_weights
         from fedretrain.server.releasing import release_version
 
-        self._check(Propose(0, by, reason))
+        self.check(Propose(0, by, reason))
         state = self.memory().state
         if state is None:
             raise DataError("there is no champion yet", where=self.population, fix="fedretrain models import")
@@ -374,21 +337,42 @@ class Desk:
         self.give(Propose(version, by, reason))
         return version
 
-    def require(self, by: str, right: Right) -> None:
-        """Raise a `ConfigError` unless somebody gives a name that has a right."""
+    def recognize(self, by: str) -> None:
+        """Raise a `ConfigError` unless somebody gives a name, and the key that is wanted of who has it."""
         orders.check_name(by)
+        lacks = self.notary.lacks(by.strip(), "" if self.signer is None else public_half(self.signer.key))
+        require(not lacks, lacks, key="--by", fix=HOW_TO_SIGN)
+
+    def require(self, by: str, right: Right) -> None:
+        """Raise a `ConfigError` unless somebody gives a name that has a right, as `recognize`."""
+        self.recognize(by)
         lacks = self.roles.lacks(by, right, account())
         if lacks:
             raise ConfigError(lacks, where="--by", fix="roles are in server.toml")
 
     def give(self, said: orders.Said) -> None:
         """Write an order down, if whoever gives it may."""
-        self._check(said)
-        orders.give(self.log, self.population, said, time.time())
+        self.check(said)
+        orders.give(self.log, self.population, said, time.time(), self.signer)
 
-    def _check(self, said: orders.Said) -> None:
+    def write_down(
+        self, stream: str, kind: str, body: dict[str, Any], found: dict[str, Any] | None = None
+    ) -> None:
+        """Write down what was done here and now in somebody's name, signed where there is a key.
+
+        Args:
+            stream: Where.
+            kind: What it was, in a word.
+            body: What was ordered, by whom and why.
+            found: What came of it.
+        """
+        now = time.time()
+        record = orders.recorded(kind, body, self.population, now, self.signer)
+        self.log.append(stream, [{**record, **(found or {})}], at=now)
+
+    def check(self, said: orders.Said) -> None:
         """Raise a `ConfigError` where an order would be refused."""
-        orders.check_name(said.by)
+        self.recognize(said.by)
         # Safe mode is ordered also where the log is damaged: only what depends on where the loop stands looks at it.
         depends = isinstance(said, (Approval, Propose, Resubmit, Discard))
         state = self.memory().state if depends else None

@@ -192,7 +192,7 @@ class GatewayProcess:
 
 def _slot_s(log: EventLog, name: str, population: Population) -> float:
     """The length of a population's slots, as its devices are told: none where the policy in force wants no telemetry."""
-    policy = policies.recall(log, name).in_force
+    policy = policies.in_force(log, name)
     if policy is None:  # nobody has led yet: it will be taken as it is
         policy = read_policy(read_yaml(Path(population.policy)), where=population.policy)
     return NO_TELEMETRY if policy.telemetry is TelemetryMode.OFF else population.watching.slot_s

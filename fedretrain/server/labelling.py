@@ -40,8 +40,8 @@ def import_labels(desk: Desk, content: bytes, name: str, by: str, reason: str) -
     now = time.time()
     with desk.log.engine.begin() as connection:
         found = annotation_store.keep(connection, desk.population, given, now)
-    record = {"by": by, "reason": reason, "file": hashlib.sha256(content).hexdigest(), **found}
-    desk.log.append(stream(desk.population), [record], at=now)
+    body = {"by": by.strip(), "reason": reason, "file": hashlib.sha256(content).hexdigest()}
+    desk.write_down(stream(desk.population), "labels", body, {"found": found})
     return found
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.core.errors import ConfigError
 from fedretrain.server import fleet, orders, policies
 from fedretrain.server.database import reading
+from fedretrain.server.people import giver, signature_of
+from fedretrain.server.signed_records import refused
 
 if TYPE_CHECKING:
     from fedretrain.coordinator.cycle import CycleState
@@ -69,18 +72,31 @@ def _role(number: int, state: CycleState | None) -> str:
 
 
 def ordered(log: EventLog, population: str) -> list[dict[str, Any]]:
-    """Everything that people ordered and answered, oldest first: who, from which account, and what."""
-    found = []
+    """Everything that people ordered and answered, oldest first: who, from which account, with which key, and what.
+
+    What the coordinator found to be nobody's word says why under ``refused``.
+    """
+    found, passed = [], refused(log, population)
     for stream in (orders.stream(population), policies.stream(population), fleet.stream(population)):
         for entry in log.read(stream):
             record = entry.record
-            body = record.get("body", record)
-            if not isinstance(body.get("by"), str):
+            if not giver(record):
                 continue  # what the coordinator wrote itself
-            said = {key: value for key, value in body.items() if key not in ("by", "account") and value}
-            told = {"at": entry.at, "kind": record.get("kind", "device"), "by": body["by"]}
-            found.append({**told, "account": record.get("account", ""), "said": said})
+            body = record["body"]
+            said = {key: value for key, value in body.items() if key != "by" and value}
+            told = {"at": entry.at, "kind": record["kind"], "by": body["by"], "account": record["account"]}
+            why = passed.get(stream, {}).get(entry.number, "")
+            found.append({**told, "key": _key(record), "refused": why, "said": said})
     return sorted(found, key=lambda one: one["at"])
+
+
+def _key(record: dict[str, Any]) -> str:
+    """Under which a record says that it was signed; empty where it was not, or nobody can read it."""
+    try:
+        signature = signature_of(record)
+    except ConfigError:
+        return ""
+    return "" if signature is None else signature.key
 
 
 def rollout(known: RolloutState) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Memory:
         assignments: Who shall run what under the present order.
         num_records: Records of the stream that are in it.
         orders: Number of the last order that was read.
+        nonces: Of every signed order that was taken: none counts twice.
         ranks: Of the last rollout.
         look: ``(step, attempt, look)`` that was taken last; None before the first of a rollout.
         baseline: Where the champion's record is.
@@ -105,6 +106,7 @@ class Memory:
     assignments: Assignments = field(default_factory=lambda: unassigned(np.zeros(0), 0))
     num_records: int = 0
     orders: int = 0
+    nonces: frozenset[str] = frozenset()
     ranks: Ranks | None = None
     look: tuple[int, int, int] | None = None
     baseline: BaselineNote = field(default_factory=BaselineNote)
@@ -146,7 +148,8 @@ def fold(
     memory = replace(memory, num_records=memory.num_records + 1)
     kind = record.get("kind")
     if kind == ORDERS:
-        return replace(memory, orders=record["through"])
+        nonces = memory.nonces.union(record.get("nonces", ()))
+        return replace(memory, orders=record["through"], nonces=nonces)
     if kind == RANKS:
         ranks = Ranks(record["rollout"], record["blob"], record["seed"])
         champion = memory.begun.champion

@@ -9,7 +9,7 @@ from fedretrain.coordinator import policy_book
 from fedretrain.coordinator.policy_book import Answered
 from fedretrain.core.errors import ConfigError
 from fedretrain.rollout.evidence import Answer
-from fedretrain.server import orders, policies
+from fedretrain.server import policies
 from fedretrain.server.account import account
 from fedretrain.server.command_line import command, desk_of, order, say
 
@@ -55,7 +55,7 @@ def add(below: Below) -> None:
 
 def standing(desk: Desk) -> dict[str, Any]:
     """What decides, and what waits."""
-    book = policies.recall(desk.log, desk.population)
+    book = desk.policy_book()
     return {
         "in_force": desk.policy.digest,
         "name": desk.policy.name,
@@ -69,11 +69,11 @@ def answer(desk: Desk, word: Answer, by: str, reason: str) -> dict[str, str]:
     Raises:
         ConfigError: If nothing waits, the file is another one by now, or this person may not.
     """
-    orders.check_name(by)
-    book, now = policies.recall(desk.log, desk.population), time.time()
+    desk.recognize(by)
+    book, now = desk.policy_book(), time.time()
     said = Answered(desk.policy_file.digest, by.strip(), word, reason)
     refused = policy_book.refusal(book, desk.roles, said, now, account())
     if refused:
         raise ConfigError(refused, where="policy", fix="see `fedretrain policy status`")
-    policies.answer(desk.log, desk.population, said, now)
+    policies.answer(desk.log, desk.population, said, now, desk.signer)
     return {"digest": said.digest, "answer": str(word), "by": said.by}

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from fedretrain.server.fleet import Device
     from fedretrain.server.models import Models
     from fedretrain.server.orders import Orders
+    from fedretrain.server.people import Notary
 
 COUNTED_AT_ONCE = 20_000
 """Records that a tick counts: a long backlog keeps no order from being taken, and the next tick is at once."""
@@ -76,6 +77,7 @@ class Population:
         models: Its versions and packages.
         fence: The lease of whoever runs it.
         roles: Who may order and approve what.
+        notary: Says of an order whether it is the word of whom it names.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Population:
         models: Models,
         fence: Fence,
         roles: Roles,
+        notary: Notary,
     ) -> None:
         self.name, self.policy, self.models, self.fence, self._roles = name, policy, models, fence, roles
+        self._notary = notary
         self._log, self._states = log, states
         self._clockwork = clockwork_of(config.watching, policy)
         self._most_bytes = config.watching.memory_gib * 2**30
@@ -101,12 +105,8 @@ class Population:
         self._bins = ""
         self._looking = Looking(policy)
         if self.memory.ranks is not None:
-            look = self.memory.look
-            self._looking.restore(
-                self.memory.ranks.seed,
-                None if look is None else look[2],
-                (0, 0) if look is None else look[:2],
-            )
+            step, attempt, taken = self.memory.look or (0, 0, None)
+            self._looking.restore(self.memory.ranks.seed, taken, (step, attempt))
         self.examiner = Examiner(name, models, log, fence)
         self.trouble: UserError | None = None
 
@@ -141,7 +141,7 @@ class Population:
             return ()
         # A clock that was set back: the loop's time stands until it is reached again, and orders count meanwhile.
         self.trouble = standing(self.name, self.memory.state.updated_at - now)
-        now = max(now, self.memory.state.updated_at)
+        wall, now = now, max(now, self.memory.state.updated_at)
         champion = self.memory.begun.champion
         size = len(self.devices)
         self.memory = replace(self.memory, assignments=grown(self.memory.assignments, size, champion))
@@ -152,7 +152,9 @@ class Population:
         digests = self.models.versions.digests
         told = confirmed(self.memory.assignments, self.devices, digests, now)
         self.memory = replace(self.memory, assignments=told)
-        return self._decide(now)
+        memory, entries = self.memory, self._log.read(orders.stream(self.name), after=self.memory.orders)
+        # Signed by people's clocks, which agree with this one, not with a loop whose time stands.
+        return self._decide(now, orders.gather(entries, memory.orders, self._notary, wall, memory.nonces))
 
     def _begin_if_possible(self, now: float) -> None:
         """The loop begins with the first model that was imported."""
@@ -220,10 +222,8 @@ class Population:
 
     # ---- deciding
 
-    def _decide(self, now: float) -> tuple[CycleEvent, ...]:
-        memory = self.memory
-        state = memory.begun
-        told = orders.gather(self._log.read(orders.stream(self.name), after=memory.orders), memory.orders)
+    def _decide(self, now: float, told: Orders) -> tuple[CycleEvent, ...]:
+        state = self.memory.begun
         watching = self._watching
         if watching is not None:
             watching.keep_out(state.kept_devices, now)
@@ -240,6 +240,7 @@ class Population:
             under_way=None if state.training is None else self.models.under_way(state.training.version),
             rollout=self._rollout(told, now),
             orders=told.cycle,
+            refused=told.refused,
             decides_otherwise=self.models.deciding_otherwise(state.champion, state.waiting),
             roles=self._roles,
             num_devices=len(self._active()),
@@ -286,7 +287,7 @@ class Population:
         said = () if self.telemetry is None else self.telemetry.refreshed
         notes = refreshes.notes(self.memory.refreshes, said, now)
         if told.through != self.memory.orders:
-            notes.append({"kind": ORDERS, "at": now, "through": told.through})
+            notes.append({"kind": ORDERS, "at": now, "through": told.through, "nonces": sorted(told.nonces)})
         if self._watching is not None and self._watching.kept is not self._noted:
             note = note_of(self._watching.kept, self._noted, self.memory.baseline, self._states)
             notes.append(note.to_record())

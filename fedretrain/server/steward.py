@@ -77,7 +77,9 @@ class Steward:
         clock: Callable[[], float],
     ) -> None:
         self._config, self._log, self._keys, self._clock = config, log, keys, clock
-        self._stores, self._fence, self._policies = stores, fence, Policies(log)
+        self._stores, self._fence = stores, fence
+        self._notaries = {name: config.notary_of(name) for name in config.populations}
+        self._policies = Policies(log, self._notaries)
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
         self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
         self._announced: dict[str, Announcement] = {}
@@ -96,11 +98,12 @@ class Steward:
 
     def _open(self, name: str, stores: Stores, fence: Fence) -> Population:
         config, roles = self._config.populations[name], self._config.roles_of(name)
+        notary = self._notaries[name]
         policy = self._policies.open(name, config.policy, roles, fence, self._clock())
         check_pool(policy, config.pool, f"populations.{name}.pool")
         training = read_training(Path(config.training)) if config.training else None
         models = Models(name, policy, training, config.pool, self._log, stores, fence, self._clock)
-        return Population(name, config, policy, self._log, stores.campaigns, models, fence, roles)
+        return Population(name, config, policy, self._log, stores.campaigns, models, fence, roles, notary)
 
     def turn(self, now: float) -> None:
         """Everything that is due.

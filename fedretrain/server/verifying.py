@@ -17,6 +17,7 @@ from fedretrain.server.database import DatabaseDamagedError, check_pages
 from fedretrain.server.keys import open_stores
 from fedretrain.server.registry import Registry, default_uri
 from fedretrain.server.showing import view_of
+from fedretrain.server.signed_records import check_signatures
 from fedretrain.server.witnesses import check_ledger
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def verify(
     wrong += [
         f"the signed list offers {digest}, which no version is" for digest in sorted(offered - packages)
     ]
+    if not damaged:
+        checked["signatures"], bad = check_signatures(log, population, config.notary_of(population))
+        wrong += bad
     checked["packages"] = f"{len(packages)} packages"
     checked["signed list"] = f"{len(offered)} packages"
     shown = (memory.stream(population), validations.stream(population))

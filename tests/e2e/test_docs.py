@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from fedretrain.artifacts.identity import FleetAuthority
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +47,32 @@ def test_the_files_of_a_first_fleet_make_a_first_model(folder):
     imported = _run(folder, "-m", "fedretrain", "models", "import")
     assert imported.returncode == 0, imported.stderr
     assert imported.stdout.startswith("version 1 is ")
+
+
+def test_a_person_makes_a_key_and_signs_as_the_documentation_shows(folder):
+    assert _run(folder, "laboratory.py").returncode == 0
+    shown = "".join(
+        text for text in _blocks("docs/operating.md", "toml") if "[roles" in text or "[people" in text
+    )
+    (made,) = [
+        line
+        for text in _blocks("docs/operating.md", "console")
+        for line in text.splitlines()
+        if "people key" in line
+    ]
+    key = _run(folder, "-m", *made.partition("#")[0].split())
+    assert key.returncode == 0, key.stderr
+    (example,) = re.findall(r'^key = ".*"', shown, re.MULTILINE)
+    config = folder / "server.toml"
+    config.write_text(config.read_text() + shown.replace(example, key.stdout.splitlines()[1]))
+    checked = _run(folder, "-m", "fedretrain", "config", "check", "server.toml")
+    assert "orders: signed by anna; any other name is believed" in checked.stdout, checked.stderr
+    FleetAuthority(
+        folder / "state" / "authority", now=time.time()
+    )  # as the coordinator's first start makes it
+    words = ("-m", "fedretrain", "safe-mode", "on", "--by", "anna")
+    assert "must be signed" in _run(folder, *words).stderr
+    assert _run(folder, *words, "--key", "anna.key").returncode == 0
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/operating.md", "docs/device.md"])

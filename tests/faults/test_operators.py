@@ -10,11 +10,10 @@ from fedretrain.artifacts.inference import Predictor
 from fedretrain.artifacts.manifest import Strategy
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.rollout.evidence import Answer
-from fedretrain.server.policies import recall
 from fedretrain.server.policy_commands import answer
 from fedretrain.server.pool import read_pool
 from fedretrain.training.keep import Verdict
-from tests.plant_cases import DEVICES, OPERATOR, POPULATION, ROLLOUT
+from tests.plant_cases import DEVICES, OPERATOR, ROLLOUT
 from tests.server_cases import CLASSES, TRAINING, rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -154,8 +153,8 @@ def test_other_decision_thresholds_wait_for_two_people_and_the_old_ones_decide_u
     for by in ("ada", "bob"):
         assert plant.desk.policy == old
         answer(plant.desk, Answer.GRANTED, by, "as we agreed")
-    plant.until(lambda: recall(plant.desk.log, POPULATION).waiting is None, "two people agreed")
-    taken = recall(plant.desk.log, POPULATION).in_force
+    plant.until(lambda: plant.desk.policy_book().waiting is None, "two people agreed")
+    taken = plant.desk.policy_book().in_force
     assert (taken.digest, taken.rollout.pending_limit_s) == (waits["digest"], 90_000.0)
     plant.revive(plant.kill("coordinator"))  # and whoever leads next decides by it too
     plant.desk.propose(weights, OPERATOR, "under the new policy")

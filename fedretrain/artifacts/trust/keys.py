@@ -61,9 +61,18 @@ def create_keys(folder: Path) -> None:
         DataError: If they cannot be written.
     """
     for path in (folder / "offline" / "root.pem", *(folder / "online" / f"{role}.pem" for role in ROLES)):
-        make_private(path, lambda: _pem(Ed25519PrivateKey.generate()))
+        create_key(path)
     public = {role: raw.hex() for role, raw in load_online(folder / "online").public().items()}
     write_whole(folder / "online" / "public.json", json.dumps(public, indent=1).encode())
+
+
+def create_key(path: Path) -> bool:
+    """Make a private key in a file, unless the file is there; whether this call made it.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    return make_private(path, lambda: _pem(Ed25519PrivateKey.generate()))
 
 
 def load_online(folder: Path) -> OnlineKeys:

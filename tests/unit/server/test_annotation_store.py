@@ -118,7 +118,7 @@ def test_a_file_is_brought_and_its_bringer_written_down(office):
     assert office.on(*words, "--by", "anna", "--json").json["repeated"] == 1
     desk = Desk(office.config, "")
     entries = [entry.record for entry in desk.log.read(stream("pumps"))]
-    assert [(one["by"], one["reason"], one["new"]) for one in entries] == [
+    assert [(one["body"]["by"], one["body"]["reason"], one["found"]["new"]) for one in entries] == [
         ("anna", "inspection", 1),
         ("anna", "inspection", 0),
     ]

@@ -79,6 +79,7 @@ def test_what_is_sound_is_verified(furnished):
         "packages": "1 packages",
         "signed list": "0 packages",
         "states": "0 files",
+        "signatures": "0 good, 0 refused when they came",
     }
     assert said.json["wrong"] == []
 
@@ -545,13 +546,8 @@ def test_who_judged_a_device_and_why_stands_in_the_log(furnished):
     assert furnished.on(*words, "--by", "anna").status == 0
     desk = _desk(furnished)
     (entry,) = desk.log.read(fleet.stream("pumps"))
-    assert entry.record == {
-        "device": "pump-1",
-        "standing": "revoked",
-        "by": "anna",
-        "reason": "it was stolen",
-        "account": account(),
-    }
+    body = {"device": "pump-1", "standing": "revoked", "by": "anna", "reason": "it was stolen"}
+    assert entry.record == {"kind": "device", "body": body, "account": account()}
     furnished.config.write_text(furnished.config.read_text() + ROLES)
     said = furnished.on(*words, "--by", "carl")
     assert (said.status, "lacks the right operate" in said.err) == (2, True)

@@ -17,6 +17,7 @@ from fedretrain.server import policies
 from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.gateway_process import GatewayProcess, _files_of, _slot_s
+from fedretrain.server.people import OPEN
 from fedretrain.server.policies import Policies
 from fedretrain.wire.control import NO_TELEMETRY
 from tests.package_cases import ABOUT, contents, weights
@@ -46,17 +47,17 @@ def test_devices_are_told_to_report_nothing_where_the_policy_wants_no_telemetry(
     log, one = EventLog(engine), Population(str(policy), watching=Watching(slot_s=60.0))
     assert _slot_s(log, "p", one) == slot_s
     made = GatewayProcess(ServerConfig(str(tmp_path), {"p": one}), log, SimpleNamespace(), SimpleNamespace())
-    file = Policies(log).open("p", str(policy), Roles(), None, 1.0)
+    file = Policies(log, {"p": OPEN}).open("p", str(policy), Roles(), None, 1.0)
     made._tell_slots()
     other = "off" if telemetry == "operational" else "operational"
     policy.write_text(f"name: mine\ntelemetry: '{other}'\n")
-    Policies(log).open("p", str(policy), Roles(), None, 2.0)  # it waits for two people
+    Policies(log, {"p": OPEN}).open("p", str(policy), Roles(), None, 2.0)  # it waits for two people
     made._tell_slots()
     assert made._slot_s == {"p": slot_s}
     changed = replace(file, telemetry=TelemetryMode(other))
     for by in ("ada", "bob"):
         policies.answer(log, "p", Answered(changed.digest, by, Answer.GRANTED), 3.0)
-    policies.keep(log, "p", changed, Roles(), None, 3.0)
+    policies.keep(log, "p", changed, Roles(), OPEN, None, 3.0)
     made._tell_slots()
     assert {slot_s, made._slot_s["p"]} == {60.0, NO_TELEMETRY}
     made._writer.close()

@@ -14,6 +14,7 @@ from fedretrain.server import policies
 from fedretrain.server.account import account
 from fedretrain.server.desk import Desk
 from fedretrain.server.event_log import FencedError
+from fedretrain.server.people import OPEN
 
 LOOSER = {"rollout": {"alpha": 0.2}, "gate": {"alpha": 0.2}}
 
@@ -28,7 +29,7 @@ class Leader:
 
     def starts(self):
         """A new process; the policy under which the population is opened."""
-        self.policies = policies.Policies(self.log)
+        self.policies = policies.Policies(self.log, {"pumps": OPEN})
         return self._open()
 
     def turn(self):
@@ -103,7 +104,7 @@ def test_what_is_no_threshold_goes_through_and_a_file_that_goes_back_asks_nobody
     assert leader.starts() != _file(office)
     office.write_policy(retraining={"min_labels": 3})
     assert leader.starts() == _file(office)
-    assert policies.recall(leader.log, "pumps").waiting is None
+    assert policies.recall(leader.log, "pumps", OPEN).waiting is None
     assert "no policy waits" in office.on("policy", "approve", "--by", "ada").err
 
 
@@ -127,7 +128,9 @@ def test_a_refusal_takes_every_yes_back(office, leader):
         policies.answer(leader.log, "pumps", said, leader.now)
     assert leader.turn() is None
     assert leader.starts() == old
-    assert policies.waits(policies.recall(leader.log, "pumps"), leader.roles, leader.now)["agreed"] == ["cyd"]
+    assert policies.waits(policies.recall(leader.log, "pumps", OPEN), leader.roles, leader.now)["agreed"] == [
+        "cyd"
+    ]
 
 
 def test_roles_count_for_policies_too(office):
@@ -150,8 +153,8 @@ def test_who_was_replaced_takes_nothing_and_a_strange_record_is_named(office, le
     leader.log.release(old)
     leader.fence = leader.log.acquire("coordinator", "another", now=2.0, ttl_s=1e9)
     with pytest.raises(FencedError):
-        policies.keep(leader.log, "pumps", _file(office), Roles(), old, 3.0)
+        policies.keep(leader.log, "pumps", _file(office), Roles(), OPEN, old, 3.0)
     leader.log.append(policies.stream("pumps"), [{"kind": "of a later release"}], at=3.0)
     with pytest.raises(DataError, match="of a later release"):
-        policies.recall(leader.log, "pumps")
+        policies.recall(leader.log, "pumps", OPEN)
     assert "of a later release" in office.on("verify").err
