@@ -3,7 +3,8 @@
 Rules of this file:
     * One JSON line per measurement, ratios first, with versions and cores.
     * Memory is that of a real agent process with one device, one installed model and nobody to talk to, once it is idle; the
-      resident set, and what of it no other process shares.
+      resident set, and what of it no other process shares. Then the first predictions over the local API, and the resident set
+      after them: what the idle agent had unmapped (`fedretrain.edge.library_pages`) and they need.
     * `predict` is the whole of `DeviceRuntime.predict` from raw samples: schema, pipeline, model, decision, health counts,
       and the writes of its buffer. `answer` is the package's `Predictor` alone. Both over bare onnxruntime, as in
       `benchmarks.inference`.
@@ -11,9 +12,12 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,13 +46,16 @@ from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.slots import Slots
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fedretrain.artifacts.package import Package
 
 CASES = ("mlp_25k", "cnn1d_12k", "cnn1d_large")
 DEVICE, POPULATION = "bench-1", "bench"
 MOST_MIB = 100.0
-"""An idle agent's resident memory may be so much."""
+"""An idle agent's resident memory may be so much, before and after it has answered."""
 _IDLE_S = 20.0
+_ANSWERS = 100
 
 
 def install(folder: Path, name: str) -> Package:
@@ -79,32 +86,58 @@ def install(folder: Path, name: str) -> Package:
 
 
 def memory(name: str) -> dict[str, Any]:
-    """Resident memory of an idle agent."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        install(folder, name)
-        words = [sys.executable, "-m", "fedretrain.edge", "run", "--config", str(folder / "edge.toml")]
-        with (folder / "log").open("wb") as log:
-            agent = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, env=dict(os.environ))
-        try:
-            if agent.stdout is None or not agent.stdout.readline():
-                raise RuntimeError((folder / "log").read_text())
-            process = psutil.Process(agent.pid)
-            time.sleep(_IDLE_S / 2)
-            begun = process.cpu_times()
-            time.sleep(_IDLE_S / 2)
-            used, spent = process.memory_full_info(), process.cpu_times()
-        finally:
-            agent.send_signal(signal.SIGTERM)
-            agent.wait(30)
+    """Resident memory of an idle agent, and what its first answers after that cost."""
+    with tempfile.TemporaryDirectory() as made, running(Path(made), name) as (process, port):
+        time.sleep(_IDLE_S / 2)
+        begun = process.cpu_times()
+        time.sleep(_IDLE_S / 2)
+        used, spent = process.memory_full_info(), process.cpu_times()
+        wall_ms = answers(name, port)
+        later = process.memory_info()
     busy = (spent.user + spent.system - begun.user - begun.system) / (_IDLE_S / 2)
     return {
         "case": f"{name}_idle",
         "rss_mib": round(used.rss / 2**20, 1),
         "unshared_mib": round(used.uss / 2**20, 1),
         "most_mib": MOST_MIB,
+        "rss_after_answers_mib": round(later.rss / 2**20, 1),
         "cpu_share": round(busy, 4),
+        "first_answer_ms": round(wall_ms[0], 1),
+        "answer_ms": round(statistics.median(wall_ms), 1),
     }
+
+
+@contextlib.contextmanager
+def running(folder: Path, name: str) -> Iterator[tuple[psutil.Process, int]]:
+    """An agent that is ready: its process, and the port of its local API."""
+    install(folder, name)
+    words = [sys.executable, "-m", "fedretrain.edge", "run", "--config", str(folder / "edge.toml"), "--json"]
+    with (folder / "log").open("wb") as log:
+        agent = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, env=dict(os.environ))
+    try:
+        ready = agent.stdout.readline() if agent.stdout else b""
+        if not ready:
+            raise RuntimeError((folder / "log").read_text())
+        yield psutil.Process(agent.pid), int(json.loads(ready)["api"][0].rpartition(":")[2])
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(30)
+
+
+def answers(name: str, port: int) -> list[float]:
+    """How long each of the first predictions over the local API takes, milliseconds."""
+    body = json.dumps({"rows": problem(name).rows[:1].tolist()})
+    api, wall_ms = http.client.HTTPConnection("127.0.0.1", port), []
+    for _ in range(_ANSWERS):
+        begun = time.perf_counter()
+        api.request("POST", "/v1/predict", body, {"Content-Type": "application/json"})
+        reply = api.getresponse()
+        content = reply.read()
+        wall_ms.append(1e3 * (time.perf_counter() - begun))
+        if reply.status != http.HTTPStatus.OK:
+            raise RuntimeError(content.decode())
+    api.close()
+    return wall_ms
 
 
 def speed(name: str) -> dict[str, Any]:
@@ -143,7 +176,8 @@ def main() -> int:
     for line in measured:
         print(json.dumps(line | about))
         append("agent", line | about)
-    return int(any(line.get("rss_mib", 0.0) > MOST_MIB for line in measured))
+    used = [line[name] for line in measured for name in ("rss_mib", "rss_after_answers_mib") if name in line]
+    return int(max(used) > MOST_MIB)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def day(
     rss: list[float | None] = [None] * SAMPLES
     rss[1::2] = memory(rng, device, fault, fault_at, fresh=fresh).tolist()
     return [
-        Sample(num_served=n - f, num_failed=f, num_slow=s, rss_mib=m, num_labelled=k, num_correct=r)
+        Sample(num_served=n - f, num_failed=f, num_slow=s, memory_mib=m, num_labelled=k, num_correct=r)
         for n, f, s, m, k, r in zip(
             num.tolist(),
             (failed_well + failed_ill).tolist(),
@@ -221,7 +221,7 @@ def serve(
 
 def growths(samples: Sequence[Sample], *, fresh: bool) -> Floats:
     """The growth of memory after each reading of a day that has a full window behind it."""
-    readings = np.array([s.rss_mib for s in samples if s.rss_mib is not None])
+    readings = np.array([s.memory_mib for s in samples if s.memory_mib is not None])
     if fresh:
         readings = readings[round(SETTLE_S / SAMPLE_S / 2) - 1 :]
     windows = sliding_window_view(readings, WINDOW + 1)

@@ -27,7 +27,7 @@ from fedretrain.edge.campaign import Campaigns
 from fedretrain.edge.control import ControlError
 from fedretrain.edge.device import DeviceRuntime
 from fedretrain.edge.joining import read_joined
-from fedretrain.edge.watch import resident_bytes
+from fedretrain.edge.watch import own_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,7 +205,7 @@ class Agent:
             )
 
     def _host(self, device: DeviceConfig) -> None:
-        memory = resident_bytes if len(self.config.devices) == 1 else None
+        memory = own_bytes if len(self.config.devices) == 1 else None
         wake = self._wakes[device.name].set
         self.devices[device.name] = DeviceRuntime(
             self.config, device, memory=memory, wake=wake, ending=self._ending

@@ -29,6 +29,7 @@ from fedretrain.edge.erasing import erase_leftovers, erase_store
 from fedretrain.edge.example_ledger import LEDGER, shown
 from fedretrain.edge.examples import Stream
 from fedretrain.edge.joining import Joined, read_joined
+from fedretrain.edge.library_pages import forget, library_code
 from fedretrain.edge.memory import MemoryFile
 from fedretrain.edge.slots import Slots
 from fedretrain.edge.status import not_enrolled
@@ -107,6 +108,7 @@ def _fill(parser: argparse.ArgumentParser) -> None:
 
 def _run(config: EdgeConfig, args: argparse.Namespace) -> int:
     log_lines(as_json=args.json)
+    libraries = library_code()
     agent = Agent(config)
     api = LocalApi(agent, config.api)
 
@@ -116,6 +118,7 @@ def _run(config: EdgeConfig, args: argparse.Namespace) -> int:
         told = {"devices": sorted(agent.devices), "waiting": sorted(agent.waiting), "api": where}
         more = f"; not enrolled yet: {', '.join(told['waiting'])}" if told["waiting"] else ""
         _say(args, told, f"ready: {', '.join(where)}{more}")
+        forget(libraries)
 
     try:
         agent.run(serve)

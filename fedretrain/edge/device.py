@@ -68,7 +68,7 @@ class DeviceRuntime:
         folder: Its own; None: under the agent's, by its name.
         monotonic: Seconds that never jump.
         wall: Seconds since the epoch, as the machine has them.
-        memory: Resident bytes of this process, where this is the only model in it; None: memory is not judged.
+        memory: Bytes of memory of this process's own, where this is the only model in it; None: memory is not judged.
         wake: Called when there is something to say at once.
         ending: Once set, nobody is asked for an enrolment any longer.
 

@@ -16,7 +16,7 @@ What is claimed, and when (`benchmarks/health.py` measures it):
     * Latency: successive predictions are independent but for bursts, and bursts do not reach into sixteen of twenty blocks; load
       makes the p99 at most about 1.3 times the record's. A device that is slowed for longer by something else looks like a slow model.
     * Memory: at most two allocator steps in five minutes, and the device's own sawtooth was seen in the day before (it is in the record).
-      A sawtooth that rises for minutes as steeply as the leak hides it for a while, or for good: that is left to `rss_mib`.
+      A sawtooth that rises for minutes as steeply as the leak hides it for a while, or for good: that is left to `memory_mib`.
     * Accuracy: given the labels before, a block of labels is on average at least as right as the floor says. The floor is below the
       earlier version's accuracy by its own uncertainty and a tolerance.
 """
@@ -180,9 +180,9 @@ def apply(state: HealthState, event: HealthEvent) -> HealthState:
         return replace(state, rolled_back=True)
     sample = event.sample
     state = _with_labels(_with_predictions(state, sample), sample, event.floor)
-    if sample.rss_mib is None or event.at < state.began_at + SETTLE_S:
+    if sample.memory_mib is None or event.at < state.began_at + SETTLE_S:
         return state
-    return _with_memory(state, event.at, sample.rss_mib)
+    return _with_memory(state, event.at, sample.memory_mib)
 
 
 def replay(state: HealthState, events: Iterable[HealthEvent]) -> HealthState:
@@ -276,22 +276,22 @@ def _share(
 
 
 def _growth(limits: HealthLimits, state: HealthState, sample: Sample, now: float) -> LocalRollback | None:
-    if sample.rss_mib is None or not state.growths or state.growths[-1][0] != now:
+    if sample.memory_mib is None or not state.growths or state.growths[-1][0] != now:
         return None
     rate = state.growths[-1][1]
     allowed = max(limits.growth_mib_per_min, limits.growth_ratio * state.growth_seen)
     if rate < allowed:
         return None
-    evidence = {"mib_per_min": rate, "limit": allowed, "rss_mib": sample.rss_mib}
+    evidence = {"mib_per_min": rate, "limit": allowed, "memory_mib": sample.memory_mib}
     reason = f"memory grows by {rate:.2f} MiB a minute"
     return LocalRollback(now, state.version, reason, Check.MEMORY_GROWTH, evidence)
 
 
 def _memory(limits: HealthLimits, state: HealthState, sample: Sample, now: float) -> LocalRollback | None:
-    if limits.rss_mib is None or sample.rss_mib is None or sample.rss_mib <= limits.rss_mib:
+    if limits.memory_mib is None or sample.memory_mib is None or sample.memory_mib <= limits.memory_mib:
         return None
-    evidence = {"rss_mib": sample.rss_mib, "limit": limits.rss_mib}
-    reason = f"memory is {sample.rss_mib:.0f} MiB"
+    evidence = {"memory_mib": sample.memory_mib, "limit": limits.memory_mib}
+    reason = f"memory is {sample.memory_mib:.0f} MiB"
     return LocalRollback(now, state.version, reason, Check.MEMORY_LIMIT, evidence)
 
 

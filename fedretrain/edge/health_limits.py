@@ -50,7 +50,7 @@ class HealthLimits:
         errors: Which share of predictions may fail; the allowed 3 % is three times a usual floor of 1 %.
         growth_mib_per_min: Memory may grow so fast for five minutes.
         growth_ratio: Or so many times as fast as it ever did in the last day.
-        rss_mib: Memory may be so much whatever it was before; None: no such limit.
+        memory_mib: Memory may be so much whatever it was before; None: no such limit.
         accuracy_tolerance: How much less right than the version before a new one may be.
         accuracy_alpha: The chance that a version no worse than that is ever rolled back for its labels.
         min_labels: The labels that the version before must have.
@@ -62,7 +62,7 @@ class HealthLimits:
     errors: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.06, allowed=0.03))
     growth_mib_per_min: float = 0.6
     growth_ratio: float = 1.35
-    rss_mib: float | None = None
+    memory_mib: float | None = None
     accuracy_tolerance: float = 0.05
     accuracy_alpha: float = 1e-4
     min_labels: int = 50
@@ -70,7 +70,7 @@ class HealthLimits:
     def __post_init__(self) -> None:
         for name in ("latency_ratio", "growth_ratio"):
             require(getattr(self, name) > 1, f"{getattr(self, name)} is not above 1", key=f"health.{name}")
-        for name in ("latency_p99_s", "growth_mib_per_min", "rss_mib"):
+        for name in ("latency_p99_s", "growth_mib_per_min", "memory_mib"):
             if getattr(self, name) is not None:
                 positive(f"health.{name}", getattr(self, name))
         fraction("health.accuracy_tolerance", self.accuracy_tolerance)

@@ -29,7 +29,7 @@ class Sample:
         num_slow: Of those that succeeded, slower than the ratio to the model's own record allows.
         num_over: Of those that succeeded, slower than the absolute limit.
         latency_L: Those that succeeded, by latency on `LATENCY_EDGES_S`; empty if nobody counted.
-        rss_mib: The lowest resident set size, MiB; None if it was not read.
+        memory_mib: The lowest reading of the process's own memory, MiB; None if it was not read.
         num_labelled: Predictions of this version whose label arrived.
         num_correct: Those among them that were right.
         num_insane: Sanity vectors that failed.
@@ -40,7 +40,7 @@ class Sample:
     num_slow: int = 0
     num_over: int = 0
     latency_L: tuple[int, ...] = ()
-    rss_mib: float | None = None
+    memory_mib: float | None = None
     num_labelled: int = 0
     num_correct: int = 0
     num_insane: int = 0
@@ -75,10 +75,10 @@ class Recorder:
         if latency_s > self._over_s:
             self._over += 1
 
-    def memory(self, rss_bytes: int) -> None:
-        """Note the resident set size; some readings in every half-minute are enough."""
-        if self._lowest_bytes is None or rss_bytes < self._lowest_bytes:
-            self._lowest_bytes = rss_bytes
+    def memory(self, own_bytes: int) -> None:
+        """Note how much memory the process has of its own; some readings in every half-minute are enough."""
+        if self._lowest_bytes is None or own_bytes < self._lowest_bytes:
+            self._lowest_bytes = own_bytes
 
     def label(self, *, correct: bool) -> None:
         """Count a label that arrived for a prediction of the served version."""
@@ -97,7 +97,7 @@ class Recorder:
             num_slow=self._slow,
             num_over=self._over,
             latency_L=tuple(self._latency),
-            rss_mib=None if self._lowest_bytes is None else self._lowest_bytes / _MIB,
+            memory_mib=None if self._lowest_bytes is None else self._lowest_bytes / _MIB,
             num_labelled=self._labelled,
             num_correct=self._correct,
             num_insane=self._insane,

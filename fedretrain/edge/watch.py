@@ -3,7 +3,8 @@
 Rules of this file:
     * A version's latency record is its own first predictions here, at the pace of service; until there are enough, only the
       absolute limit is kept.
-    * Memory is this process's. Where an agent hosts several models nobody can say whose it is, so it is not read there.
+    * Memory is this process's own: what it wrote. Pages of libraries come and go with what they do, and are no leak.
+    * Where an agent hosts several models nobody can say whose memory it is, so it is not read there.
     * Nothing is done about a breach here: it is returned.
 """
 
@@ -33,7 +34,7 @@ class HealthWatch:
         version: Which version serves.
         record: What well looks like.
         now: Monotonic seconds.
-        memory: Resident bytes of this process; None: memory is not judged.
+        memory: Bytes of memory of this process's own; None: memory is not judged.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class HealthWatch:
         return Recorder(self._limits.slow_s(self.record), math.inf if over_s is None else over_s)
 
 
-def resident_bytes() -> int:
-    """Of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def own_bytes() -> int:
+    """Resident memory of this process that is no file's: what it has written."""
+    resident, of_files = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")

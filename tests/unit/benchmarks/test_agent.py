@@ -38,10 +38,14 @@ def test_a_measurement_has_its_ratios(case, monkeypatch):
     assert (line["answer_over_bare"], line["predict_over_bare"]) == (1.5, 4.0)
 
 
-@pytest.mark.parametrize(("rss_mib", "status"), [(agent.MOST_MIB - 1, 0), (agent.MOST_MIB + 1, 1)])
-def test_an_agent_that_takes_too_much_memory_is_a_failure(monkeypatch, capsys, rss_mib, status):
+@pytest.mark.parametrize(
+    ("idle_mib", "later_mib", "status"), [(99.0, 99.0, 0), (101.0, 101.0, 1), (99.0, 101.0, 1)]
+)
+def test_an_agent_that_takes_too_much_memory_is_a_failure(monkeypatch, capsys, idle_mib, later_mib, status):
+    assert agent.MOST_MIB == 100.0
+    used = {"rss_mib": idle_mib, "rss_after_answers_mib": later_mib}
     monkeypatch.setattr(agent, "speed", lambda name: {"case": name})
-    monkeypatch.setattr(agent, "memory", lambda name: {"case": name, "rss_mib": rss_mib})
+    monkeypatch.setattr(agent, "memory", lambda name: {"case": name, **used})
     monkeypatch.setattr(agent, "append", lambda *_: None)
     assert agent.main() == status
     assert "onnxruntime" in capsys.readouterr().out

@@ -37,8 +37,8 @@ def test_a_day_has_the_noise_that_is_promised():
     served, failed = sum(s.num_served for s in samples), sum(s.num_failed for s in samples)
     assert served + failed == pytest.approx(2 * 86_400, rel=0.02)
     assert 0.009 < failed / (served + failed) < 0.02
-    assert samples[1].rss_mib < 60.0 < samples[41].rss_mib + 5.0
-    assert samples[0].rss_mib is None
+    assert samples[1].memory_mib < 60.0 < samples[41].memory_mib + 5.0
+    assert samples[0].memory_mib is None
 
 
 def test_a_fault_begins_when_it_should():

@@ -20,7 +20,7 @@ from fedretrain.edge.health import (
 from fedretrain.edge.health_limits import Check, HealthLimits, HealthRecord, p99_of
 from fedretrain.edge.vitals import SAMPLE_S, Sample
 
-WELL = Sample(num_served=30, rss_mib=60.0)
+WELL = Sample(num_served=30, memory_mib=60.0)
 READING_S = 2 * SAMPLE_S  # the agent reads memory with every second sample
 
 
@@ -85,7 +85,7 @@ def test_few_predictions_are_judged_once_they_are_many():
 
 
 def leak(rate, num=40, level=60.0):
-    readings = [Sample(rss_mib=level + rate * index / 2) for index in range(num)]
+    readings = [Sample(memory_mib=level + rate * index / 2) for index in range(num)]
     return [sample for reading in readings for sample in (Sample(), reading)]
 
 
@@ -114,8 +114,8 @@ def test_growth_over_a_gap_says_nothing():
 
 
 def test_the_absolute_memory_limit_holds_at_once():
-    limits = HealthLimits(rss_mib=100.0)
-    (fault,) = rollbacks(run([Sample(rss_mib=101.0)], limits)[0])
+    limits = HealthLimits(memory_mib=100.0)
+    (fault,) = rollbacks(run([Sample(memory_mib=101.0)], limits)[0])
     assert fault.check is Check.MEMORY_LIMIT
 
 
@@ -135,7 +135,7 @@ def test_accuracy_is_held_to_the_version_before():
 
 def test_the_next_record_is_what_was_seen():
     sawtooth = [
-        Sample(num_labelled=1, num_correct=1, rss_mib=60.0 + 0.1 * (index % 40) if index % 2 else None)
+        Sample(num_labelled=1, num_correct=1, memory_mib=60.0 + 0.1 * (index % 40) if index % 2 else None)
         for index in range(400)
     ]
     _, state = run(sawtooth)
@@ -160,7 +160,7 @@ def test_a_record_of_few_predictions_is_refused():
     [
         {"latency_ratio": 1.0},
         {"growth_mib_per_min": 0.0},
-        {"rss_mib": -1.0},
+        {"memory_mib": -1.0},
         {"accuracy_alpha": 0.0},
         {"min_labels": 0},
     ],

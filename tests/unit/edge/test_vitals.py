@@ -22,7 +22,7 @@ def test_a_sample_counts_each_prediction_once_and_begins_anew():
     sample = recorder.take()
     assert (sample.num_served, sample.num_failed, sample.num_slow, sample.num_over) == (5, 1, 3, 2)
     assert (sample.num_labelled, sample.num_correct, sample.num_insane) == (2, 1, 2)
-    assert sample.rss_mib == 28.0
+    assert sample.memory_mib == 28.0
     bins = np.bincount(latency_bin(np.array(latencies)), minlength=NUM_LATENCY_BINS)
     assert sample.latency_L == tuple(bins.tolist())
     assert recorder.take() == Sample(latency_L=(0,) * NUM_LATENCY_BINS)

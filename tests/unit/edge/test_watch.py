@@ -6,7 +6,7 @@ import pytest
 
 from fedretrain.edge.health_limits import MIN_TRIAL, Check, HealthLimits, HealthRecord
 from fedretrain.edge.vitals import SAMPLE_S
-from fedretrain.edge.watch import HealthWatch, resident_bytes
+from fedretrain.edge.watch import HealthWatch, own_bytes
 
 
 def served(watch, now, num, latency_s=0.001, *, failed=False):
@@ -61,4 +61,4 @@ def test_a_leak_of_this_process_is_a_breach():
 
 
 def test_this_process_has_memory():
-    assert resident_bytes() > 2**20
+    assert own_bytes() > 2**20
