@@ -33,6 +33,7 @@ from fedretrain.coordinator.cycle_evidence import (
     Evidence,
     Order,
     Propose,
+    Quarantine,
     Resubmit,
     Retrain,
     ServeAgain,
@@ -87,6 +88,7 @@ __all__ = [
     "Order",
     "Propose",
     "Proposed",
+    "Quarantine",
     "Refused",
     "Resubmit",
     "Retrain",
@@ -178,24 +180,12 @@ def _keep_out(log: Log, evidence: Evidence) -> dict[int, Operator]:
     """Quarantine and its ways back; the versions that were withdrawn now, each with the order to take it back."""
     orders = evidence.orders
     names = {order.version: order for order in orders if isinstance(order, Withdraw) and order.by}
-    faults = tuple(
-        Fault(Subject.VERSION, version, f"withdrawn by {order.by}: {order.reason}")
-        for version, order in names.items()
-        if version > RULES_BASELINE
+    words, seen = _of_devices(orders), evidence.faults or QuarantineEvidence(-1)
+    seen = replace(
+        seen,
+        faults=(*seen.faults, *_named(log, orders, words)),
+        releases=(*seen.releases, *_freed(orders, words)),
     )
-    faults += tuple(
-        Fault(Subject.VERSION, order.version, f"given up by {order.by}: {order.reason}")
-        for order in orders
-        if isinstance(order, Discard) and order.version not in log.state.quarantined
-    )
-    releases = tuple(order for order in orders if isinstance(order, Release))
-    releases += tuple(
-        Release(Subject.VERSION, order.version, order.by, order.reason)
-        for order in orders
-        if isinstance(order, Resubmit)
-    )
-    seen = evidence.faults or QuarantineEvidence(-1)
-    seen = replace(seen, faults=(*seen.faults, *faults), releases=(*seen.releases, *releases))
     events = decide_quarantine(log.policy.quarantine, log.state.quarantine, seen, log.now)
     log.add(*events)
     given_up = [order for order in orders if isinstance(order, Discard)]
@@ -208,6 +198,48 @@ def _keep_out(log: Log, evidence: Evidence) -> dict[int, Operator]:
         for event in events
         if event.kind is QuarantineEventKind.ENTERED and event.subject is Subject.VERSION
     }
+
+
+def _of_devices(orders: tuple[Order, ...]) -> tuple[Quarantine | Release, ...]:
+    """The orders to keep a device out or to let it in; of two about one device the later one is meant."""
+    last: dict[int, Quarantine | Release] = {}
+    for order in orders:
+        if isinstance(order, Quarantine) and order.by:
+            last[order.device] = order
+        if isinstance(order, Release) and order.by and order.subject is Subject.DEVICE:
+            last[order.ident] = order
+    return tuple(last.values())
+
+
+def _named(log: Log, orders: tuple[Order, ...], words: tuple[Quarantine | Release, ...]) -> list[Fault]:
+    """Whom people keep out: versions that they withdraw or give up, and devices."""
+    found = {
+        order.version: Fault(Subject.VERSION, order.version, f"withdrawn by {order.by}: {order.reason}")
+        for order in orders
+        if isinstance(order, Withdraw) and order.by and order.version > RULES_BASELINE
+    }
+    given_up = [
+        Fault(Subject.VERSION, order.version, f"given up by {order.by}: {order.reason}")
+        for order in orders
+        if isinstance(order, Discard) and order.version not in log.state.quarantined
+    ]
+    devices = [
+        Fault(Subject.DEVICE, order.device, f"kept out by {order.by}: {order.reason}", order.by)
+        for order in words
+        if isinstance(order, Quarantine)
+    ]
+    return [*found.values(), *given_up, *devices]
+
+
+def _freed(orders: tuple[Order, ...], words: tuple[Quarantine | Release, ...]) -> list[Release]:
+    """Whom people let in again."""
+    versions = [one for one in orders if isinstance(one, Release) and one.subject is Subject.VERSION]
+    again = [
+        Release(Subject.VERSION, order.version, order.by, order.reason)
+        for order in orders
+        if isinstance(order, Resubmit)
+    ]
+    return [*versions, *(one for one in words if isinstance(one, Release)), *again]
 
 
 def _let_in(log: Log, seen: QuarantineEvidence) -> None:

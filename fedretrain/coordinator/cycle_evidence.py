@@ -60,6 +60,21 @@ class Withdraw:
 
 
 @dataclass(frozen=True)
+class Quarantine:
+    """A device is kept out: its evidence and its updates do not count until a person lets it in again (`Release`).
+
+    Attributes:
+        device: Its number.
+        by: Who.
+        reason: For people.
+    """
+
+    device: int
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ServeAgain:
     """The champion serves again although its confidence had decayed.
 
@@ -130,7 +145,9 @@ class UnderWay:
     max_s: float
 
 
-Order: TypeAlias = SafetyOrder | Release | Propose | Withdraw | ServeAgain | Retrain | Resubmit | Discard
+Order: TypeAlias = (
+    SafetyOrder | Release | Propose | Withdraw | Quarantine | ServeAgain | Retrain | Resubmit | Discard
+)
 
 
 @dataclass(frozen=True)

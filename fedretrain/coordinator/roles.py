@@ -23,7 +23,9 @@ class Right(StrEnum):
     APPROVE_CHAMPION = "approve_champion"
     APPROVE_ATTEMPT = "approve_attempt"  # one more attempt at a step that stayed undecided
     APPROVE_CRITICAL = "approve_critical"  # instead of the others, where four eyes are needed
-    OPERATE = "operate"  # rollouts, retrains, proposals, withdrawals, and into safe mode
+    OPERATE = (
+        "operate"  # rollouts, retrains, proposals, withdrawals, devices into quarantine, and into safe mode
+    )
     RESTORE = "restore"  # out of safe mode and quarantine, and start again what was stopped
 
 

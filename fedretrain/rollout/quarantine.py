@@ -2,6 +2,7 @@
 
 Rules of this file:
     * Keeping out is quick, letting in again is slow: one fault puts in; a person, or n clean windows in a row, lets out.
+    * Whom a person keeps out a person lets in again: no number of clean windows does.
     * A window counts once, whenever and however often it is reported; a dirty one begins the count anew.
     * A version returns by a person unless the rules say otherwise: windows without harm prove nothing about a version that nobody runs.
 """
@@ -82,7 +83,7 @@ def quarantine_event(record: Mapping[str, Any]) -> QuarantineEvent:
 
 @dataclass(frozen=True)
 class Kept:
-    """One version or device that is kept out."""
+    """One version or device that is kept out; `by` whom, where a person's word keeps it out."""
 
     subject: Subject
     ident: int
@@ -90,6 +91,7 @@ class Kept:
     reason: str
     num_clean: int = 0
     window: int = -1
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,12 @@ class QuarantineState:
 
 @dataclass(frozen=True)
 class Fault:
-    """A reason to keep out."""
+    """A reason to keep out; `by` whom, where a person gives it and only a person's word shall end it."""
 
     subject: Subject
     ident: int
     reason: str
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,10 @@ def decide_quarantine(
     for (subject, ident), fault in faulty.items():
         kept = state.find(subject, ident)
         if kept is None:
-            events.append(QuarantineEvent(kind.ENTERED, subject, ident, now, fault.reason, window))
-        elif window > kept.window:
-            events.append(QuarantineEvent(kind.DIRTY, subject, ident, now, fault.reason, window))
+            events.append(QuarantineEvent(kind.ENTERED, subject, ident, now, fault.reason, window, fault.by))
+        elif window > kept.window or (fault.by and not kept.by):
+            seen = max(window, kept.window)
+            events.append(QuarantineEvent(kind.DIRTY, subject, ident, now, fault.reason, seen, fault.by))
     freed = {(r.subject, r.ident): r for r in evidence.releases if r.by}
     for kept in state.kept:
         what = (kept.subject, kept.ident)
@@ -184,10 +188,10 @@ def decide_quarantine(
 
 
 def _clean(rules: QuarantineRules, kept: Kept, window: int, now: float) -> list[QuarantineEvent]:
-    """A clean window, and the release where it was the last that was missing."""
+    """A clean window, and the release where it was the last that was missing and no person keeps it out."""
     need, what = rules.clean_windows(kept.subject), (kept.subject, kept.ident)
     events = [QuarantineEvent(QuarantineEventKind.CLEAN, *what, now, window=window)]
-    if need and kept.num_clean + 1 >= need:
+    if need and kept.num_clean + 1 >= need and not kept.by:
         reason = f"{need} clean windows in a row"
         events.append(QuarantineEvent(QuarantineEventKind.RELEASED, *what, now, reason, window))
     return events
@@ -203,13 +207,15 @@ def apply_quarantine(state: QuarantineState, event: QuarantineEvent) -> Quaranti
     if (kept is None) != (event.kind is QuarantineEventKind.ENTERED):
         raise IllegalQuarantine(f"{event.kind} of {event.subject} {event.ident}")
     if kept is None:
-        new = Kept(event.subject, event.ident, event.at, event.reason, window=event.window)
+        new = Kept(event.subject, event.ident, event.at, event.reason, window=event.window, by=event.by)
         return QuarantineState((*state.kept, new))
     others = tuple(k for k in state.kept if k is not kept)
     if event.kind is QuarantineEventKind.RELEASED:
         return QuarantineState(others)
     count = kept.num_clean + 1 if event.kind is QuarantineEventKind.CLEAN else 0
     changed = replace(kept, num_clean=count, window=event.window)
+    if event.by and not kept.by:
+        changed = replace(changed, reason=event.reason, by=event.by)
     return QuarantineState(tuple(changed if k is kept else k for k in state.kept))
 
 

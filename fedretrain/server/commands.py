@@ -19,6 +19,7 @@ from fedretrain.server import (
     label_commands,
     people_commands,
     policy_commands,
+    quarantine_commands,
     source_commands,
 )
 from fedretrain.server.command_line import command, content_of, desk_of, order, say
@@ -123,11 +124,7 @@ def _names(arguments: argparse.Namespace, where: str) -> list[str]:
 def _devices(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def listed(arguments: argparse.Namespace) -> int:
         found = desk_of(arguments).devices()
-        lines = [
-            f"{one['device']:20} {one['standing']:8} {one['serves'] or 'rules':>8}  {one['seen']}"
-            for one in found
-        ]
-        return say(arguments, found, "\n".join(lines) or "no device has enrolled")
+        return say(arguments, found, "\n".join(map(_device_line, found)) or "no device has enrolled")
 
     def judge(standing: str) -> Run:
         def run(arguments: argparse.Namespace) -> int:
@@ -141,13 +138,14 @@ def _devices(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         source_commands.watch(desk_of(arguments), names, arguments.type, arguments.site)
         return say(arguments, {"watched": names}, f"{len(names)} devices are watched")
 
-    group = below.add_parser("devices", help="list, watch, revoke and retire devices").add_subparsers(
-        required=True
-    )
+    group = below.add_parser(
+        "devices", help="list, watch, quarantine, revoke and retire devices"
+    ).add_subparsers(required=True)
     command(group, "list", listed, "every device, and what it serves")
     for name, standing in (("revoke", "revoked"), ("retire", "retired")):
         made = order(group, name, judge(standing), f"from now on the device is {standing}")
         made.add_argument("device")
+    quarantine_commands.add(group)
     made = command(
         group, "watch", watch, "count the raw samples that brokers bring of devices without an agent"
     )
@@ -328,6 +326,11 @@ def _reading(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _lines(found: dict[str, Any]) -> str:
     return "\n".join(f"{key:16} {value}" for key, value in found.items() if value not in (None, "", [], {}))
+
+
+def _device_line(one: dict[str, Any]) -> str:
+    kept = f"  in quarantine: {one['quarantine']}" if one["quarantine"] else ""
+    return f"{one['device']:20} {one['standing']:8} {one['serves'] or 'rules':>8}  {one['seen']}{kept}"
 
 
 def _order_line(one: dict[str, Any]) -> str:

@@ -185,7 +185,7 @@ class Desk:
 
     def devices(self) -> list[dict[str, Any]]:
         """Every device."""
-        return listing.devices(self.log, self.models)
+        return listing.devices(self.log, self.models, self.memory().state)
 
     def models_listed(self) -> list[dict[str, Any]]:
         """Every version, and what it is now."""

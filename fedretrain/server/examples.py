@@ -14,6 +14,8 @@ EXAMPLES: Mapping[str, str] = {
     "enrol": "fedretrain enrol pump-1 pump-2 --hours 48",
     "devices list": "fedretrain devices list --json",
     "devices revoke": "fedretrain devices revoke pump-1 --by anna --reason 'it was stolen'",
+    "devices quarantine": "fedretrain devices quarantine pump-1 --by anna --reason 'the sensor came loose'",
+    "devices release": "fedretrain devices release pump-1 --by anna --reason 'the sensor is mended'",
     "devices watch": "fedretrain devices watch pump-7 pump-8 --site north",
     "sources list": "fedretrain sources list --json",
     "sources refused": "fedretrain sources refused --limit 100",

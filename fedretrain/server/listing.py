@@ -6,12 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.core.errors import ConfigError
-from fedretrain.server import fleet, orders, policies
+from fedretrain.rollout.quarantine import Subject
+from fedretrain.server import fleet, keeping_out, orders, policies
 from fedretrain.server.database import reading
 from fedretrain.server.people import giver, signature_of
 from fedretrain.server.signed_records import refused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fedretrain.coordinator.cycle import CycleState
     from fedretrain.rollout.state import RolloutState
     from fedretrain.server.event_log import EventLog
@@ -19,8 +22,14 @@ if TYPE_CHECKING:
     from fedretrain.server.validations import Validations
 
 
-def devices(log: EventLog, models: Models) -> list[dict[str, Any]]:
-    """Every device of a population, and the version that it says it serves."""
+def devices(log: EventLog, models: Models, state: CycleState | None) -> list[dict[str, Any]]:
+    """Every device of a population, the version that it says it serves, and why it is kept out where it is.
+
+    Args:
+        log: The event log.
+        models: Of the population.
+        state: Of its loop; None where it has not begun.
+    """
     with reading(log.engine) as connection:
         found = fleet.everybody(connection, models.population)
     numbers = {digest: version for version, digest in models.versions.digests.items()}
@@ -29,6 +38,7 @@ def devices(log: EventLog, models: Models) -> list[dict[str, Any]]:
             "device": one.device,
             "number": one.number,
             "standing": str(one.standing),
+            "quarantine": keeping_out.why(state, one.number),
             "site": one.traits.site,
             "device_type": one.traits.device_type,
             "serves": numbers.get(one.heartbeat.get("serves", ""), 0) or None,
@@ -76,6 +86,8 @@ def ordered(log: EventLog, population: str) -> list[dict[str, Any]]:
 
     What the coordinator found to be nobody's word says why under ``refused``.
     """
+    with reading(log.engine) as connection:
+        names = {one.number: one.device for one in fleet.everybody(connection, population)}
     found, passed = [], refused(log, population)
     for stream in (orders.stream(population), policies.stream(population), fleet.stream(population)):
         for entry in log.read(stream):
@@ -83,10 +95,11 @@ def ordered(log: EventLog, population: str) -> list[dict[str, Any]]:
             if not giver(record):
                 continue  # what the coordinator wrote itself
             body = record["body"]
-            said = {key: value for key, value in body.items() if key != "by" and value}
-            told = {"at": entry.at, "kind": record["kind"], "by": body["by"], "account": record["account"]}
+            told = _named(record["kind"], body, names)
+            said = {key: value for key, value in told.items() if key != "by" and value}
+            about = {"at": entry.at, "kind": record["kind"], "by": body["by"], "account": record["account"]}
             why = passed.get(stream, {}).get(entry.number, "")
-            found.append({**told, "key": _key(record), "refused": why, "said": said})
+            found.append({**about, "key": _key(record), "refused": why, "said": said})
     return sorted(found, key=lambda one: one["at"])
 
 
@@ -97,6 +110,15 @@ def _key(record: dict[str, Any]) -> str:
     except ConfigError:
         return ""
     return "" if signature is None else signature.key
+
+
+def _named(kind: str, body: Mapping[str, Any], names: Mapping[int, str]) -> Mapping[str, Any]:
+    """What an order says, with the name of the device in place of its number."""
+    key = {"quarantine": "device", "release": "ident"}.get(kind, "")
+    is_version = kind == "release" and body.get("subject") != Subject.DEVICE
+    if not key or is_version or not isinstance(body.get(key), int):
+        return body
+    return {"device": names.get(body[key], body[key]), "reason": body.get("reason", "")}
 
 
 def rollout(known: RolloutState) -> dict[str, Any]:

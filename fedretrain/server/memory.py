@@ -201,4 +201,5 @@ def describe(record: dict[str, object]) -> str:
     kind = body.get("kind") or body.get("action") or ""
     reason = body.get("reason") or ""
     version = body.get("version") or body.get("champion") or ""
-    return " ".join(str(part) for part in (record.get("kind"), kind, version, reason) if part)
+    subject = f"{body['subject']} {body['ident']}" if "subject" in body else ""
+    return " ".join(str(part) for part in (record.get("kind"), kind, subject, version, reason) if part)

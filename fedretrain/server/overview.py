@@ -46,7 +46,7 @@ def overview(desk: Desk) -> dict[str, Any]:
         "stopped": sorted(str(one) for one in state.safety.stopped),
         "drifted": state.monitor.drifted,
         "quarantined": sorted(state.quarantined),
-        "kept_devices": sorted(state.kept_devices),
+        "kept_devices": sorted(one.device for one in devices if one.number in state.kept_devices),
         "incidents": [plain(one) for one in state.incidents],
         "refresh": refreshes.last(known.refreshes),
         "alerts": alerts.newest(desk.log, desk.population, _ALERTS),

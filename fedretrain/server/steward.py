@@ -41,11 +41,12 @@ from fedretrain.server.troubles import Troubles
 from fedretrain.server.witnesses import Witnesses, witness_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fedretrain.artifacts.assignment import Assignment
     from fedretrain.server.config import ServerConfig
     from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.fleet import Device
     from fedretrain.server.keys import Keys
     from fedretrain.server.models import Stores
     from fedretrain.server.simulating import Simulating
@@ -311,7 +312,7 @@ class Steward:
             if process is not None:
                 process.stop()
             self._campaigns[name] = process = self._new_process(wanted_name, name)
-        self._nodes[name] = self._write_nodes(name, population)
+        self._nodes[name] = self._write_nodes(name, population.devices, state.kept_devices)
         process.ensure(time.monotonic())
         self._admit()
 
@@ -365,14 +366,18 @@ class Steward:
         """Numbers are a population's own: two that train at once have a file each."""
         return Path(self._config.folder) / "flower" / f"nodes-{population}.json"
 
-    def _write_nodes(self, name: str, population: Population) -> frozenset[str]:
-        """Which devices stand behind each SuperNode's key: the file that the server app reads. The keys."""
+    def _write_nodes(self, name: str, devices: Sequence[Device], kept: frozenset[int]) -> frozenset[str]:
+        """Which devices may be asked behind each SuperNode's key: the file that the server app reads. The keys.
+
+        The key of one who is kept out stays: its agent may train for others, or be let in again.
+        """
         if self._config.flower.development:
             return frozenset()
         nodes: dict[str, list[int]] = {}
-        for device in population.devices:
+        for device in devices:
             if device.standing is Standing.ACTIVE and device.traits.node_key:
-                nodes.setdefault(device.traits.node_key, []).append(device.number)
+                asked = nodes.setdefault(device.traits.node_key, [])
+                asked += [] if device.number in kept else [device.number]
         path = self._nodes_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(nodes, sort_keys=True).encode()

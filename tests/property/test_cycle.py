@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fedretrain.coordinator import cycle
-from fedretrain.coordinator.cycle import CycleEvent, Propose, ServeAgain, Trained, Withdraw
+from fedretrain.coordinator.cycle import CycleEvent, Propose, Quarantine, ServeAgain, Trained, Withdraw
 from fedretrain.coordinator.policy import OnDecay
 from fedretrain.core.clock import HOUR_S
 from fedretrain.core.errors import FedretrainError
@@ -66,6 +66,7 @@ ORDERS = st.one_of(
     st.builds(Release, st.just(Subject.DEVICE), DEVICES, NAMES),
     st.builds(Propose, VERSIONS, NAMES),
     st.builds(Withdraw, VERSIONS, NAMES),
+    st.builds(Quarantine, DEVICES, NAMES),
     st.builds(ServeAgain, NAMES),
 )
 FORGED = st.one_of(

@@ -10,6 +10,7 @@ from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import (
     Admitted,
     Propose,
+    Quarantine,
     ServeAgain,
     ServedAgain,
     Trained,
@@ -191,6 +192,43 @@ def test_a_device_in_both_ledgers_needs_both_ways_back_or_a_person() -> None:
     drive.watch(outliers=(4,))
     drive.tick(orders=(Release(Subject.DEVICE, 4, "ada"),))
     assert drive.state.kept_devices == frozenset()
+
+
+def test_a_person_keeps_a_device_out_until_a_person_lets_it_in_again() -> None:
+    drive = Drive()
+    told = drive.tick(orders=(Quarantine(4, "ada", "loose"), Quarantine(5, "", "nobody's word")))
+    assert [(body.kind, body.ident, body.by, body.reason) for body in told] == [
+        (QuarantineEventKind.ENTERED, 4, "ada", "kept out by ada: loose")
+    ]
+    assert drive.tick(orders=(Quarantine(4, "ben", "again"),)) == []
+    for window in range(9):  # far more clean ones than let another device in
+        drive.tick(faults=QuarantineEvidence(window, measured=frozenset({(Subject.DEVICE, 4)})))
+    drive.promoted()
+    assert drive.state.kept_devices == {4}
+    drive.tick(orders=(Release(Subject.DEVICE, 4, "ben", "mended"),))
+    assert drive.state.kept_devices == frozenset()
+
+
+def test_a_persons_word_outlasts_the_clean_windows_of_a_device_that_is_out_already() -> None:
+    drive = Drive()
+    device = (Subject.DEVICE, 4)
+    drive.tick(faults=QuarantineEvidence(0, (Fault(*device, "its updates are poisoned"),)))
+    drive.tick(orders=(Quarantine(4, "ada", "loose"),))
+    for window in range(1, 9):
+        drive.tick(faults=QuarantineEvidence(window, measured=frozenset({device})))
+    assert drive.state.kept_devices == {4}
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_of_two_orders_about_a_device_in_one_tick_the_later_one_counts(out: bool) -> None:
+    drive = Drive()
+    if out:
+        drive.watch(outliers=(4,))
+    keep, free = Quarantine(4, "ada", "loose"), Release(Subject.DEVICE, 4, "ada", "not this one")
+    drive.tick(orders=(keep, free))
+    assert drive.state.kept_devices == frozenset()
+    drive.tick(orders=(free, keep))
+    assert drive.state.kept_devices == {4}
 
 
 def test_a_quarantined_version_comes_back_by_a_person_and_passes_every_gate_again() -> None:

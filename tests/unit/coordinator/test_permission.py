@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedretrain.coordinator.cycle import Propose, Refused, Retrain, ServeAgain, Withdraw
+from fedretrain.coordinator.cycle import Propose, Quarantine, Refused, Retrain, ServeAgain, Withdraw
 from fedretrain.coordinator.permission import refusal, unasked, unsteered
 from fedretrain.coordinator.roles import Right, Role, Roles
 from fedretrain.core.build import build
@@ -41,6 +41,7 @@ def _asking(**rules) -> Drive:
         (Retrain("eve"), Right.OPERATE),
         (Propose(4, "eve"), Right.OPERATE),
         (Withdraw(4, "eve"), Right.OPERATE),
+        (Quarantine(3, "eve"), Right.OPERATE),
         (Operator(Command.ROLL_BACK, "eve"), Right.OPERATE),
         (stop(Switch.TRAINING, "eve"), Right.OPERATE),
         (start(Switch.TRAINING, "eve"), Right.RESTORE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedretrain.coordinator.cycle_evidence import Propose, ServeAgain, Withdraw
+from fedretrain.coordinator.cycle_evidence import Propose, Quarantine, ServeAgain, Withdraw
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.rollout.evidence import Answer, Approval, Command, Operator
 from fedretrain.rollout.quarantine import Release, Subject
@@ -19,6 +19,7 @@ SAID = (
     Propose(4, "ben", "from the laboratory", (0.02, 0.01)),
     Withdraw(2, "anna", "wrong units"),
     ServeAgain("anna"),
+    Quarantine(3, "anna", "loose"),
 )
 
 
