@@ -34,6 +34,12 @@ def positive(key: str, value: float) -> None:
     require(ok, f"{value} is not a positive number", key=key, fix="give a number above 0")
 
 
+def time_span(key: str, value: float, most_s: float, what: str) -> None:
+    """`value` is a number of seconds above 0 and at most `most_s`; `what` tells people what lasts so long."""
+    positive(key, value)
+    require(value <= most_s, f"{value:g} s is too long: {what}", key=key, fix=f"give {most_s:.0f} at most")
+
+
 def not_negative(key: str, value: float) -> None:
     """`value` is a finite number of at least 0."""
     ok = math.isfinite(value) and value >= 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.at_rest import AtRest
 from fedretrain.core.build import build
-from fedretrain.core.checks import not_negative, positive, require
+from fedretrain.core.checks import not_negative, positive, require, time_span
 from fedretrain.core.clock import DAY_S
 from fedretrain.core.ids import is_name
 from fedretrain.core.toml_file import check_address, read_toml, under
@@ -181,7 +181,7 @@ class EdgeConfig:
         health: When a model is not well.
         training: Campaigns.
         refit: Personal layers.
-        heartbeat_s: How often the coordinator is asked; it may say otherwise.
+        heartbeat_s: How often the coordinator is asked, at least once a day; it may say otherwise.
         at_rest: Encryption of the models that are kept here.
         metered: Whether bytes cost money here: a hint for those who choose whom to ask for training.
     """
@@ -209,7 +209,9 @@ class EdgeConfig:
         require(bool(names), "no device", key="devices", fix="add [[devices]]")
         require(len(set(names)) == len(names), "two devices of one name", key="devices")
         require(self.slots_kept >= 1, "nothing to go back to", key="slots_kept", fix="give 1 or more")
-        positive("heartbeat_s", self.heartbeat_s)
+        time_span(
+            "heartbeat_s", self.heartbeat_s, DAY_S, "an order waits so long until this device hears of it"
+        )
 
 
 def read_edge(path: Path) -> EdgeConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedretrain.artifacts.at_rest import AtRest
 from fedretrain.coordinator.roles import Role, Roles
 from fedretrain.core.build import build
-from fedretrain.core.checks import between, positive, require
+from fedretrain.core.checks import between, positive, require, time_span
 from fedretrain.core.clock import DAY_S
 from fedretrain.core.errors import ConfigError
 from fedretrain.core.toml_file import check_address, read_toml, under
@@ -25,6 +25,13 @@ from fedretrain.server.sources.config import Kafka, Mqtt, check_sources, placed
 from fedretrain.wire.control import MAX_MESSAGE_BYTES
 
 _LEAST_TICK_S = 0.01
+_LONGEST_SPAN_S = 366 * DAY_S
+_SPANS = {
+    "settle_s": "nobody judges what a new champion does for so long",
+    "record_s": "a single broken device is told by an old record for so long",
+    "inputs_s": "counts of so long are kept as the record of inputs",
+}
+"""What lasts so long, of each key of `Watching` that a year bounds."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -37,7 +44,7 @@ class Listen:
         enrol: ``host:port`` of the enrolment (a token, no certificate yet).
         hosts: Names and addresses in the server's certificate.
         public: ``host:port`` that devices are told for the device API; empty: the first of `hosts` with its port.
-        heartbeat_s: How often devices shall be heard.
+        heartbeat_s: How often devices shall be heard: at least once a day.
         gateways: Processes that speak with devices: one for each ten thousand or so, and a core for each.
     """
 
@@ -62,7 +69,9 @@ class Listen:
         if self.public:
             check_address("listen.public", self.public)
         require(bool(self.hosts), "a certificate for no host", key="listen.hosts", fix="name one at least")
-        positive("listen.heartbeat_s", self.heartbeat_s)
+        time_span(
+            "listen.heartbeat_s", self.heartbeat_s, DAY_S, "an order waits so long until a device hears of it"
+        )
         require(
             self.gateways >= 1, "nobody speaks with devices", key="listen.gateways", fix="give 1 at least"
         )
@@ -133,7 +142,7 @@ class Watching:
         tick_s: How often the coordinator decides: at least once a day.
         settle_s: After a promotion only inputs are judged for so long; then the record of what the new champion does is made.
         record_s: How devices are, by which a single broken one is told, is taken anew so long after a promotion.
-        inputs_s: How long the record of inputs is.
+        inputs_s: How long the record of inputs is. Each of the three is a year at most: counts are kept in memory for so long.
         memory_gib: The most that counts of devices may take in memory; beyond it nothing is watched, and the log says how to mend it.
     """
 
@@ -147,8 +156,9 @@ class Watching:
     def __post_init__(self) -> None:
         between("watching.slot_s", self.slot_s, 1.0, DAY_S)
         between("watching.tick_s", self.tick_s, _LEAST_TICK_S, DAY_S)
-        for key in ("settle_s", "record_s", "inputs_s", "memory_gib"):
-            positive(f"watching.{key}", getattr(self, key))
+        positive("watching.memory_gib", self.memory_gib)
+        for key, what in _SPANS.items():
+            time_span(f"watching.{key}", getattr(self, key), _LONGEST_SPAN_S, what)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ def test_everything_is_read_and_paths_are_relative_to_the_file(tmp_path):
     [
         ("slots_kept = 3", "slots_kept = 0", "slots_kept"),
         ("slots_kept = 3", "slots_kpet = 3", "slots_kpet"),
+        ("slots_kept = 3", "heartbeat_s = 0.0", "heartbeat_s"),
+        ("slots_kept = 3", "heartbeat_s = 86401.0", "an order waits so long until this device hears of it"),
         ('name = "pump-2"', 'name = "pump-1"', "two devices"),
         ('name = "pump-2"', 'name = "../x"', "no name"),
         ('token = "secret"', 'token = "s"\ntoken_file = "x"', "two tokens"),

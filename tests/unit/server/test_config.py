@@ -60,6 +60,11 @@ def test_roles_say_who_may_do_what(tmp_path):
         (WHOLE + '[listen]\ncontrol = "nowhere"', "listen.control"),
         (WHOLE + '[listen]\ncontrol = "a:99999"', "listen.control"),
         (WHOLE + "[listen]\nheartbeat_s = 0.0", "listen.heartbeat_s"),
+        (
+            WHOLE + "[listen]\nheartbeat_s = 86401.0",
+            "86401 s is too long: an order waits so long until a device hears of it [",
+        ),
+        (WHOLE + "[listen]\nheartbeat_s = 1e21", "listen.heartbeat_s] - give 86400 at most"),
         (WHOLE + "[listen]\nhosts = []", "listen.hosts"),
         (WHOLE + "[quota]\ncalls_per_s = 0.0", "quota.calls_per_s"),
         (WHOLE + "[quota]\nburst_calls = 0", "quota.burst_calls"),
@@ -73,6 +78,16 @@ def test_roles_say_who_may_do_what(tmp_path):
         ),
         (WHOLE + "[populations.pumps.watching]\nslot_s = 1e-9", "pumps.watching.slot_s] - give 1 to 86400"),
         (WHOLE + "[populations.pumps.watching]\nslot_s = 1e21", "pumps.watching.slot_s"),
+        (
+            WHOLE + "[populations.pumps.watching]\nsettle_s = 1e21",
+            "nobody judges what a new champion does for so long [",
+        ),
+        (
+            WHOLE + "[populations.pumps.watching]\nrecord_s = 4e7",
+            "pumps.watching.record_s] - give 31622400 at most",
+        ),
+        (WHOLE + "[populations.pumps.watching]\nrecord_s = 0.0", "pumps.watching.record_s"),
+        (WHOLE + "[populations.pumps.watching]\ninputs_s = 1e21", "kept as the record of inputs ["),
         (WHOLE + '[at_rest]\nkey_file = "a"\nkey_env = "B"', "server.toml.at_rest] - name one source"),
     ],
 )
