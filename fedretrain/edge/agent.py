@@ -3,8 +3,9 @@
 Rules of this file:
     * A device that cannot reach its coordinator is tried again with growing patience and jitter: a thousand devices that come
       back together do not come at once.
-    * A device that was never enrolled is tried again in the same way, in its own thread, while those that were serve. What a person
-      has to mend ends the agent at its start, and later only where it serves nothing: beside others it is a line of the log.
+    * A device that was never enrolled is tried again in the same way, in its own thread, while those that were serve: no network, and
+      no token that is refused, keeps them from it.
+    * What a person has to mend ends the agent only where it serves nothing: beside others it is a line of the log, and in the status.
     * What is due without a network is never behind a slow network: it has a thread of its own.
     * A start asks the coordinator once, for a short time, before the local API answers: a device that was away hears of a
       rollback before it predicts with what was withdrawn. Nobody there: it serves what it has.
@@ -78,9 +79,10 @@ class Agent:
 
     Attributes:
         devices: Those that run, by name; one that enrols late comes in from its own thread.
+        mistakes: Why a device does not enrol until a person has mended something, by name.
 
     Raises:
-        UserError: If a device has no token that counts or its folder cannot be used.
+        UserError: If no device was enrolled before and one has no token that counts, or a folder cannot be used.
     """
 
     def __init__(self, config: EdgeConfig, *, draw: Callable[[], float] = random.random) -> None:
@@ -89,6 +91,8 @@ class Agent:
         self._wakes = {device.name: threading.Event() for device in config.devices}
         self._mistake: FedretrainError | None = None
         self.devices: dict[str, DeviceRuntime] = {}
+        self.mistakes: dict[str, FedretrainError] = {}
+        self._is_silent = False
         try:
             self._begin()
         except BaseException:
@@ -125,6 +129,8 @@ class Agent:
                 fix=f"name one of {', '.join(sorted(self._wakes))}",
             )
         found = self.devices.get(name)
+        if found is None and name in self.mistakes:
+            raise ControlError(f"the device {name} is not enrolled: {self.mistakes[name]}")
         if found is None:
             raise ControlError(
                 f"the device {name} is not enrolled yet: the agent's log says what {self.config.enrol} answers"
@@ -187,22 +193,18 @@ class Agent:
             self.campaigns.ensure(time.monotonic())
 
     def _begin(self) -> None:
-        """Host every device that has a place in its fleet, or gets one now; once nobody answers no other is asked for."""
-        silence: ControlError | None = None
-        for device in self.config.devices:
-            if silence is not None and read_joined(Path(self.config.folder) / device.name) is None:
-                continue
-            try:
+        """Host every device that has a place in its fleet; where none has, every one that gets one now.
+
+        The others enrol in their own threads: who asks for their places may wait long for an answer. Once nobody answers no other is
+        asked for.
+        """
+        folder = Path(self.config.folder)
+        placed = [device for device in self.config.devices if read_joined(folder / device.name) is not None]
+        try:
+            for device in placed or self.config.devices:
                 self._host(device)
-            except ControlError as error:
-                silence = error
-        if silence is not None:
-            _log.warning(
-                "nobody enrols at %s yet, it goes on trying for %s (%s)",
-                self.config.enrol,
-                ", ".join(self.waiting),
-                silence,
-            )
+        except ControlError as silence:
+            self._say_silence(silence)
 
     def _host(self, device: DeviceConfig) -> None:
         memory = own_bytes if len(self.config.devices) == 1 else None
@@ -211,14 +213,28 @@ class Agent:
             self.config, device, memory=memory, wake=wake, ending=self._ending
         )
 
+    def _say_silence(self, silence: ControlError) -> None:
+        """Nobody enrols: a line of the log the first time."""
+        if not self._is_silent and not self._ending.is_set():
+            _log.warning(
+                "nobody enrols at %s yet, it goes on trying for %s (%s)",
+                self.config.enrol,
+                ", ".join(self.waiting),
+                silence,
+            )
+        self._is_silent = True
+
     def _joins(self, device: DeviceConfig) -> bool:
         """Host a device that nobody enrolled yet; whether it came to that before the agent ended."""
         patience = Patience(1)
-        while not self._ending.wait(patience.wait_s(JOIN_S, self._draw())):
+        wait_s = patience.wait_s(JOIN_S, self._draw()) if self._is_silent else 0.0
+        while not self._ending.wait(wait_s):
             try:
                 self._host(device)
             except ControlError as error:
+                self._say_silence(error)
                 _log.debug("%s: %s", device.name, error)
+                wait_s = patience.wait_s(JOIN_S, self._draw())
                 patience = patience.after(answered=False)
             except FedretrainError as error:
                 self._give_up(device.name, error)
@@ -231,6 +247,7 @@ class Agent:
 
     def _give_up(self, name: str, mistake: FedretrainError) -> None:
         """A person has to mend something: devices that serve go on."""
+        self.mistakes[name] = mistake
         if self.devices:
             _log.error("%s: %s", name, mistake)
             return

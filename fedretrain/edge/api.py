@@ -121,7 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         if parts.path == "/v1/status":
             agent = self.api.agent
             found = [plain(one.status()) for one in list(agent.devices.values())]
-            return {"devices": [*found, *map(not_enrolled, agent.waiting)]}
+            outside = [not_enrolled(one, str(agent.mistakes.get(one, ""))) for one in agent.waiting]
+            return {"devices": [*found, *outside]}
         if parts.path == "/v1/predictions":
             return recent(self.api.agent.device(query.get("device", "")), query.get("limit", "50"))
         if parts.path == "/v1/lineage":

@@ -146,7 +146,7 @@ def _status(config: EdgeConfig, args: argparse.Namespace) -> int:
 def _serves(told: dict[str, Any]) -> str:
     """What a device answers with."""
     if not told["enrolled"]:
-        return "not enrolled yet"
+        return f"not enrolled: {told['mistake']}" if told["mistake"] else "not enrolled yet"
     return f"serves {told['serves'][:12]}" if told["serves"] else "the rules baseline"
 
 

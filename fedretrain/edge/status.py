@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from fedretrain.edge.device import DeviceRuntime
 
 
-def not_enrolled(name: str) -> dict[str, Any]:
-    """What can be said of a device that has no place in its fleet yet."""
+def not_enrolled(name: str, mistake: str = "") -> dict[str, Any]:
+    """What can be said of a device that has no place in its fleet yet.
+
+    Args:
+        name: Its id.
+        mistake: Why it gets none until a person has mended something; empty where it goes on trying.
+    """
     found = {"device": name, "enrolled": False, "serves": "", "safe_mode": False, "refused": ""}
-    return {**found, "example_privacy": None}
+    return {**found, "mistake": mistake, "example_privacy": None}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.edge import agent as module
 from fedretrain.edge.agent import Agent
 from fedretrain.edge.config import read_edge
-from fedretrain.edge.control import ControlError
+from fedretrain.edge.control import CALL_S, ControlError
 from tests.agent_cases import fleet_of, rows
 from tests.integration.test_agent import write_config
 
@@ -94,6 +95,49 @@ def test_devices_that_were_enrolled_serve_meanwhile(away, quick):
         with away.begin() as fleet:
             waiting_for(lambda: agent.waiting == () and fleet.heard("a"))
         assert agent.device("a").joined.number == 1
+
+
+def test_an_enrolment_that_never_answers_keeps_nobody_from_serving(away, quick, caplog):
+    config = read_edge(away.config)
+    only = [one for one in config.devices if one.name == "b"]
+    with away.begin():
+        Agent(replace(config, devices=only)).close()
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it takes what is sent, and says nothing
+        config = replace(config, enrol=f"127.0.0.1:{mute.getsockname()[1]}")
+        begun = time.monotonic()
+        with Agent(config) as agent:
+            assert time.monotonic() - begun < CALL_S / 2
+            assert len(agent.device("b").predict(rows())) == 1
+            assert agent.waiting == ("a",)
+        assert time.monotonic() - begun < CALL_S
+    assert caplog.text == ""  # an end is no silence of the enrolment
+
+
+def test_a_token_that_is_refused_at_the_start_is_said_and_ends_nothing_that_serves(away, run, capsys):
+    config = read_edge(away.config)
+    only = [one for one in config.devices if one.name == "b"]
+    away.edit('name = "a"\ntoken = "', 'name = "a"\ntoken = "x')
+    with away.begin():
+        Agent(replace(config, devices=only)).close()
+        running = run(away.config)
+        running.until(lambda: running.ask("/v1/status")[1]["devices"][1].get("mistake"))
+        serving, refused = running.ask("/v1/status")[1]["devices"]
+        assert (serving["device"], serving["enrolled"], refused["device"], refused["enrolled"]) == (
+            "b",
+            True,
+            "a",
+            False,
+        )
+        assert f"{away.address} does not enrol the device a: the enrolment token" in refused["mistake"]
+        assert cli.main(["edge", "status", "--config", str(away.config)]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[2].startswith(f"a: not enrolled: {away.address} does not enrol the device a")
+        assert running.ask("/v1/predict", {"device": "b", "rows": rows().tolist()})[0] == 200
+        status, found = running.ask("/v1/predict", {"device": "a", "rows": rows().tolist()})
+        assert (status, "ask an operator for a new one" in found["error"]) == (503, True)
+        code, errors = running.end()
+    (line,) = [one for one in errors.splitlines() if "does not enrol" in one]
+    assert (code, "a: " in line) == (0, True)
 
 
 def test_a_token_that_is_refused_late_ends_nothing_that_serves(away, quick, caplog):
