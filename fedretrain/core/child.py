@@ -2,12 +2,14 @@
 
 Rules of this file:
     * Instants are given: whoever watches several children looks at one clock.
-    * A child that dies again and again is started ever more rarely; one that lived long enough begins anew.
+    * A child that dies again and again is started ever more rarely; one that lived long enough begins anew. So is one that the system does
+      not let begin: memory, processes and open files that are short now may not be later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import resource
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _GRACE_S = 10.0
 _LAST_BYTES = 4096
+_log = logging.getLogger(__name__)
 
 
 class Backoff:
@@ -117,6 +120,8 @@ class Child:
     def ensure(self, now: float) -> bool:
         """Start the process if it does not run and is due; whether it was started.
 
+        Where the system does not let it begin, the log says so, and it is tried again like one that died.
+
         Args:
             now: Monotonic instant, seconds.
         """
@@ -125,8 +130,14 @@ class Child:
         self._backoff.failed(now)
         if not self._backoff.is_due(now):
             return False
-        self.start()
         self._backoff.begun(now)
+        try:
+            self.start()
+        except OSError as error:
+            self._backoff.failed(now)
+            wait_s = self._backoff.wait_s(now)
+            _log.error("a process cannot be started (%s): it is tried again in %.0f s", error, wait_s)
+            return False
         return True
 
     def stop(self, grace_s: float = _GRACE_S) -> None:
@@ -141,7 +152,11 @@ class Child:
             self._process.wait()
 
     def start(self) -> None:
-        """Start it, due or not; for who watches several together."""
+        """Start it, due or not; for who watches several together.
+
+        Raises:
+            OSError: If the system does not let it begin: too little memory, too many processes or open files, a full disk.
+        """
         command = self.command
         with _output(command) as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own words
@@ -152,13 +167,21 @@ class Child:
                 stderr=log,
             )
         self.num_starts += 1
-        pid = self._process.pid
-        with contextlib.suppress(ProcessLookupError):  # it may have ended already
-            if command.memory_bytes:
-                limit = (command.memory_bytes, command.memory_bytes)
-                resource.prlimit(pid, resource.RLIMIT_DATA, limit)
-            if command.niceness:
-                os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + command.niceness)
+        try:
+            _limit(self._process.pid, command)
+        except ProcessLookupError:
+            pass  # it has ended already
+        except OSError:
+            self.stop()  # nothing of ours runs without its limits
+            raise
+
+
+def _limit(pid: int, command: Command) -> None:
+    """Give a process its limits."""
+    if command.memory_bytes:
+        resource.prlimit(pid, resource.RLIMIT_DATA, (command.memory_bytes, command.memory_bytes))
+    if command.niceness:
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + command.niceness)
 
 
 def _output(command: Command) -> contextlib.AbstractContextManager[IO[bytes] | None]:

@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import ConfigError
 
 MIB = 2**20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,12 @@ class CampaignProcesses:
         self.stop()
         self._backoff.failed(now)
         if self._backoff.is_due(now):
-            self.supernode.start()
-            self.app.start()
             self._backoff.begun(now)
+            try:
+                self.supernode.start()
+                self.app.start()
+            except OSError as error:  # the next call ends what began, and waits like after any other failure
+                _log.warning("training cannot be started, it is tried again: %s", error)
 
     def stop(self) -> None:
         """End both. May be called twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -71,6 +72,31 @@ def test_patience_grows_and_is_forgotten_after_a_good_while() -> None:
         waits.append(wait)
         now += wait
     assert waits == [1.0, 2.0, 4.0, 4.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_one_that_the_system_does_not_let_begin_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    tried = []
+
+    def refuse(*_: object, **__: object) -> None:
+        tried.append(now)
+        raise OSError(number, os.strerror(number))
+
+    child = child_of(tmp_path, *SLEEP)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", refuse)
+        for now in range(20):
+            assert not child.ensure(float(now))
+    assert tried == [0, 1, 3, 7, 15]
+    assert (child.num_starts, child.pid, child.exit_status) == (0, None, None)
+    assert f"a process cannot be started ([Errno {number}]" in caplog.text
+    assert "tried again in 8 s" in caplog.text
+    child.stop()  # there is nothing to end
+    assert child.ensure(40.0)
+    assert child.is_alive
+    child.stop()
 
 
 def test_one_that_lived_long_is_soon_started_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -100,6 +101,29 @@ def test_one_that_dies_is_started_again_with_the_other(tmp_path: Path, killed: s
 def test_a_bundle_is_named_by_its_digest(bundle: str) -> None:
     with pytest.raises(DataError, match="not a SHA-256"):
         Invitation("c", "server.example:9000", bundle)
+
+
+def test_where_the_second_cannot_be_started_the_first_is_ended_and_both_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = processes(tmp_path)
+    for child in (made.supernode, made.app):
+        child.command = Command(("-c", "import time; time.sleep(60)"))
+
+    def refuse() -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made.app, "start", refuse)
+        made.ensure(0.0)
+        assert made.supernode.is_alive
+        made.ensure(0.5)  # it is not due again
+    assert (made.supernode.is_alive, made.supernode.num_starts) == (False, 1)
+    assert "training cannot be started, it is tried again: [Errno" in caplog.text
+    made.ensure(2.0)
+    assert made.supernode.is_alive
+    assert made.app.is_alive
+    made.stop()
 
 
 def test_the_agent_is_without_torch_and_without_flower() -> None:
