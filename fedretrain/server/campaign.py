@@ -134,7 +134,7 @@ class CampaignRecord:
         definition: What it is.
         rounds: The committed rounds, in order.
         end: Why it ended; empty while it goes on.
-        weights: Digest of the final shared parameters, once it has ended.
+        weights: Digest of the final shared parameters, once it has ended; empty where it was given up.
         number: Of the last record that was read.
     """
 

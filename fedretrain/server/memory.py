@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedretrain.coordinator import cycle
-from fedretrain.coordinator.cycle import Begun, CycleState
+from fedretrain.coordinator.cycle import Begun, CycleState, Trained
 from fedretrain.retraining.config import Where
 from fedretrain.retraining.decision import Action, Decision
 from fedretrain.rollout.assignment import Assignments, assign, unassigned
@@ -99,6 +99,7 @@ class Memory:
         look: ``(step, attempt, look)`` that was taken last; None before the first of a rollout.
         baseline: Where the champion's record is.
         decision: The last decision to train in a campaign.
+        given_up: How the last training ended that made no version; None before one did.
         refreshes: The last refreshes of personal state, and what devices said of them.
     """
 
@@ -111,6 +112,7 @@ class Memory:
     look: tuple[int, int, int] | None = None
     baseline: BaselineNote = field(default_factory=BaselineNote)
     decision: Decision | None = None
+    given_up: Trained | None = None
     refreshes: Refreshes = field(default_factory=dict)
 
     @property
@@ -172,6 +174,8 @@ def _apply(policy: Policy, memory: Memory, event: CycleEvent) -> Memory:
     body = event.body
     if isinstance(body, Decision) and body.action is Action.RETRAIN and body.where is not Where.DEVICE:
         memory = replace(memory, decision=body)
+    if isinstance(body, Trained) and not body.made:
+        memory = replace(memory, given_up=body)
     if memory.begun.refresh != before.refresh:
         refreshes = ordered(memory.refreshes, memory.begun.refresh, event.at)
         memory = replace(memory, refreshes=refreshes)
@@ -202,4 +206,6 @@ def describe(record: dict[str, object]) -> str:
     reason = body.get("reason") or ""
     version = body.get("version") or body.get("champion") or ""
     subject = f"{body['subject']} {body['ident']}" if "subject" in body else ""
-    return " ".join(str(part) for part in (record.get("kind"), kind, subject, version, reason) if part)
+    negation = "not" if body.get("made") is False else ""
+    parts = (negation, record.get("kind"), kind, subject, version, reason)
+    return " ".join(str(part) for part in parts if part)

@@ -26,6 +26,7 @@ from fedretrain.server.central import CentralProcess
 from fedretrain.server.database import DatabaseDamagedError, reading
 from fedretrain.server.event_log import FencedError, check_fence
 from fedretrain.server.fleet import Standing
+from fedretrain.server.giving_up import end_given_up
 from fedretrain.server.keys import store_places
 from fedretrain.server.memory import describe
 from fedretrain.server.models import Models
@@ -182,6 +183,10 @@ class Steward:
         self._publish(population, now)
         try:
             self._see_to_campaign(name, population)
+            given_up = population.memory.given_up
+            if given_up is not None:
+                campaign = population.models.campaign_of(given_up.version)
+                end_given_up(self._log, campaign, given_up.reason, at=now, fence=self._fence)
         finally:  # a campaign that cannot be run keeps no device from hearing of safe mode, or of what is withdrawn
             self._assign(name, population, now)
         self._announce(name, population)

@@ -136,6 +136,9 @@ def test_a_campaign_that_takes_too_long_is_given_up_and_its_processes_end(plant)
     assert (last["body"]["ending"], last["body"]["reason"]) == ("failed", "it took longer than 8 s")
     plant.until(lambda: plant.helpers() == [], "its processes have ended")
     assert version not in plant.desk.models.versions.by_number
+    plant.until(lambda: plant.desk.models.campaign(version).end, "its stream has an end")
+    record = plant.desk.models.campaign(version)
+    assert (record.end, record.weights) == ("it took longer than 8 s", "")
     plant.check()
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedretrain.coordinator.cycle import Trained
 from fedretrain.core.errors import ConfigError, PrivacyError
 from fedretrain.server import troubles
 from fedretrain.server.config import Population, ServerConfig, Watching
@@ -21,7 +22,7 @@ class _Silent:
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault, self.turns = fault, 0
-        self.memory = SimpleNamespace(state=None, is_exposed=False)
+        self.memory = SimpleNamespace(state=None, is_exposed=False, given_up=None)
         self.trouble, self.telemetry = None, None
         self.examiner = SimpleNamespace(question=None)
         self.devices = ()
@@ -130,6 +131,20 @@ def test_the_last_word_of_an_earlier_leader_is_taken_back_when_nothing_is_wrong(
     log.append(troubles.stream("b"), [{"what": "the disk is full"}], at=0.0)
     steward.turn(1.0)
     assert troubles.last(log, "b") == ""
+
+
+def test_a_training_that_was_given_up_is_ended_under_the_leaders_lease(steward, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "fedretrain.server.steward.end_given_up",
+        lambda log, campaign, reason, *, at, fence: told.append((campaign, reason, at, fence)),
+    )
+    steward.turn(0.0)
+    population = steward._populations["a"]
+    population.memory.given_up = Trained(2, made=False, reason="it took longer than 8 s")
+    population.models = SimpleNamespace(campaign_of=lambda version: f"a-{version}")
+    steward.turn(1000.0)
+    assert told == [("a-2", "it took longer than 8 s", 1000.0, steward._fence)]
 
 
 def test_a_lost_lease_ends_the_turn(steward):
