@@ -26,7 +26,7 @@ from fedretrain.core.build import build, plain
 from fedretrain.core.errors import ConfigError, DataError
 from fedretrain.core.params import Layout
 from fedretrain.privacy.event import Sampling
-from fedretrain.server.campaign_rules import CampaignRules
+from fedretrain.server.campaign_rules import CampaignRules, members
 from fedretrain.server.database_ledger import DatabaseLedger
 from fedretrain.training.plan import TrainingPlan  # noqa: TC001 - `core.build` reads the annotations
 
@@ -69,6 +69,7 @@ class CampaignDefinition:
         patience_s: How long it waits for them before it begins all the same.
         bundle: SHA-256 of the app bundle that devices accept.
         units: The ledger's unit of each device, under the unit `person`; empty: each device is one.
+        outside: Devices that are asked in no round: they are only watched, or retired. Fixed when it is defined, like the number of devices.
 
     Raises:
         DataError: If there are units, and not one for each device.
@@ -88,6 +89,7 @@ class CampaignDefinition:
     patience_s: float = 3600.0
     bundle: str = ""
     units: tuple[int, ...] = ()
+    outside: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.units and len(self.units) != self.num_devices:
@@ -99,6 +101,11 @@ class CampaignDefinition:
     def num_units(self) -> int:
         """Whom the ledger tells apart."""
         return len(set(self.units)) or self.num_devices
+
+    @property
+    def members(self) -> NDArray[np.bool_]:
+        """``[N]`` who may be asked."""
+        return members(self.num_devices, self.outside)
 
     @property
     def wanted_online(self) -> int:
@@ -162,9 +169,8 @@ def define_campaign(log: EventLog, definition: CampaignDefinition, *, at: float,
         ConfigError: If there is another campaign of that name, or its rules are impossible.
         PrivacyError: If its claim would be false.
     """
-    definition.rules.make_rounds(
-        definition.population, definition.campaign, definition.num_devices, definition.units
-    )
+    fleet = definition.num_devices, definition.units, definition.outside
+    definition.rules.make_rounds(definition.population, definition.campaign, *fleet)
     stream, record = campaign_stream(definition.campaign), plain(definition)
     for entry in log.read(stream):
         if entry.record["definition"] == record:
@@ -228,9 +234,9 @@ class CampaignRun:
         base = decode_params(store.get(definition.base))
         self._layout = Layout.of(base)
         rules = definition.rules
-        size, units = definition.num_devices, definition.units
-        self.rules = rules.make_rounds(definition.population, campaign, size, units)
-        self.sampler = rules.make_sampler(size, units)
+        fleet = definition.num_devices, definition.units, definition.outside
+        self.rules = rules.make_rounds(definition.population, campaign, *fleet)
+        self.sampler, self._expected = rules.make_sampler(*fleet), rules.expected(*fleet)
         self._budget = rules.make_budget(definition.num_units)
         self.purse: Purse | None = None
         self.state = ServerState.first(
@@ -287,9 +293,10 @@ class CampaignRun:
     def _cohort(self, online: NDArray[np.bool_] | None) -> Cohort:
         """Who is asked. Under Poisson sampling the coin is tossed for everybody: who is offline is a failure."""
         definition = self.definition
-        eligible = online
+        members_N = definition.members
+        eligible = members_N if online is None else online & members_N
         if definition.rules.sampling.kind is Sampling.POISSON:
-            eligible = None
+            eligible = members_N
         elif self._budget is not None and self.purse is not None and self.rules.dp is not None:
             assert self.state.clip_norm is not None
             payers = can_pay(
@@ -297,14 +304,14 @@ class CampaignRun:
                 self._budget,
                 self.purse.spent,
                 sampling=str(definition.rules.sampling.kind),
-                expected=self.sampler.expected(definition.num_devices),
+                expected=self._expected,
                 clip_norm=self.state.clip_norm,
                 num_devices=definition.num_devices,
             )
-            everybody = np.ones(definition.num_devices, dtype=np.bool_)
             # Where nobody can pay, the round itself is refused, which ends the campaign.
-            eligible = (everybody if online is None else online) & (payers | ~payers.any())
-        return self.sampler.cohort(definition.seed, self.record.next_round, self.state.history, eligible)
+            eligible = eligible & (payers | ~(payers & members_N).any())
+        drawn = self.sampler.cohort(definition.seed, self.record.next_round, self.state.history, eligible)
+        return replace(drawn, expected=self._expected)
 
     def _commit(self, state: ServerState, result: RoundResult, asked: dict[str, Any]) -> None:
         digest = self._store.put(encode_state(state))

@@ -33,6 +33,8 @@ from fedretrain.privacy.mechanism import Relation, Unit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from fedretrain.aggregation.aggregator import Aggregator
     from fedretrain.aggregation.server_optimizer import ServerOptimizer
     from fedretrain.coordinator.sampling import Sampler
@@ -53,6 +55,13 @@ class OptimizerName(StrEnum):
     SGD = "sgd"
     ADAM = "adam"
     YOGI = "yogi"
+
+
+def members(num_devices: int, outside: Sequence[int]) -> NDArray[np.bool_]:
+    """``[N]`` who may be asked in a round at all: everybody but those outside."""
+    member_N = np.ones(num_devices, dtype=np.bool_)
+    member_N[list(outside)] = False
+    return member_N
 
 
 @dataclass(frozen=True)
@@ -215,15 +224,40 @@ class CampaignRules:
             return self.privacy.clip_norm
         return self.clip_norm or None
 
-    def make_sampler(self, num_devices: int, units: Sequence[int] = ()) -> Sampler:
-        """Draws devices; or where they belong to units, units and one device of each."""
+    def make_sampler(
+        self, num_devices: int, units: Sequence[int] = (), outside: Sequence[int] = ()
+    ) -> Sampler:
+        """Draws devices; or where they belong to units, units and one device of each.
+
+        Args:
+            num_devices: Of the population.
+            units: Unit of each device, under the unit `person`.
+            outside: Devices that are asked in no round: `members` leaves them out of those that are eligible.
+
+        Raises:
+            ConfigError: If there are too few for a cohort.
+        """
+        member_N = members(num_devices, outside)
         if not units:
-            return self.sampling.make(num_devices)
-        known, person_of = np.unique(np.array(units, dtype=np.int64), return_inverse=True)
+            return self.sampling.make(int(member_N.sum()))
+        unit_N = np.array(units, dtype=np.int64)
+        known = np.unique(unit_N[member_N])
+        # Whose a device outside is does not matter: it is never drawn, and stands in no history.
+        person_of = np.searchsorted(known, unit_N).clip(max=max(len(known) - 1, 0))
         return OnePerPerson(self.sampling.make(len(known), "persons"), person_of.astype(np.int64))
 
+    def expected(self, num_devices: int, units: Sequence[int] = (), outside: Sequence[int] = ()) -> float:
+        """The public size of a cohort: what an aggregate is divided by. Arguments and errors are `make_sampler`'s."""
+        population = num_devices if units else num_devices - len(outside)
+        return self.make_sampler(num_devices, units, outside).expected(population)
+
     def make_rounds(
-        self, population: str, campaign: str, num_devices: int, units: Sequence[int] = ()
+        self,
+        population: str,
+        campaign: str,
+        num_devices: int,
+        units: Sequence[int] = (),
+        outside: Sequence[int] = (),
     ) -> RoundRules:
         """How the rounds of a campaign are run.
 
@@ -232,11 +266,12 @@ class CampaignRules:
             campaign: Its name.
             num_devices: Of the population.
             units: Unit of each device, under the unit `person`.
+            outside: Devices that are asked in no round.
 
         Raises:
             PrivacyError: If the claim would be false.
         """
-        expected = self.make_sampler(num_devices, units).expected(num_devices)
+        expected = self.expected(num_devices, units, outside)
         most = math.ceil(self.sampling.cohort_size * self.sampling.over_select)
         aggregator = self.step.make_aggregator(expected, most)
         dp = None

@@ -176,6 +176,11 @@ def everybody(connection: Connection, population: str) -> list[Device]:
     return [_device(row) for row in connection.execute(query)]
 
 
+def outside(devices: Iterable[Device]) -> tuple[int, ...]:
+    """Numbers of the devices that no campaign can ask: they are only watched, or retired."""
+    return tuple(one.number for one in devices if one.standing in (Standing.WATCHED, Standing.RETIRED))
+
+
 def keep_traits(connection: Connection, population: str, device: str, traits: Traits, at: float) -> None:
     """What a device says of itself anew."""
     told = {"record": json.dumps(plain(traits), sort_keys=True), "changed_at": at}

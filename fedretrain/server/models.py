@@ -26,12 +26,7 @@ from fedretrain.core.types import MethodKind, Objective
 from fedretrain.monitoring.bins import Bins
 from fedretrain.retraining.config import Where
 from fedretrain.server import versions as table
-from fedretrain.server.campaign import (
-    CampaignDefinition,
-    campaign_stream,
-    define_campaign,
-    read_campaign,
-)
+from fedretrain.server.campaign import CampaignDefinition, campaign_stream, define_campaign, read_campaign
 from fedretrain.server.central import (
     CentralDefinition,
     CentralRecord,
@@ -41,6 +36,7 @@ from fedretrain.server.central import (
     seed_lineage,
 )
 from fedretrain.server.database_ledger import DatabaseLedger
+from fedretrain.server.fleet import outside
 from fedretrain.server.persons import check_persons, units_of
 from fedretrain.server.pool import Pool, read_pool
 from fedretrain.server.releasing import release_version, shared_of
@@ -213,6 +209,7 @@ class Models:
             patience_s=training.patience_s,
             bundle=self.stores.campaigns.put(bundle),
             units=units_of(devices, training.rules.privacy),
+            outside=outside(devices),
         )
         define_campaign(self._log, definition, at=self._clock(), fence=self._fence)
         return name

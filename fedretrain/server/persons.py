@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fedretrain.core.errors import PrivacyError
 from fedretrain.privacy.mechanism import Unit
-from fedretrain.server.fleet import Standing
+from fedretrain.server.fleet import outside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +32,12 @@ def check_persons(devices: Sequence[Device], privacy: PrivacyRule | None) -> Non
         privacy: The claim; None: there is none.
 
     Raises:
-        PrivacyError: Naming the devices; a retired one never comes again.
+        PrivacyError: Naming the devices; one that is only watched never comes, and a retired one not again.
     """
     if privacy is None or privacy.unit is not Unit.PERSON:
         return
-    nameless = [
-        one.device for one in devices if one.standing is not Standing.RETIRED and not one.traits.person
-    ]
+    absent = frozenset(outside(devices))
+    nameless = [one.device for one in devices if one.number not in absent and not one.traits.person]
     if nameless:
         more = f" and {len(nameless) - _NAMED} more" if len(nameless) > _NAMED else ""
         raise PrivacyError(

@@ -137,10 +137,10 @@ def run_campaign(
     runner = GridRunner(grid, nodes, definition.plan.to_text(), private=private)
     while not run.record.end:
         begun = clock()
-        online = runner.online(definition.num_devices)
+        online = runner.online(definition.num_devices) & definition.members
         while online.sum() < definition.wanted_online and clock() - begun < definition.patience_s:
             wait(_LOOK_S)
-            online = runner.online(definition.num_devices)
+            online = runner.online(definition.num_devices) & definition.members
         begun = clock()
         result = run.step(runner, online)
         if result is not None:

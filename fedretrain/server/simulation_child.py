@@ -134,9 +134,11 @@ def _order(
 ) -> ReplayOrder:
     sampling, rules = definition.rules.sampling, orders.rules
     privacy = definition.rules.privacy
-    each = math.ceil(definition.num_devices / definition.num_units)  # devices of a unit
+    num_devices = int(definition.members.sum())
+    units = np.array(definition.units)[definition.members] if definition.units else np.arange(num_devices)
+    each = math.ceil(num_devices / len(np.unique(units)))  # devices of a unit
     asked = math.ceil(sampling.cohort_size * sampling.over_select) * each
-    most = definition.num_devices if sampling.kind is Sampling.POISSON else max(rules.num_devices, asked)
+    most = num_devices if sampling.kind is Sampling.POISSON else max(rules.num_devices, asked)
     return ReplayOrder(
         campaign=definition.campaign,
         plan=definition.plan,
@@ -144,7 +146,7 @@ def _order(
         num_rounds=definition.num_rounds,
         interval_s=max(_interval_s(log, definition), _LEAST_INTERVAL_S),
         seed=definition.seed,
-        num_devices=min(definition.num_devices, most),
+        num_devices=min(num_devices, most),
         num_sites=len(set(header.site)),
         num_types=len(set(header.device_type)),
         outputs=outputs,

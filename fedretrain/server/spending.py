@@ -11,6 +11,8 @@ import numpy as np
 from fedretrain.coordinator.sampling import Cohort
 from fedretrain.privacy.accountant import Spending
 from fedretrain.privacy.claims import scope_text
+from fedretrain.server.campaign_rules import members
+from fedretrain.server.fleet import outside
 from fedretrain.server.persons import units_of
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ def budget_left(
         return BudgetLeft()
     privacy, rules = training.rules.privacy, training.rules
     spent = Spending.of(events)
-    units = units_of(devices, privacy)
-    each = np.unique(units) if units else np.arange(len(devices))  # a device of every unit
-    expected = rules.make_sampler(len(devices), units).expected(len(devices))
+    units, absent = units_of(devices, privacy), outside(devices)
+    unit_N = np.array(units) if units else np.arange(len(devices))
+    each = np.unique(unit_N[members(len(devices), absent)])  # a device of every unit that can be asked
+    expected = rules.expected(len(devices), units, absent)
     event = privacy.make(population, "next", expected, units).event(
         Cohort(each, str(rules.sampling.kind), int(expected), 0),
         round_=0,

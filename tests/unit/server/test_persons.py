@@ -14,14 +14,14 @@ from fedretrain.server.persons import check_persons, units_of
 PERSON = PrivacyRule(1.0, 0.5, unit=Unit.PERSON)
 
 
-def devices(*persons, retired=()):
+def devices(*persons, absent=(), standing=Standing.RETIRED):
     return [
         Device(
             "p",
             f"d{number}",
             number,
             "",
-            Standing.RETIRED if number in retired else Standing.ACTIVE,
+            standing if number in absent else Standing.ACTIVE,
             Traits(person=person),
         )
         for number, person in enumerate(persons)
@@ -41,8 +41,12 @@ def test_without_that_claim_devices_are_units():
         check_persons(devices("anna", ""), privacy)
 
 
+@pytest.mark.parametrize("standing", [Standing.RETIRED, Standing.WATCHED])
+def test_who_never_comes_needs_no_person(standing):
+    check_persons(devices("anna", "", "ben", absent=(1,), standing=standing), PERSON)
+
+
 def test_devices_without_a_person_are_named():
-    check_persons(devices("anna", "", "ben", retired=(1,)), PERSON)
     with pytest.raises(PrivacyError, match="d1, d3"):
         check_persons(devices("anna", "", "ben", ""), PERSON)
     with pytest.raises(PrivacyError, match="d4 and 2 more"):
