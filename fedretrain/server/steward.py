@@ -7,7 +7,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 from fedretrain.artifacts.assignment import CampaignInvite
 from fedretrain.artifacts.assignment import verify as verify_assignment
 from fedretrain.artifacts.question import sign as sign_question
-from fedretrain.core.durable import write_whole
 from fedretrain.core.errors import FedretrainError, PrivacyError
 from fedretrain.server import alerts, announcements, fleet, presence
 from fedretrain.server.announcements import Announcement
@@ -30,6 +28,7 @@ from fedretrain.server.giving_up import end_given_up
 from fedretrain.server.keys import store_places
 from fedretrain.server.memory import describe
 from fedretrain.server.models import Models
+from fedretrain.server.nodes_file import write_nodes
 from fedretrain.server.policies import Policies
 from fedretrain.server.population import Population
 from fedretrain.server.registry_thread import registries_of
@@ -42,12 +41,11 @@ from fedretrain.server.troubles import Troubles
 from fedretrain.server.witnesses import Witnesses, witness_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fedretrain.artifacts.assignment import Assignment
     from fedretrain.server.config import ServerConfig
     from fedretrain.server.event_log import EventLog, Fence
-    from fedretrain.server.fleet import Device
     from fedretrain.server.keys import Keys
     from fedretrain.server.models import Stores
     from fedretrain.server.simulating import Simulating
@@ -317,7 +315,9 @@ class Steward:
             if process is not None:
                 process.stop()
             self._campaigns[name] = process = self._new_process(wanted_name, name)
-        self._nodes[name] = self._write_nodes(name, population.devices, state.kept_devices)
+        if not self._config.flower.development:
+            nodes_file = self._nodes_file(name)
+            self._nodes[name] = write_nodes(nodes_file, population.devices, state.kept_devices)
         process.ensure(time.monotonic())
         self._admit()
 
@@ -370,25 +370,6 @@ class Steward:
     def _nodes_file(self, population: str) -> Path:
         """Numbers are a population's own: two that train at once have a file each."""
         return Path(self._config.folder) / "flower" / f"nodes-{population}.json"
-
-    def _write_nodes(self, name: str, devices: Sequence[Device], kept: frozenset[int]) -> frozenset[str]:
-        """Which devices may be asked behind each SuperNode's key: the file that the server app reads. The keys.
-
-        The key of one who is kept out stays: its agent may train for others, or be let in again.
-        """
-        if self._config.flower.development:
-            return frozenset()
-        nodes: dict[str, list[int]] = {}
-        for device in devices:
-            if device.standing is Standing.ACTIVE and device.traits.node_key:
-                asked = nodes.setdefault(device.traits.node_key, [])
-                asked += [] if device.number in kept else [device.number]
-        path = self._nodes_file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(nodes, sort_keys=True).encode()
-        if not path.exists() or path.read_bytes() != content:
-            write_whole(path, content)
-        return frozenset(nodes)
 
     def _admit(self) -> None:
         """Let the SuperNodes of all that train in, whenever they change or the SuperLink was started anew."""

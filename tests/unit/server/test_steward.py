@@ -14,6 +14,7 @@ from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.fleet import Standing, Traits
+from fedretrain.server.nodes_file import write_nodes
 from fedretrain.server.steward import Steward
 
 
@@ -182,16 +183,12 @@ def test_two_populations_that_train_at_once_have_nodes_of_their_own_and_both_are
 
     fleets = {"a": [device(0, "one"), device(1, "one")], "b": [device(0, "two")]}
     for name, devices in fleets.items():
-        steward._nodes[name] = steward._write_nodes(name, devices, frozenset())
+        steward._nodes[name] = write_nodes(steward._nodes_file(name), devices, frozenset())
         steward._admit()
     steward._admit()
     written = {name: json.loads((tmp_path / "flower" / f"nodes-{name}.json").read_text()) for name in fleets}
     assert written == {"a": {"one": [0, 1]}, "b": {"two": [0]}}
     assert let_in == [[b"one"], [b"one", b"two"]]
-    assert steward._write_nodes("a", fleets["a"], frozenset({1})) == {"one"}  # a campaign asks 1 no more
-    assert steward._write_nodes("b", fleets["b"], frozenset({0})) == {"two"}
-    written = {name: json.loads((tmp_path / "flower" / f"nodes-{name}.json").read_text()) for name in fleets}
-    assert written == {"a": {"one": [0]}, "b": {"two": []}}
 
 
 def test_a_central_retrain_keeps_the_campaign_waiting_until_it_has_a_seed_for_it(steward, monkeypatch):
