@@ -2,7 +2,7 @@
 
 Rules of this file:
     * Every time is seconds instead of hours, and everything listens on the loopback interface; nothing else differs from
-      production: devices enrol with tokens, and speak and train over TLS with keys of their own.
+      production: devices enrol with tokens, and speak and train over TLS with keys of their own; the operator signs every order.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from fedretrain.server.people_commands import make_key
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 POPULATION = "demo"
+OPERATOR = "the demo's operator"
+OPERATOR_KEY = "operator.key"
 SLOT_S = 5.0
 
 SERVER = """\
@@ -27,6 +31,12 @@ heartbeat_s = 2.0
 
 [flower]
 fleet = "127.0.0.1:{flower}"
+
+[people."{operator}"]
+key = "{key}"
+
+[orders]
+require_keys = true
 
 [populations.demo]
 policy = "policy.yaml"
@@ -108,7 +118,7 @@ TRAINING: dict[str, Any] = {
 
 
 def write_files(folder: Path, feed: dict[str, Any], ports: tuple[int, int, int]) -> None:
-    """Write ``server.toml``, ``policy.yaml`` and ``training.yaml``.
+    """Write ``server.toml``, ``policy.yaml`` and ``training.yaml``, and the key with which the operator signs.
 
     Args:
         folder: Where.
@@ -118,7 +128,8 @@ def write_files(folder: Path, feed: dict[str, Any], ports: tuple[int, int, int])
     import yaml
 
     control, enrol, flower = ports
-    text = SERVER.format(control=control, enrol=enrol, flower=flower, slot=SLOT_S)
+    key = make_key(folder / OPERATOR_KEY)
+    text = SERVER.format(control=control, enrol=enrol, flower=flower, slot=SLOT_S, operator=OPERATOR, key=key)
     (folder / "server.toml").write_text(text)
     (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY, sort_keys=False))
     plan = {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.core.errors import FedretrainError
-from fedretrain.demo.files import POPULATION, write_agent, write_files
+from fedretrain.demo.files import OPERATOR, OPERATOR_KEY, POPULATION, write_agent, write_files
 from fedretrain.server.desk import Desk
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from fedretrain.server.simulations import Found
 
-OPERATOR = "the demo's operator"
 NUM_AGENTS = 4
 LIMIT_S = 1500.0
 _LOOK_S = 2.0
@@ -88,7 +87,7 @@ class Demo:
             ]
             path = write_agent(self.folder, agent["name"], agent["http"], self._ports[1], devices)
             self._spawn(agent["name"], "fedretrain", "edge", "run", "--config", str(path))
-        self._desk = Desk(self.folder / "server.toml", POPULATION)
+        self._desk = Desk(self.folder / "server.toml", POPULATION, self.folder / OPERATOR_KEY)
         count = len(names)
         self._wait(
             lambda: sum(one["serves"] == 1 for one in self.desk.devices()) == count,

@@ -321,7 +321,12 @@ def _reading(below: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         action="store_true",
         help="instead who ordered what: --by, and the account of the operating system that the command ran under",
     )
-    command(below, "verify", verify, "recompute every digest of log, store and signed list")
+    command(
+        below,
+        "verify",
+        verify,
+        "recompute every digest of log, store and signed list, and check people's signatures",
+    )
 
 
 def _lines(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Propose, Quarantine, Refused, Retrain, ServeAgain, Withdraw
 from fedretrain.coordinator.permission import refusal, unasked, unsteered
 from fedretrain.coordinator.roles import Right, Role, Roles
@@ -95,6 +96,15 @@ def test_a_role_may_say_from_which_accounts_its_people_act():
     drive = _asking()
     asks = Roles({"release": Role((Right.APPROVE_CHAMPION,), ("bob",), accounts=("bob",))})
     assert "and this is eve" in refusal(asks, drive.state, yes("bob", drive.now), drive.now, "eve")
+
+
+def test_what_is_nobodys_word_is_written_down_and_changes_nothing():
+    drive = _asking()
+    before = drive.state
+    forged = Refused("approval", "bob", "what bob orders must be signed", 7)
+    assert drive.tick(0.0, refused=(forged,)) == [forged]
+    assert replace(drive.state, num_events=before.num_events) == before
+    assert cycle.from_record(drive.log[-1].to_record()).body == forged
 
 
 def test_the_loop_follows_no_order_that_may_not_be_given_and_writes_that_down():
