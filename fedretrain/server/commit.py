@@ -32,8 +32,10 @@ MAX_GROUP = 500
 MAX_ROWS = 5000
 """A group takes so many rows before it is closed, or one change more: a storm of long backlogs would hold the one write lock, which a lease needs too,
 for longer than the lease lasts."""
-GATHER_S = 0.02
-"""So long a group that follows one of several waits for more: under load a transaction for each three changes cost more than the changes."""
+GATHER_S = 0.1
+"""So long a group that follows one of several waits for more: under load a transaction for each few changes costs more than the changes."""
+_CROWD = 50
+"""Where so many wait already, none is waited for."""
 _WRITING = "group commit"
 
 
@@ -118,7 +120,7 @@ class GroupCommit:
         group: list[_Asked] = []
         num_rows = 0
         item = self._waiting.get()
-        if item is not None and gather_s:
+        if item is not None and gather_s and self._waiting.qsize() < _CROWD:
             time.sleep(gather_s)
         while item is not None:
             group.append(item)

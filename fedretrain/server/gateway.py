@@ -101,7 +101,7 @@ class Gateway(rpc.FleetControlServicer):
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
         """The next certificate."""
-        device = await self._peer(context, request.protocol)
+        device = await self._peer(context, request.protocol, self._clock())
         await _keep_within(context, self._quotas.call(device))
         try:
             return await asyncio.to_thread(self._files.renew, device, request)
@@ -110,9 +110,9 @@ class Gateway(rpc.FleetControlServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:  # noqa: N802
         """Keep what the device says of itself; tell it what it shall run."""
-        device = await self._peer(context, request.protocol)
-        await _keep_within(context, self._quotas.call(device))
         now = self._clock()
+        device = await self._peer(context, request.protocol, now)
+        await _keep_within(context, self._quotas.call(device))
         self._peers.heard(device, now, _said(request))
         told = self._peers.announcement(device.population)
         return pb.HeartbeatReply(
@@ -139,7 +139,7 @@ class Gateway(rpc.FleetControlServicer):
 
     async def Annotate(self, request: pb.AnnotateRequest, context: Context) -> pb.AnnotateReply:  # noqa: N802
         """What became of annotations, and those that wait."""
-        device = await self._peer(context, request.protocol)
+        device = await self._peer(context, request.protocol, self._clock())
         await _keep_within(context, self._quotas.call(device))
         return await asyncio.to_thread(self._files.annotations.exchange, device, request)
 
@@ -147,7 +147,7 @@ class Gateway(rpc.FleetControlServicer):
         self, request: pb.ArtifactRequest, context: Context
     ) -> AsyncIterator[pb.ArtifactChunk]:
         """A file, from an offset on."""
-        device = await self._peer(context, request.protocol)
+        device = await self._peer(context, request.protocol, self._clock())
         await _keep_within(context, self._quotas.call(device))
         try:
             if request.WhichOneof("what") == "digest":
@@ -167,12 +167,13 @@ class Gateway(rpc.FleetControlServicer):
             yield pb.ArtifactChunk(content=content[start : start + CHUNK_BYTES], sealed=sealed)
 
     async def _keep(self, batch: pb.TelemetryBatch, context: Context) -> pb.TelemetryAck:
-        device = await self._peer(context, batch.protocol)
+        now = self._clock()
+        device = await self._peer(context, batch.protocol, now)
         await _keep_within(context, self._quotas.carry(device, batch.ByteSize()))
         refused = intake.check(batch)
         if refused is not None:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, refused.why)
-        arrived = intake.Arrived(device, batch, self._clock())
+        arrived = intake.Arrived(device, batch, now)
         future = self._writer.submit_one_of(intake.keep_all, arrived, len(batch.records))
         try:
             return await asyncio.wrap_future(future)
@@ -186,7 +187,7 @@ class Gateway(rpc.FleetControlServicer):
                 context, grpc.StatusCode.UNAVAILABLE, "records cannot be kept just now: send them again"
             )
 
-    async def _peer(self, context: Context, protocol: int) -> Device:
+    async def _peer(self, context: Context, protocol: int, now: float) -> Device:
         """Who speaks; aborts where that is nobody who may."""
         if protocol < OLDEST_PROTOCOL:
             await _abort(
@@ -194,11 +195,11 @@ class Gateway(rpc.FleetControlServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"protocol {protocol} is older than {OLDEST_PROTOCOL}",
             )
-        certificates = list(context.auth_context().get("x509_pem_cert", ()))
+        certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
         device = None
-        if certificates:
-            shown = _identity(certificates[0])
-            if shown is not None and shown.expires_at > self._clock():  # TLS looked at that when it connected
+        if certificate is not None:
+            shown = _identity(certificate)
+            if shown is not None and shown.expires_at > now:  # TLS looked at that when it connected
                 # Who is not in the picture is looked for in the database, where others may be writing.
                 device = self._peers.at_hand(shown) or await asyncio.to_thread(self._peers.find, shown)
         if device is None:
