@@ -25,12 +25,11 @@ from typing import Any
 
 import grpc
 
-from fedretrain.wire.control import FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
+from fedretrain.wire.control import CALL_S, FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.sequence import Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
-CALL_S = 20.0
 BATCH_BYTES = 1 << 20
 _MAX_RECORDS = 2000
 _CONNECTING = 40  # handshakes under way in one process

@@ -17,7 +17,7 @@ import grpc
 from fedretrain.artifacts.encryption import SEAL_BYTES, file_info, open_sealed
 from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import FedretrainError
-from fedretrain.wire.control import FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
+from fedretrain.wire.control import CALL_S, FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fedretrain.core.clock import Instant
     from fedretrain.edge.records import Batch
 
-CALL_S = 20.0
 FETCH_S = 600.0
 _LOOK_S = 0.05
 """How often an enrolment looks whether the agent ends."""

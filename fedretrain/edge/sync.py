@@ -26,10 +26,10 @@ from fedretrain.core.clock import Anchor
 from fedretrain.core.errors import DataError
 from fedretrain.edge.annotating import take_annotations
 from fedretrain.edge.conditions import conditions
-from fedretrain.edge.control import CALL_S, ControlClient, ControlError
+from fedretrain.edge.control import ControlClient, ControlError
 from fedretrain.edge.evaluating import Evaluating
 from fedretrain.edge.joining import credentials, renew, renewal_at
-from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.control import CALL_S, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import intake
 from fedretrain.server.database import DatabaseDamagedError
-from fedretrain.wire.control import FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
+from fedretrain.server.lateness import Lateness, stretch
+from fedretrain.wire.control import CALL_S, FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
 
@@ -47,6 +48,8 @@ second, with time to spare."""
 _MOST_WAITING = 4000
 """Calls of enrolled devices that wait at each of these. From a thousand on gRPC refuses what comes, as cancelled: of ten thousand devices that had
 something new to do at once, thousands were then not heard for another heartbeat, though all could have been answered within a second or two."""
+_LONGEST_WAIT_S = round(CALL_S / 2)
+"""A call that waits longer is ended, as cancelled, and its device comes again when it likes: who is late answers none that hang up meanwhile."""
 HASTE = 2.0 / 3.0
 """While a candidate serves somewhere, devices are heard after so much of the usual time: an order to go back, which takes seconds to be signed for
 thousands of them, then reaches the last so much sooner."""
@@ -98,6 +101,7 @@ class Gateway(rpc.FleetControlServicer):
     ) -> None:
         self._peers, self._writer, self._files, self._quotas = peers, writer, files, quotas
         self._clock, self._heartbeat_s, self._slot_s = clock, heartbeat_s, slot_s
+        self._lateness = Lateness()
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
         """The next certificate."""
@@ -110,16 +114,17 @@ class Gateway(rpc.FleetControlServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:  # noqa: N802
         """Keep what the device says of itself; tell it what it shall run."""
-        now = self._clock()
+        now, left_s = self._clock(), context.time_remaining()
         device = await self._peer(context, request.protocol, now)
         await _keep_within(context, self._quotas.call(device))
+        self._lateness.took_up(device.population, device.device, left_s)
         self._peers.heard(device, now, _said(request))
         told = self._peers.announcement(device.population)
         return pb.HeartbeatReply(
             protocol=PROTOCOL,
             assignment=device.assignment or b"",
             server_at=now,
-            next_s=self._heartbeat_s * (HASTE if told.hasten else 1.0),
+            next_s=self._heartbeat_s * (HASTE if told.hasten else 1.0) * stretch(self._lateness.late_s),
             trust_version=self._files.trust_version(),
             slot_s=self._slot_s.get(device.population, 0.0),  # none: the population was taken out of the file
             evaluation=told.question,
@@ -288,6 +293,7 @@ def _patient() -> list[tuple[str, int]]:
         *_options(),
         ("grpc.server.max_pending_requests", _MOST_WAITING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_WAITING),
+        ("grpc.server_max_unrequested_time_in_server", _LONGEST_WAIT_S),
     ]
 
 

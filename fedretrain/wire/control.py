@@ -39,10 +39,12 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """The version of the control plane that this release speaks."""
 
+CALL_S = 20.0
+"""How long a device waits for the answer to a call: what is left of it tells the gateway how long the call waited there (`server.lateness`)."""
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""No message is longer, either way."""
 FIXED_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
 """Both ends' windows, not found by a probe: it answers each of a device's few small messages with a ping, a quarter of what a heartbeat costs."""
-"""No message is longer, either way."""
 
 SHADOW = 1 << 30
 """Added to a version's number where it was scored in shadow, not served."""

@@ -21,8 +21,9 @@ from fedretrain.server.config import Quota
 from fedretrain.server.database import open_database
 from fedretrain.server.fleet import Standing
 from fedretrain.server.gateway import HASTE
+from fedretrain.server.lateness import LEAST_DEVICES, MOST_STRETCH
 from fedretrain.server.tables import telemetry
-from fedretrain.wire.control import PROTOCOL
+from fedretrain.wire.control import CALL_S, PROTOCOL
 from fedretrain.wire.sequence import Gap, Key, Priority
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from tests.fleet_cases import loopback
@@ -75,6 +76,19 @@ def test_devices_are_heard_sooner_while_it_is_announced(here):
         announcements.tell(here.engine, None, "p", Announcement(hasten=hasten))
         here.peers.poll()
         assert client.heartbeat(_heartbeat()).next_s == pytest.approx(next_s)
+
+
+def test_devices_come_more_rarely_while_calls_wait(here):
+    clients = [here.client(here.join(f"d{number}")) for number in range(LEAST_DEVICES)]
+    for waited_s, next_s in (
+        (1.0, 1.5),
+        (CALL_S - 3.0, 1.0),
+        (8.0, MOST_STRETCH),
+    ):  # 3 s: as at an agent's start
+        for client in clients:  # its deadline is so much nearer, as if the call had waited
+            client.heartbeat(_heartbeat(), timeout_s=CALL_S - waited_s)
+        time.sleep(1.0)
+        assert clients[0].heartbeat(_heartbeat()).next_s == pytest.approx(next_s, abs=0.1)
 
 
 def test_what_a_device_says_of_itself_is_short(here):
