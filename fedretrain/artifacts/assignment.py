@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.artifacts.envelope import MAX_ENVELOPE_BYTES, EnvelopeError, Refusal, opened, seal
@@ -130,7 +130,10 @@ class Assignment:
 
     def to_bytes(self) -> bytes:
         """The one form in bytes: JSON with sorted keys, in ASCII, without spaces."""
-        return _canonical(asdict(self))
+        invite = None if self.invite is None else vars(self.invite)
+        return _canonical(
+            {**vars(self), "invite": invite}
+        )  # `asdict` copies: half of the time, for ten thousand devices
 
     @property
     def digest(self) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fedretrain.server.fleet import Device
     from fedretrain.server.versions import Versions
 
+TOLD_AT_ONCE = 1000
+"""Assignments in one transaction: a second's work at most, for the sake of those that wait to write, and of devices that come meanwhile."""
 _MOST_SEEN = 2**53
 """What a device says of itself is not believed without end: each assignment adds one."""
 
@@ -159,6 +161,12 @@ def renewed(
             )
         )
     return found
+
+
+def in_parts(found: Iterable[tuple[Device, Assignment]]) -> list[list[tuple[Device, Assignment]]]:
+    """Assignments as they are signed and written: `TOLD_AT_ONCE` together, first for devices that were heard longest ago, which come next."""
+    ordered = sorted(found, key=lambda one: one[0].seen_at)
+    return [ordered[first : first + TOLD_AT_ONCE] for first in range(0, len(ordered), TOLD_AT_ONCE)]
 
 
 def signed(

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedretrain.core.ending import pause
 from fedretrain.core.errors import FedretrainError
+from fedretrain.server import orders
 from fedretrain.server.commit import GroupCommit
 from fedretrain.server.database import DatabaseDamagedError
 from fedretrain.server.event_log import FencedError
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
 LEASE = "coordinator"
 LEASE_S = 15.0
 LOOK_S = 1.0
-"""So long an order waits at most until somebody looks whether there is one."""
+"""Between turns, each of which looks what is due, and prolongs the lease."""
+_ORDERS_S = 0.2
+"""So long an order waits at most for the turn that takes it, where none is under way."""
 _MOST_PROLONGED = 360
 """A turn that takes longer than so many thirds of a lease hangs: somebody else may decide."""
 _KEEP_S = 0.25
@@ -82,7 +85,7 @@ class Coordinator:
         self._steward: Steward | None = None
         slot_s = {name: one.watching.slot_s for name, one in config.populations.items()}
         self._sources = Sources(config.sources, log.engine, self._writer, slot_s, clock)
-        self._num_modules = 0
+        self._num_modules = self._num_orders = 0
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -116,7 +119,7 @@ class Coordinator:
     async def _lead(self) -> None:
         """Decide while this process holds the lease."""
         turn_s = min(one.watching.tick_s for one in self._config.populations.values())
-        while not await pause(self._stop, min(turn_s, LOOK_S)):
+        while not await self._rest(min(turn_s, LOOK_S)):
             turn = asyncio.create_task(asyncio.to_thread(self._turn))
             try:
                 for _ in range(_MOST_PROLONGED):
@@ -131,6 +134,22 @@ class Coordinator:
                 await self._sources.follow(self._fence, binners)
             except _FOR_A_WHILE as error:
                 _log.error("%s", error)
+
+    async def _rest(self, seconds: float) -> bool:
+        """Wait for the next turn, or for who decides until somebody has ordered something; whether the end has come."""
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left_s := until - time.monotonic()) > 0:
+            await pause(self._stop, min(left_s, _ORDERS_S))
+            if self._fence is not None and await asyncio.to_thread(self._is_ordered):
+                break
+        return self._stop.is_set()
+
+    def _is_ordered(self) -> bool:
+        """Whether people have ordered something since this was asked last."""
+        before = self._num_orders
+        with contextlib.suppress(*_FOR_A_WHILE):  # a turn tells it
+            self._num_orders = self._log.num_records(map(orders.stream, self._config.populations))
+        return self._num_orders != before
 
     def _prolong(self) -> None:
         """Hold the lease through a long turn: counting a backlog, or validating a large candidate."""

@@ -24,7 +24,7 @@ from fedretrain.server.database import hold, reading
 from fedretrain.server.tables import events, leases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Engine
 
@@ -116,6 +116,13 @@ class EventLog:
         """The end of a stream."""
         with reading(self.engine) as connection:
             return _head(connection, stream)
+
+    def num_records(self, streams: Iterable[str]) -> int:
+        """How many records streams have together."""
+        mine = events.c.stream.in_(list(streams))
+        ends = select(func.max(events.c.number).label("end")).where(mine).group_by(events.c.stream).subquery()
+        with reading(self.engine) as connection:
+            return connection.scalar(select(func.sum(ends.c.end))) or 0
 
     def read(self, stream: str, *, after: int = 0) -> Iterator[Entry]:
         """The records after a number, oldest first, each checked against the chain.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from fedretrain.server.event_log import Fence
 
-_TOLD_AT_ONCE = 1000
-"""Assignments in one transaction: a second's work at most, for the sake of those that wait to write."""
 _READ_AT_ONCE = 400
 
 
@@ -227,7 +225,8 @@ def assign(connection: Connection, population: str, due: Sequence[tuple[str, byt
         at: Instant, seconds since the epoch.
     """
     rows = [
-        {"named": device, "envelope": envelope, "count": counter} for device, envelope, counter in sorted(due)
+        {"named": device, "envelope": envelope, "count": counter}
+        for device, envelope, counter in sorted(due)  # see `database`: one order
     ]
     if rows:
         newer = devices.c.counter < bindparam("count")
@@ -243,7 +242,7 @@ def tell(
     due: Sequence[tuple[str, bytes, int]],
     clock: Callable[[], float],
 ) -> None:
-    """Keep the newest signed assignments of devices: name, envelope, counter.
+    """Keep the newest signed assignments of devices, in a transaction of their own.
 
     They are dated when they are written, not when their turn began, however long that took: who follows the table looks
     only a little way back.
@@ -252,17 +251,15 @@ def tell(
         engine: The database.
         fence: The lease of whoever tells.
         population: Whose devices.
-        due: The assignments.
+        due: As for `assign`.
         clock: Seconds since the epoch.
 
     Raises:
-        FencedError: If somebody else tells devices now. What was not written yet is not.
+        FencedError: If somebody else tells devices now. Nothing is written then.
     """
-    due = sorted(due)  # see `database`: one order
-    for first in range(0, len(due), _TOLD_AT_ONCE):
-        with engine.begin() as connection:
-            check_fence(connection, fence)
-            assign(connection, population, due[first : first + _TOLD_AT_ONCE], clock())
+    with engine.begin() as connection:
+        check_fence(connection, fence)
+        assign(connection, population, due, clock())
 
 
 Marks = dict[tuple[str, str], tuple[float, int, str, str]]

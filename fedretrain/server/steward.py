@@ -18,7 +18,7 @@ from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.core.errors import FedretrainError, PrivacyError
 from fedretrain.server import alerts, announcements, fleet, presence
 from fedretrain.server.announcements import Announcement
-from fedretrain.server.assigning import renewed, signed, wanted
+from fedretrain.server.assigning import in_parts, renewed, signed, wanted
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.central import CentralProcess
 from fedretrain.server.database import DatabaseDamagedError, reading
@@ -220,13 +220,14 @@ class Steward:
         )
         active = [one for one in population.devices if one.standing is Standing.ACTIVE]
         valid_s = self._config.populations[name].assignment_valid_s
-        due = signed(renewed(active, told, wishes, now=now, valid_s=valid_s), self._keys.online.assignment)
-        if not due:
-            return
-        told_now = [(device.device, envelope, assignment.counter) for device, assignment, envelope in due]
-        fleet.tell(self._log.engine, self._fence, name, told_now, self._clock)
-        for device, assignment, _ in due:
-            told[device.number] = assignment
+        key = self._keys.online.assignment
+        for part in in_parts(renewed(active, told, wishes, now=now, valid_s=valid_s)):
+            due = [
+                (device.device, envelope, assignment.counter)
+                for device, assignment, envelope in signed(part, key)
+            ]
+            fleet.tell(self._log.engine, self._fence, name, due, self._clock)
+            told |= {device.number: assignment for device, assignment in part}
 
     def _announce(self, name: str, population: Population) -> None:
         """Let every gateway tell the question of the federated evaluation that is on and no other, and whether it is urgent to hear devices."""

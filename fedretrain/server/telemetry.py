@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fedretrain.monitoring.config import MonitoringPolicy
     from fedretrain.server.fleet import Device
 
-_BATCH = 2000
+_BATCH = 500  # an order that comes while records are counted waits for one part
 _PRUNED = 5000
 _MAX_ALERTS = 1000
 

@@ -14,7 +14,7 @@ from fedretrain.coordinator.policy import Policy
 from fedretrain.rollout.assignment import assign, unassigned
 from fedretrain.rollout.events import Order
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server.assigning import Wanted, grown, renewed, wanted
+from fedretrain.server.assigning import TOLD_AT_ONCE, Wanted, grown, in_parts, renewed, wanted
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.versions import Version, Versions
 
@@ -137,3 +137,12 @@ def test_a_device_that_has_seen_more_than_a_restored_database_knows_gets_a_count
     assert again.counter == 42
     liar = replace(_device(0, 1), heartbeat={"counter": 2**63 - 1})
     assert renewed([liar], told, [Wanted(A)], now=1.0, valid_s=100.0) == []
+
+
+def test_who_was_heard_longest_ago_comes_next_and_is_told_first():
+    heard_at = np.random.default_rng(0).permutation(2 * TOLD_AT_ONCE + 1)
+    devices = [replace(_device(number), seen_at=float(at)) for number, at in enumerate(heard_at)]
+    parts = in_parts(renewed(devices, {}, [Wanted(A)] * len(devices), now=10.0, valid_s=100.0))
+    assert [len(part) for part in parts] == [TOLD_AT_ONCE, TOLD_AT_ONCE, 1]
+    told = [device.seen_at for part in parts for device, _ in part]
+    assert told == sorted(heard_at.tolist())

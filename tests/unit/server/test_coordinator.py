@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 from sqlalchemy import select
 
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
 from fedretrain.server import coordinator as module
 from fedretrain.server.config import Population, ServerConfig, Watching
 from fedretrain.server.coordinator import LEASE, LEASE_S, Coordinator
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.gateway_process import TOLD
+from fedretrain.server.orders import give
 from fedretrain.server.tables import leases
 
 
@@ -42,6 +44,21 @@ def test_a_long_turn_does_not_lose_the_lease(engine, tmp_path, monkeypatch):
     asyncio.run(made._lead())
     made._writer.close()
     assert seen[0] == (True, None)
+
+
+def test_an_order_brings_the_next_turn_forward(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        module, "Steward", lambda _config, log, _keys, _stores, fence, _clock: Deciding(log, fence)
+    )
+    config = ServerConfig(str(tmp_path), {"p": Population("-")})
+    made = Coordinator(config, EventLog(engine), SimpleNamespace(), SimpleNamespace())
+    made._turn()  # it leads
+    give(EventLog(engine), "p", SafetyOrder(SafetyCommand.ENTER, "anna"), 1.0)
+    begun = time.monotonic()
+    assert not asyncio.run(made._rest(60.0))
+    assert time.monotonic() - begun < 30.0
+    assert not made._is_ordered()  # it is the turn's from now on
+    made._writer.close()
 
 
 class Deciding:

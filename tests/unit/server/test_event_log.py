@@ -35,6 +35,7 @@ def test_streams_are_apart(log: EventLog) -> None:
     log.append("b", [{}, {}], at=0.0)
     assert (log.head("a").counter, log.head("b").counter, log.head("c").counter) == (1, 2, 0)
     assert log.streams() == ("a", "b")
+    assert [log.num_records(some) for some in ("ab", "b", "c", "")] == [3, 2, 0, 0]
 
 
 def test_a_reopened_log_goes_on(database_url: str) -> None:
