@@ -253,11 +253,11 @@ class Load:
         report_due = time.monotonic() + self._draw.uniform(0.0, orders.report_s)
         while not await self._wait(due - time.monotonic()):
             now = time.monotonic()
-            due = max(due + device.next_s, now)
             if orders.report_s and now >= report_due:
                 report_due += orders.report_s
                 self._report(device, orders.report, time.time())
             await device.visit()
+            due = max(due + device.next_s, now)  # as it was told just now
         # As a device does it: a call that failed is tried again at the next heartbeat, not at once by all together.
         until = time.monotonic() + _LAST_S
         while device.pending and time.monotonic() < until:
