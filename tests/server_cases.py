@@ -20,9 +20,10 @@ from fedretrain.features.scaler import Scaler
 from fedretrain.features.schema import Channel, Schema
 from fedretrain.rollout.causes import EventKind, Phase
 from fedretrain.rollout.events import RolloutEvent
-from fedretrain.server import fleet, memory
+from fedretrain.server import fleet, memory, orders
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database
+from fedretrain.server.desk import Desk
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.fleet import Traits
 from fedretrain.server.keys import open_stores
@@ -109,6 +110,22 @@ class Office:
         """The event log; close its engine."""
         (self.folder / "state").mkdir(exist_ok=True)
         return EventLog(open_database(f"sqlite:///{self.folder}/state/fedretrain.db"))
+
+    def desk(self) -> Desk:
+        """The desk of its one population."""
+        return Desk(self.config, "")
+
+    def package(self) -> str:
+        """Digest of its only version's package."""
+        ((_, found),) = self.desk().models.versions.by_number.items()
+        return found.package
+
+    def ordered(self) -> list[orders.Said]:
+        """What people have ordered."""
+        log = self.log()
+        found = [orders.read(entry.record) for entry in log.read(orders.stream("pumps"))]
+        log.engine.dispose()
+        return found
 
     def begin(self, champion: int = 1, at: float = 1.0) -> None:
         """What the coordinator writes when it first finds a version."""

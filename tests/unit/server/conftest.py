@@ -29,3 +29,11 @@ def office(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Office:
     """The folder of a coordinator that has no model yet."""
     write_office(tmp_path)
     return Office(tmp_path, capsys)
+
+
+@pytest.fixture
+def furnished(office: Office) -> Office:
+    """The folder with a first champion, made on its pool."""
+    said = office.on("models", "import", "--rounds", "1", "--outputs", "a,b,c")
+    assert said.status == 0, said.err
+    return office

@@ -6,7 +6,7 @@ import pytest
 
 from fedretrain.coordinator.cycle_evidence import Quarantine
 from fedretrain.rollout.quarantine import Release, Subject
-from fedretrain.server import fleet, orders
+from fedretrain.server import fleet
 from fedretrain.server.account import account
 from fedretrain.server.fleet import Traits
 from tests.cycle_cases import POLICY, Drive
@@ -28,18 +28,11 @@ def manned(office):
     return office
 
 
-def _ordered(office):
-    log = office.log()
-    found = [orders.read(one.record) for one in log.read(orders.stream("pumps"))]
-    log.engine.dispose()
-    return found
-
-
 @pytest.mark.parametrize(("device", "number"), [("pump-2", 1), ("pump-3", 2)])
 def test_who_keeps_a_device_out_and_why_is_an_order_in_the_audit_log(manned, device, number):
     said = manned.on("devices", "quarantine", device, *WHY)
     assert (said.status, said.out) == (0, f"{device} is kept out from the next turn on\n")
-    assert _ordered(manned) == [Quarantine(number, "anna", "loose")]
+    assert manned.ordered() == [Quarantine(number, "anna", "loose")]
     (told,) = manned.on("log", "--orders", "--json").json
     assert (told["kind"], told["by"], told["account"]) == ("quarantine", "anna", account())
     assert told["said"] == {"device": device, "reason": "loose"}
@@ -63,14 +56,14 @@ def test_a_device_that_a_person_or_a_monitor_keeps_out_is_shown_and_let_in_again
     assert "quarantine entered device 1 kept out by anna: loose" in manned.on("log").out
     for device in ("pump-1", "pump-2"):
         assert manned.on("devices", "release", device, *WHY).status == 0
-    assert _ordered(manned) == [Release(Subject.DEVICE, number, "anna", "loose") for number in (0, 1)]
+    assert manned.ordered() == [Release(Subject.DEVICE, number, "anna", "loose") for number in (0, 1)]
     assert manned.on("log", "--orders").out.splitlines()[1].endswith("release pump-2 loose")
 
 
 def test_an_order_that_waits_for_the_next_turn_can_be_taken_back(manned):
     assert manned.on("devices", "quarantine", "pump-1", *WHY).status == 0
     assert manned.on("devices", "release", "pump-1", *WHY).status == 0
-    assert [type(one) for one in _ordered(manned)] == [Quarantine, Release]
+    assert [type(one) for one in manned.ordered()] == [Quarantine, Release]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +83,7 @@ def test_what_cannot_be_ordered_is_said_and_not_written(manned, words, named):
     assert (said.status, said.out) == (2, "")
     (line,) = lines(said.err)
     assert named in line
-    assert _ordered(manned) == []
+    assert manned.ordered() == []
 
 
 def test_keeping_out_is_an_operators_and_letting_in_needs_the_right_to_restore(manned):

@@ -6,7 +6,6 @@ import pytest
 
 from fedretrain.artifacts.weights import encode_params
 from fedretrain.coordinator.cycle import Propose
-from fedretrain.server import orders
 from fedretrain.server.desk import Desk
 from tests.server_cases import lines
 
@@ -24,25 +23,18 @@ def furnished(office):
     return office
 
 
-def _orders(office):
-    log = office.log()
-    found = [orders.read(entry.record) for entry in log.read(orders.stream("pumps"))]
-    log.engine.dispose()
-    return found
-
-
 def test_a_valid_version_is_ordered_to_begin(furnished):
     said = furnished.on("rollout", "start", "2", "--by", "anna", "--reason", "last season", "--json")
     assert (said.status, said.json) == (0, {"version": 2})
-    assert _orders(furnished)[-1] == Propose(2, "anna", "last season")
+    assert furnished.ordered()[-1] == Propose(2, "anna", "last season")
 
 
 def _refused(office, version, named):
-    before = _orders(office)
+    before = office.ordered()
     said = office.on("rollout", "start", version, "--by", "anna")
     (line,) = lines(said.err)
     assert (said.status, named in line) == (2, True)
-    assert _orders(office) == before
+    assert office.ordered() == before
 
 
 @pytest.mark.parametrize(
