@@ -11,15 +11,19 @@ import pytest
 from fedretrain.artifacts.identity import FleetAuthority
 from fedretrain.artifacts.signed_order import public_half
 from fedretrain.artifacts.trust.keys import load_key
+from fedretrain.cli import parser
 from fedretrain.coordinator.cycle import CycleEvent, Refused
 from fedretrain.coordinator.policy_book import Answered
 from fedretrain.coordinator.roles import Roles
 from fedretrain.core.build import plain
 from fedretrain.rollout.evidence import Answer
+from fedretrain.rollout.quarantine import QuarantineEvent, QuarantineEventKind, Subject
 from fedretrain.server import fleet, labelling, memory, orders, policies
 from fedretrain.server.command_line import KEY
+from fedretrain.server.commands import ROLLOUT_ORDERS
 from fedretrain.server.config import read_server
 from fedretrain.server.desk import Desk
+from fedretrain.server.examples import leaves
 from fedretrain.server.orders import Signer, recorded
 from tests.server_cases import Typed, lines
 from tests.signing_cases import rewrite
@@ -61,6 +65,11 @@ class Signing:
         """Write a record as somebody does who has the database."""
         at = time.time() if at is None else at
         self.log.append(stream, [recorded(kind, body, "pumps", at, signer)], at=at)
+
+    def keep_out(self, subject, number):
+        """A version or a device is in quarantine, as after somebody's order."""
+        event = QuarantineEvent(QuarantineEventKind.ENTERED, subject, number, 1e9, "wrong units", by="ben")
+        self.log.append(memory.stream("pumps"), [CycleEvent(1e9, event).to_record()], at=1e9)
 
     def take(self):
         """What the coordinator would write when it takes up what was ordered."""
@@ -144,20 +153,27 @@ EVERY = [
     ("models", "withdraw", "1"),
     ("models", "propose", "--weights", "new.safetensors"),
     ("rollout", "start", "1"),
-    ("rollout", "pause"),
-    ("rollout", "approve"),
+    *(("rollout", word) for word in ("approve", "refuse", *ROLLOUT_ORDERS)),
     ("policy", "approve"),
-    ("incident", "resubmit", "1"),
-    ("devices", "revoke", "pump-1"),
-    ("devices", "retire", "pump-1"),
+    ("policy", "refuse"),
+    ("incident", "resubmit", "9"),
+    ("incident", "discard", "9"),
+    *(("devices", word, "pump-1") for word in ("quarantine", "release", "revoke", "retire")),
     ("labels", "import", "later.csv"),
     ("baseline", "collect"),
 ]
 
 
+def test_every_command_with_a_name_behind_it_is_asked_for_a_key():
+    named = {words for words, made in leaves(parser("")) if "--by BY" in made.format_help()}
+    assert {next(one for one in named if " ".join(words).startswith(one)) for words in EVERY} == named
+
+
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_no_order_of_who_has_a_key_goes_without_it(signing, monkeypatch, words):
     signing.office.ask("ben")
+    signing.keep_out(Subject.VERSION, 9)
+    signing.keep_out(Subject.DEVICE, 0)
     signing.office.enrol("pump-1")
     monkeypatch.chdir(signing.office.folder)
     for name in ("new.safetensors", "later.csv"):
@@ -165,10 +181,7 @@ def test_no_order_of_who_has_a_key_goes_without_it(signing, monkeypatch, words):
     more = ("--reason", "x")
     before = {stream: signing.log.head(stream).counter for stream in signing.log.streams()}
     said = signing.on(*words, *more, key="")
-    if words[:2] == ("incident", "resubmit"):
-        assert said.status == 2  # there is no incident; nothing is asked of anybody
-    else:
-        _refused(said, "must be signed")
+    _refused(said, "must be signed")
     assert {stream: signing.log.head(stream).counter for stream in signing.log.streams()} == before
 
 
