@@ -139,6 +139,15 @@ def macro_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(occur > 0, total / np.maximum(occur, 1), np.nan)
 
 
+def label_f1_gain(stats: DeviceStatistics, label: int) -> float:
+    """F1 of one label over all rows, candidate minus champion; a broken prediction is a miss of the row's label."""
+    confusion = stats.confusion_D2MM.sum(axis=0)
+    said = confusion[:, :, label].sum(axis=1)
+    true = int(stats.paired_DSTM4[:, :, :, label].sum())
+    f1 = 2.0 * confusion[:, label, label] / np.maximum(said + true, 1)
+    return float(f1[CANDIDATE] - f1[CHAMPION])
+
+
 def calibration_gain(stats: DeviceStatistics) -> Estimate:
     """Expected calibration error over all rows, champion minus candidate; a device is left out each time."""
     return _jackknifed(stats.calibration_D2B3, lambda bins: -calibration_error(bins))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.metrics import f1_score
 
 from fedretrain.validation.config import CheckName, ValidationPolicy
+from fedretrain.validation.count import count_rows
 from fedretrain.validation.fairness import compare_parts
+from fedretrain.validation.gains import label_f1_gain
 from fedretrain.validation.questions import answer
 from fedretrain.validation.report import Verdict
+from fedretrain.validation.rows import Rows
 from tests.unit.validation.fleets import DAY_S, labelled, layout_of, statistics
 
 POLICY = ValidationPolicy(late_after_s=DAY_S)
@@ -70,6 +74,57 @@ def test_gaining_less_than_the_rest_is_no_harm_but_is_reported():
     assert gaps["group 1"].high < -0.1
     assert checks["group 1"].verdict is Verdict.PASS
     assert "does not lose" in checks["group 1"].reason
+
+
+def said_too_often(share):
+    """A model that is right on 0.7 of label 0 and 0.85 of the others; with probability `share` it says 0 whatever it sees."""
+    rng = np.random.default_rng(5)
+    label = ROWS.label_N
+    right = rng.random(len(ROWS)) < np.where(label == 0, 0.7, 0.85)
+    said = np.where(right, label, (label + 1 + rng.integers(0, 3, len(ROWS))) % 4)
+    return np.where(rng.random(len(ROWS)) < share, 0, said)
+
+
+def one_hot(said_N):
+    return np.eye(4)[said_N] * 0.6 + 0.1
+
+
+def judged_by_labels(champion_N, candidate_N):
+    stats = count_rows(layout_of(POLICY), Rows(ROWS, one_hot(candidate_N), one_hot(champion_N)))
+    _, questions = compare_parts(POLICY, stats)
+    return stats, {c.part: c for c in answer(POLICY, questions)}
+
+
+def test_mending_a_champion_that_says_one_label_too_often_is_no_harm_to_that_label():
+    stats, checks = judged_by_labels(said_too_often(0.5), said_too_often(0.0))
+    recall = stats.confusion_D2MM.sum(axis=0)[:, 0, 0] / (ROWS.label_N == 0).sum()
+    assert recall[0] < recall[1] - 0.1
+    assert checks["label 0"].estimate < -0.1  # it led, and is behind now
+    assert label_f1_gain(stats, 0) > 0.1
+    assert all(c.verdict is Verdict.PASS for c in checks.values())
+
+
+def test_a_label_that_the_candidate_says_too_seldom_is_harmed():
+    champion = said_too_often(0.0)
+    stats, checks = judged_by_labels(champion, np.where(champion == 0, 3, champion))
+    assert label_f1_gain(stats, 0) < -0.5
+    assert checks["label 0"].verdict is Verdict.FAIL
+
+
+def test_f1_of_a_label_agrees_with_scikit_learn_where_no_prediction_is_broken():
+    champion, candidate = said_too_often(0.3), said_too_often(0.1)
+    stats, _ = judged_by_labels(champion, candidate)
+    first, second = (f1_score(ROWS.label_N, said, average=None) for said in (candidate, champion))
+    for label in range(4):
+        assert label_f1_gain(stats, label) == pytest.approx(first[label] - second[label])
+
+
+def test_a_broken_prediction_is_a_miss_of_its_label():
+    candidate = one_hot(ROWS.label_N)
+    candidate[ROWS.label_N == 1] = np.nan
+    stats = count_rows(layout_of(POLICY), Rows(ROWS, candidate, one_hot(ROWS.label_N)))
+    assert label_f1_gain(stats, 1) == -1.0
+    assert label_f1_gain(stats, 2) == 0.0
 
 
 def test_one_group_has_no_rest():
