@@ -41,8 +41,8 @@ class LifetimeConfig:
             from before a drift speak for the old model.
         online_lr: Learning rate of a step of online learning.
         span_ticks: Ticks predicted at once (speed; nothing else depends on it).
-        bad_margin: A device-day is *badly served* if the accuracy of the day lies so far below the device's record from
-            before its first drift (or the fleet's baseline).
+        bad_margin: A device-day is *badly served* if the device's accuracy over the last three days lies so far below its
+            own record from the first week of its life (without one: the fleet's).
         scored_from_s: Rows before this instant are not counted in the summary's accuracy.
     """
 
