@@ -21,6 +21,7 @@ import psutil
 
 from benchmarks.fleet.load import Orders
 from benchmarks.fleet.office import environment
+from fedretrain.core.child import leashed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +98,7 @@ class Drivers:
         log_path = self._folder / f"load-{place}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.fleet.load", str(path)],
+                [sys.executable, *leashed("-m", "benchmarks.fleet.load", str(path))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -4,6 +4,7 @@ Rules of this file:
     * The process is ``fedretrain server`` on a file that an operator could have written; everything listens on the loopback interface.
     * Devices are enrolled as the enrolment does it, certificate and row of the fleet, only without its network call: ten thousand
       tokens are another question. Every device has a key and a certificate of its own.
+    * What the benchmark starts ends with it, even where it is killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sqlalchemy import func, select
 
 from benchmarks.fleet.reports import FEATURES_FILE, OUTPUTS, lab_rows
 from fedretrain.artifacts.identity import request_certificate, request_key_fingerprint
+from fedretrain.core.child import leashed
 from fedretrain.server import fleet
 from fedretrain.server.config import read_server
 from fedretrain.server.database import open_database, reading
@@ -194,7 +196,10 @@ class Office:
 
     def start(self) -> None:
         """Start ``fedretrain server``, and wait until it listens."""
-        words = [sys.executable, "-m", "fedretrain", "server", "--config", str(self.folder / "server.toml")]
+        words = [
+            sys.executable,
+            *leashed("-m", "fedretrain", "server", "--config", str(self.folder / "server.toml")),
+        ]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, env=environment())
         self.wait(lambda: listens(self._ports[0]), "the coordinator listens")
