@@ -15,8 +15,9 @@ What is claimed, and when (`benchmarks/health.py` measures it):
       that is about 600 predictions: five minutes at two a second and more, as long as it takes to make them below.
     * Latency: successive predictions are independent but for bursts, and bursts do not reach into sixteen of twenty blocks; load
       makes the p99 at most about 1.3 times the record's. A device that is slowed for longer by something else looks like a slow model.
-    * Memory: at most two allocator steps in five minutes, and the device's own sawtooth was seen in the day before (it is in the record).
-      A sawtooth that rises for minutes as steeply as the leak hides it for a while, or for good: that is left to `memory_mib`.
+    * Memory: at most four allocator steps and drops in the window, and the device's own ramps were seen in the day before (they are in
+      the record). A sawtooth that drops more often than once a minute or two, or whose ramps differ by as much as the leak, may hide it:
+      that is left to `memory_mib`.
     * Accuracy: given the labels before, a block of labels is on average at least as right as the floor says. The floor is below the
       earlier version's accuracy by its own uncertainty and a tolerance.
 """
@@ -41,8 +42,8 @@ BLOCK_PREDICTIONS = 20
 """A block of predictions is at least one sample and at least so many."""
 NUM_BLOCKS = 20
 """Blocks that a share is judged on: five minutes, if predictions are many enough."""
-WINDOW = 10
-"""Steps between the readings of memory that a growth is read off: five minutes, at a reading every half-minute."""
+WINDOW = 18
+"""Steps between the readings of memory that a growth is read off: four and a half minutes, at a reading in each sample."""
 LABEL_BLOCK = 10
 """Labels that make one wager."""
 SETTLE_S = 180.0
@@ -106,7 +107,7 @@ class HealthState:
 
     @property
     def growth_seen(self) -> float:
-        """The fastest growth in the last day, MiB a minute, but for the last five minutes; at least that of the record."""
+        """The fastest growth in the last day, MiB a minute, but for the last window; at least that of the record."""
         return max([self.record.growth_mib_per_min, *(rate for _, rate in self.hours)])
 
     def next_record(self, latency_p99_s: float | None) -> HealthRecord:
@@ -279,7 +280,7 @@ def _growth(limits: HealthLimits, state: HealthState, sample: Sample, now: float
     if sample.memory_mib is None or not state.growths or state.growths[-1][0] != now:
         return None
     rate = state.growths[-1][1]
-    allowed = max(limits.growth_mib_per_min, limits.growth_ratio * state.growth_seen)
+    allowed = max(limits.growth_mib_per_min, state.growth_seen + limits.growth_added_mib_per_min)
     if rate < allowed:
         return None
     evidence = {"mib_per_min": rate, "limit": allowed, "memory_mib": sample.memory_mib}

@@ -49,7 +49,7 @@ class HealthLimits:
         slow: Which share may be slower than either.
         errors: Which share of predictions may fail; the allowed 3 % is three times a usual floor of 1 %.
         growth_mib_per_min: Memory may grow so fast for five minutes.
-        growth_ratio: Or so many times as fast as it ever did in the last day.
+        growth_added_mib_per_min: Or so much faster than it ever did in the last day: a leak comes on top of what the device always did.
         memory_mib: Memory may be so much whatever it was before; None: no such limit.
         accuracy_tolerance: How much less right than the version before a new one may be.
         accuracy_alpha: The chance that a version no worse than that is ever rolled back for its labels.
@@ -61,16 +61,15 @@ class HealthLimits:
     slow: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.01, allowed=0.0025))
     errors: ShareLimit = field(default_factory=lambda: ShareLimit(limit=0.06, allowed=0.03))
     growth_mib_per_min: float = 0.6
-    growth_ratio: float = 1.35
+    growth_added_mib_per_min: float = 0.3
     memory_mib: float | None = None
     accuracy_tolerance: float = 0.05
     accuracy_alpha: float = 1e-4
     min_labels: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("latency_ratio", "growth_ratio"):
-            require(getattr(self, name) > 1, f"{getattr(self, name)} is not above 1", key=f"health.{name}")
-        for name in ("latency_p99_s", "growth_mib_per_min", "memory_mib"):
+        require(self.latency_ratio > 1, f"{self.latency_ratio} is not above 1", key="health.latency_ratio")
+        for name in ("latency_p99_s", "growth_mib_per_min", "growth_added_mib_per_min", "memory_mib"):
             if getattr(self, name) is not None:
                 positive(f"health.{name}", getattr(self, name))
         fraction("health.accuracy_tolerance", self.accuracy_tolerance)
@@ -90,7 +89,7 @@ class HealthRecord:
 
     Attributes:
         latency_p99_s: Of the model that is served, measured at install (`p99_of`); None: its latency has no ratio to break.
-        growth_mib_per_min: The fastest growth of five minutes in the last day under the version before (`HealthState.growth_seen`).
+        growth_mib_per_min: The fastest growth of a window in the last day under the version before (`HealthState.growth_seen`).
         num_labelled: Labels of the version before.
         num_correct: How many of its predictions they confirmed.
     """

@@ -76,7 +76,7 @@ class Recorder:
             self._over += 1
 
     def memory(self, own_bytes: int) -> None:
-        """Note how much memory the process has of its own; some readings in every half-minute are enough."""
+        """Note how much memory the process has of its own; some readings in every sample are enough."""
         if self._lowest_bytes is None or own_bytes < self._lowest_bytes:
             self._lowest_bytes = own_bytes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import stats
 
 from fedretrain.edge.health_checks import ALPHA, BETS, ShareLimit, growth, log_mean_wealth, log_tail, wagered
 
-MINUTES = [index / 2 for index in range(11)]
+MINUTES = np.arange(19) / 4
 
 
 @pytest.mark.parametrize(
@@ -47,28 +48,50 @@ def test_a_look_is_false_more_seldom_than_it_says():
     assert ALPHA * 1000 * 5760 < 0.5  # what a share at its allowed value costs, in 1,000 device-days
 
 
-def test_growth_is_the_slope_and_two_steps_are_none():
-    line = np.array([60.0 + 0.7 * minute for minute in MINUTES])
-    places = np.arange(11)
+def test_growth_is_the_slope_and_four_steps_or_drops_are_none():
+    line, places = 60.0 + 0.7 * MINUTES, np.arange(19)
     assert growth(MINUTES, line) == pytest.approx(0.7)
-    for place in range(1, 11):
-        for other in range(1, 11):
-            stepped = 5.0 * (places >= place) + 3.0 * (places >= other)
-            assert growth(MINUTES, stepped) == pytest.approx(0.0)
-            assert growth(MINUTES, line + stepped) == pytest.approx(0.7)
+    for steps in combinations(range(1, 19), 4):
+        stepped = sum(
+            size * (places >= place) for size, place in zip((5.0, -4.0, 3.0, 9.0), steps, strict=True)
+        )
+        assert growth(MINUTES, line + stepped) == pytest.approx(0.7)
+
+
+def test_a_sawtooth_is_its_ramp_wherever_its_drops_lie_and_a_leak_adds_to_it():
+    for period in (2.0, 3.0, 7.0):
+        for begin in np.arange(0.0, period, 0.1):
+            ramp = 0.5 * ((MINUTES + begin) % period)
+            assert growth(MINUTES, ramp) == pytest.approx(0.5)
+            assert growth(MINUTES, ramp + 1.0 * MINUTES) == pytest.approx(1.5)
+
+
+def test_growth_is_the_median_of_rises_over_half_a_minute():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        at, level = rng.uniform(0.2, 0.4, 19).cumsum(), rng.normal(size=19).cumsum()
+        rises = sorted((level[i + 2] - level[i]) / (at[i + 2] - at[i]) for i in range(17))
+        assert growth(at, level) == pytest.approx(rises[8])
+
+
+def test_noise_of_readings_stays_far_below_the_limit():
+    noise = np.random.default_rng(3).normal(0.0, 0.1, (100_000, 19, 3)).min(axis=-1)
+    rates = growth(MINUTES, noise)
+    assert np.abs(rates).max() < 0.45  # the limit is 0.6; 100,000 windows apart are a year and more
+    assert rates.mean() == pytest.approx(0.0, abs=2e-3)
 
 
 def test_many_windows_at_once_are_the_same_as_one_by_one():
-    levels = np.random.default_rng(0).normal(size=(20, 11)).cumsum(axis=1)
+    levels = np.random.default_rng(0).normal(size=(20, 19)).cumsum(axis=1)
     together = growth(MINUTES, levels)
     assert together.shape == (20,)
     assert together.tolist() == [float(growth(MINUTES, row)) for row in levels]
 
 
 def test_one_odd_reading_never_looks_like_a_leak():
-    for place in range(11):
+    for place in range(19):
         for size in (-30.0, 30.0):
-            odd = [60.0 + size * (index == place) for index in range(11)]
+            odd = [60.0 + size * (index == place) for index in range(19)]
             assert growth(MINUTES, odd) <= 0.0
 
 
