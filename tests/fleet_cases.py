@@ -18,6 +18,7 @@ from fedretrain.server.commit import GroupCommit
 from fedretrain.server.config import Quota
 from fedretrain.server.enrolment import Enrolling, Told, make_tokens
 from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve
+from fedretrain.server.lateness import Lateness
 from fedretrain.server.peers import Peers
 from fedretrain.server.quota import Quotas
 from fedretrain.wire.control import PROTOCOL
@@ -95,6 +96,7 @@ def loopback(
     slot_s: float = 3600.0,
     ports: tuple[int, int] = (0, 0),
     quota: Quota | None = None,
+    lateness: Lateness | None = None,
 ) -> Iterator[Loopback]:
     """A gateway in a thread of this process; `root` is what enrolled devices are told to trust."""
     authority = FleetAuthority(folder / "authority", now=time.time())
@@ -121,6 +123,7 @@ def loopback(
         heartbeat_s=1.0,
         slot_s={"p": slot_s, "plant": slot_s},
         quotas=Quotas(quota or Quota()),
+        lateness=lateness or Lateness(),
     )
     tls = Tls((folder / "server.key").read_bytes(), certificate, authority.certificate)
     ready, loop = threading.Event(), asyncio.new_event_loop()

@@ -22,7 +22,7 @@ from fedretrain.artifacts.identity import read_identity
 from fedretrain.core.errors import DataError, UserError
 from fedretrain.server import intake
 from fedretrain.server.database import DatabaseDamagedError
-from fedretrain.server.lateness import Lateness, stretch
+from fedretrain.server.lateness import stretch
 from fedretrain.wire.control import CALL_S, FIXED_WINDOW, MAX_MESSAGE_BYTES, PROTOCOL
 from fedretrain.wire.v1 import fleet_pb2 as pb
 from fedretrain.wire.v1 import fleet_pb2_grpc as rpc
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fedretrain.server.annotation_store import Annotations
     from fedretrain.server.commit import GroupCommit
     from fedretrain.server.fleet import Device
+    from fedretrain.server.lateness import Lateness
     from fedretrain.server.peers import Peers
     from fedretrain.server.quota import Quotas
 
@@ -87,6 +88,7 @@ class Gateway(rpc.FleetControlServicer):
         heartbeat_s: How often they shall be heard.
         slot_s: The devices of a population report one row for each slot of so many seconds; below 0: nothing.
         quotas: How much each may ask.
+        lateness: How long calls wait here.
     """
 
     def __init__(
@@ -98,10 +100,11 @@ class Gateway(rpc.FleetControlServicer):
         heartbeat_s: float,
         slot_s: Mapping[str, float],
         quotas: Quotas,
+        lateness: Lateness,
     ) -> None:
         self._peers, self._writer, self._files, self._quotas = peers, writer, files, quotas
         self._clock, self._heartbeat_s, self._slot_s = clock, heartbeat_s, slot_s
-        self._lateness = Lateness()
+        self._lateness = lateness
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802
         """The next certificate."""

@@ -36,6 +36,7 @@ from fedretrain.server.enrolment import Enrolling, Told
 from fedretrain.server.event_log import EventLog
 from fedretrain.server.gateway import Enrolment, Files, Gateway, Tls, serve, stop
 from fedretrain.server.keys import open_keys, open_stores
+from fedretrain.server.lateness import Lateness
 from fedretrain.server.peers import POLL_S, Peers
 from fedretrain.server.quota import Quotas
 from fedretrain.server.steady_clock import SteadyClock
@@ -105,7 +106,9 @@ class GatewayProcess:
             self._blob, self._keys.trust.read, lambda: self._trust_version, enrolling.renew, self._annotations
         )
         heartbeat_s = listen.heartbeat_s
-        gateway = Gateway(self._peers, self._writer, files, self._clock, heartbeat_s, self._slot_s, quotas)
+        gateway = Gateway(
+            self._peers, self._writer, files, self._clock, heartbeat_s, self._slot_s, quotas, Lateness()
+        )
         tls = Tls(
             self._keys.server_key.read_bytes(),
             self._keys.server_certificate.read_bytes(),
