@@ -50,17 +50,7 @@ def verify(
         opened: Its models; they cannot be opened where the record of versions is damaged.
         recalled: Where its loop stands.
     """
-    checked: dict[str, Any] = {}
-    damaged: dict[str, str] = {}
-    try:
-        check_pages(log.engine)
-        for stream in log.streams():
-            try:
-                checked[stream] = f"{sum(1 for _ in log.read(stream))} records"
-            except DataError as error:
-                damaged[stream] = f"{stream}: {error.what}"
-    except DatabaseDamagedError as error:  # of no record can be said whether it is whole
-        damaged[versions.stream(population)] = error.what
+    checked, damaged = _streams(log, population)
     wrong = list(damaged.values())
     stores = open_stores(config)
     for store in (stores.packages, stores.campaigns):
@@ -92,6 +82,22 @@ def verify(
         wrong += [f"MLflow: {one}" for one in _shown_otherwise(config, models, log, recalled)]
         checked["MLflow"] = f"{len(models.versions.by_number)} versions"
     return {"checked": checked, "wrong": wrong}
+
+
+def _streams(log: EventLog, population: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """How many records each stream has, and what is wrong with those that are damaged."""
+    checked: dict[str, Any] = {}
+    damaged: dict[str, str] = {}
+    try:
+        check_pages(log.engine)
+        for stream in log.streams():
+            try:
+                checked[stream] = f"{sum(1 for _ in log.read(stream))} records"
+            except DataError as error:
+                damaged[stream] = f"{stream}: {error.what}"
+    except DatabaseDamagedError as error:  # of no record can be said whether it is whole
+        damaged[versions.stream(population)] = error.what
+    return checked, damaged
 
 
 def _kept(recalled: Callable[[], Memory]) -> frozenset[int]:
