@@ -11,6 +11,8 @@ import numpy as np
 
 from fedretrain.artifacts.assignment import Assignment, sign
 from fedretrain.artifacts.delta import release
+from fedretrain.artifacts.notice import Notice
+from fedretrain.artifacts.notice import sign as sign_notice
 from fedretrain.artifacts.package import read_manifest, references
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.trust.keys import create_keys, load_key, load_online
@@ -24,7 +26,8 @@ from fedretrain.features.pipeline import Pipeline
 from fedretrain.features.scaler import Scaler
 from fedretrain.monitoring.bins import fit_bins
 from fedretrain.privacy.ledger import Head
-from fedretrain.server import fleet
+from fedretrain.server import announcements, fleet
+from fedretrain.server.announcements import Announcement
 from fedretrain.server.database import open_database
 from fedretrain.server.tables import telemetry
 from fedretrain.wire.v1 import fleet_pb2 as pb
@@ -155,6 +158,18 @@ class Fleet:
             fleet.assign(connection, POPULATION, [(device, envelope, number)], now)
         self.here.peers.poll()
         return assignment
+
+    def notify(self, *withdrawn, serve="", safe_mode=False, key=None, **more):
+        """What the whole population must leave."""
+        now = time.time()
+        more = {"issued_at": now, "ends_at": now + HOUR} | more
+        notice = Notice(
+            more.pop("population", POPULATION), tuple(sorted(withdrawn)), serve, safe_mode, **more
+        )
+        announcements.tell(
+            self.here.engine, None, POPULATION, Announcement(notice=sign_notice(notice, key or self.key))
+        )
+        self.here.peers.poll()
 
     def heard(self, device):
         self.here.peers.flush()

@@ -22,6 +22,7 @@ from fedretrain.artifacts.delta import decode_delta, release
 from fedretrain.artifacts.encryption import open_sealed, public_half, seal
 from fedretrain.artifacts.identity import FleetAuthority, read_identity, request_certificate
 from fedretrain.artifacts.manifest import Manifest
+from fedretrain.artifacts.notice import Notice
 from fedretrain.artifacts.package import decode_sanity, encode_sanity, write_package
 from fedretrain.artifacts.store import ContentStore
 from fedretrain.artifacts.trust.root import read_root
@@ -94,6 +95,7 @@ def decoders() -> dict[str, Decoder]:
         "samples": Decoder(decode_samples, encode_samples(Samples(np.ones(2), np.ones((2, 3))))),
         "answer": Decoder(lambda content: decode_answer(content, _LAYOUT, **asked)),
         "assignment": Decoder(Assignment.from_bytes, told),
+        "notice": Decoder(Notice.from_bytes, Notice("pumps", (_PACKAGE,), "", True, 0.0, 9.0).to_bytes()),
         "manifest": Decoder(Manifest.from_bytes, _manifest()),
         "weights": Decoder(decode_params, encode_params(base)),
         "delta": Decoder(lambda content: decode_delta(content, base), delta),

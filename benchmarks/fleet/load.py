@@ -153,10 +153,14 @@ class Device:
         if not reply.assignment:
             return False
         said = json.loads(reply.assignment[reply.assignment.index(b'{"counter"') :])
-        self.counter, self.shadows = int(said["counter"]), said["shadow"]
-        if said["serve"] == self.serves:
+        self.counter, self.shadows, serve = int(said["counter"]), said["shadow"], said["serve"]
+        if reply.notice:
+            notice = json.loads(reply.notice[reply.notice.index(b'{"ends_at"') :])
+            if notice["issued_at"] > said["issued_at"] and serve in notice["withdrawn"]:
+                serve = notice["serve"]
+        if serve == self.serves:
             return False
-        self.serves = said["serve"]
+        self.serves = serve
         self.load.figures.served.append((self.number, time.time(), self.serves, self.num_heartbeats))
         return True
 

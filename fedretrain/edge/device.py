@@ -226,8 +226,10 @@ class DeviceRuntime:
 
     def _stands(self) -> tuple[object, ...]:
         """What decides who serves."""
-        follower = self.follower
-        return self.slots.state, self.remembered.value.digest, follower.candidate, follower.num_mended
+        follower, told = self.follower, self.remembered.value
+        # A notice changes what an assignment said, under the assignment's digest.
+        wishes = told.digest, told.serve, told.shadow, told.safe_mode, told.withdrawn
+        return self.slots.state, wishes, follower.candidate, follower.num_mended
 
     def _serve(self, wanted: Wanted) -> None:
         before = self.answering.serving

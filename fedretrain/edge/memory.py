@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedretrain.artifacts.assignment import Assignment
+    from fedretrain.artifacts.notice import Notice
 
 MEMORY, COPY = "memory.json", "memory.copy.json"
 _MAX_BASES = 16
@@ -41,6 +42,7 @@ class Memory:
     Attributes:
         counter: Of the newest assignment; 0 before the first.
         digest: Of that assignment.
+        issued_at: When it was signed.
         serve: What it says to serve; empty is the rules baseline.
         shadow: What to score beside it; empty is none.
         safe_mode: Whether the rules baseline serves whatever `serve` says.
@@ -61,6 +63,7 @@ class Memory:
 
     counter: int = 0
     digest: str = ""
+    issued_at: float = 0.0
     serve: str = ""
     shadow: str = ""
     safe_mode: bool = False
@@ -86,6 +89,7 @@ class Memory:
             self,
             counter=assignment.counter,
             digest=assignment.digest,
+            issued_at=assignment.issued_at,
             serve=assignment.serve,
             shadow=assignment.shadow,
             safe_mode=assignment.safe_mode,
@@ -94,6 +98,18 @@ class Memory:
             refresh=assignment.refresh,
             refused="",
             refused_reason="",
+        )
+
+    def heeding(self, notice: Notice) -> Memory:
+        """After a verified notice: what it withdraws is served and scored no more; an assignment that is as new knew of it."""
+        if notice.issued_at <= self.issued_at:
+            return self
+        return replace(
+            self,
+            serve=notice.serve if self.serve in notice.withdrawn else self.serve,
+            shadow="" if self.shadow in notice.withdrawn else self.shadow,
+            safe_mode=self.safe_mode or notice.safe_mode,
+            withdrawn=tuple(sorted({*self.withdrawn, *notice.withdrawn} - {notice.serve})),
         )
 
     def refusing(self, version: str, reason: str) -> Memory:

@@ -3,7 +3,8 @@
 Rules of this file:
     * The answer's time is trusted: it is fresh, and it came over a connection whose other end the fleet's authority vouches
       for. Old signatures raise the floor alone.
-    * An assignment is verified and kept before it is followed; a withdrawn version is left before anything is fetched.
+    * An assignment is verified and kept before it is followed, then a notice to the whole population; a withdrawn version is left before
+      anything is fetched.
     * What cannot be had now is had next time. Only a heartbeat that nobody answers is an error.
     * After something has changed a second heartbeat says so at once.
     * A heartbeat bears witness of the privacy ledger: of the newest head in any signed list that was ever verified here.
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.assignment import AssignmentError, verify
 from fedretrain.artifacts.envelope import Refusal
+from fedretrain.artifacts.notice import NoticeError
+from fedretrain.artifacts.notice import verify as verify_notice
 from fedretrain.artifacts.trust.client import TrustClient
 from fedretrain.artifacts.trust.root import online_keys, read_root
 from fedretrain.artifacts.trust.words import Block, TrustError
@@ -161,15 +164,12 @@ class Syncing:
         if reply.trust_version != self.visit.trust_version:
             problem = self._refresh(reply.trust_version)
         try:
-            if reply.assignment:
-                assignment = self._verified(reply.assignment)
-                runtime.store.clock.raise_floor(assignment.issued_at)
-                runtime.remembered.change(lambda told: told.told(assignment))
+            problem = self._take(reply.assignment) or problem
+            # After it: a notice counts by how new the assignment is.
+            problem = self._heed(reply.notice) or problem
             if runtime.follower.leave_withdrawn():
                 runtime.serve()
-        except (
-            DataError
-        ) as error:  # it is not for this device, or the disk would not have it: nobody follows it
+        except DataError as error:  # the disk would not have it: nobody follows it
             return str(error)
         runtime.serve()  # safe mode needs no download
         try:
@@ -178,6 +178,36 @@ class Syncing:
             problem = str(error)
         runtime.serve()
         return problem
+
+    def _take(self, envelope: bytes) -> str:
+        """Remember what this device shall run; what is wrong with it."""
+        if not envelope:
+            return ""
+        runtime = self._runtime
+        try:
+            assignment = self._verified(envelope)
+        except AssignmentError as error:  # not for this device, or not to be believed
+            return str(error)
+        runtime.store.clock.raise_floor(assignment.issued_at)
+        runtime.remembered.change(lambda told: told.told(assignment))
+        return ""
+
+    def _heed(self, envelope: bytes) -> str:
+        """Remember what the whole population must leave, unless this device's assignment is as new; what is wrong with it."""
+        if not envelope:
+            return ""
+        runtime = self._runtime
+        try:
+            notice = verify_notice(
+                envelope,
+                [bytes.fromhex(runtime.remembered.value.assignment_key)],
+                population=runtime.joined.population,
+                now=runtime.store.clock.look().guess_at,
+            )
+        except NoticeError as error:
+            return str(error)
+        runtime.remembered.change(lambda told: told.heeding(notice))
+        return ""
 
     def _verified(self, envelope: bytes) -> Assignment:
         """The assignment, by the key that is known, or by the one that a refresh tells."""

@@ -23,10 +23,12 @@ class Announcement:
     Attributes:
         question: The signed federated evaluation that is on; empty: none.
         hasten: Whether they shall be heard sooner, for what they serve may have to be taken back.
+        notice: What they must leave at once, signed; empty: nothing.
     """
 
     question: bytes = b""
     hasten: bool = False
+    notice: bytes = b""
 
 
 def tell(engine: Engine, fence: Fence | None, population: str, told: Announcement) -> None:
@@ -38,11 +40,10 @@ def tell(engine: Engine, fence: Fence | None, population: str, told: Announcemen
     with engine.begin() as connection:
         check_fence(connection, fence)
         connection.execute(delete(announcements).where(announcements.c.population == population))
-        row = {"population": population, "question": told.question, "hasten": told.hasten}
-        connection.execute(insert(announcements).values(**row))
+        connection.execute(insert(announcements).values(population=population, **vars(told)))
 
 
 def told(connection: Connection) -> dict[str, Announcement]:
     """What is told now, by population."""
     rows = connection.execute(select(announcements))
-    return {row.population: Announcement(row.question, row.hasten) for row in rows}
+    return {row.population: Announcement(row.question, row.hasten, row.notice) for row in rows}

@@ -6,7 +6,8 @@ Rules of this file:
     * What serves where no rollout exposes a device is `coordinator.cycle.served`; in safe mode that is all.
     * A device that has seen a higher counter than this database knows (it was restored from a back-up) gets one above that: it
       would follow nothing else.
-    * A package that is withdrawn is named in every assignment, so that a device that was away leaves it before it predicts.
+    * A package that is withdrawn is named in every assignment, so that a device that was away leaves it before it predicts. Those that are
+      there are told by one notice before their assignments are made.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment, CampaignInvite, sign
+from fedretrain.artifacts.notice import Notice
 from fedretrain.coordinator.cycle import refresh_due, served
 from fedretrain.rollout.assignment import confirm, shadowing, unassigned
 from fedretrain.rollout.exposure import JOINED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -80,6 +82,46 @@ def grown(assignments: Assignments, num_devices: int, champion: int) -> Assignme
     )
 
 
+def withdrawn_of(state: CycleState, versions: Versions) -> tuple[str, ...]:
+    """Packages that nobody may run, sorted."""
+    # The latest first: there is a limit, and what was withdrawn long ago is not installable anyway.
+    gone, digests = sorted(state.quarantined, reverse=True), versions.digests
+    return tuple(sorted([digests[version] for version in gone if version in digests][:MAX_WITHDRAWN]))
+
+
+def urgent(
+    policy: Policy,
+    state: CycleState,
+    versions: Versions,
+    told: Collection[Assignment],
+    *,
+    population: str,
+    now: float,
+    valid_s: float,
+) -> Notice | None:
+    """What devices must leave at once, by what they were told last; None where there is nothing.
+
+    Signing and writing an assignment for each of ten thousand devices takes seconds, this one statement none.
+
+    Args:
+        policy: The population's.
+        state: Where the loop stands.
+        versions: Packages by number.
+        told: The newest assignment of each device that has one.
+        population: Its name.
+        now: Instant, seconds since the epoch: also of the assignments that follow.
+        valid_s: How long an assignment is good for, and so a notice.
+    """
+    gone, safe = set(withdrawn_of(state, versions)), state.safety.safe_mode
+    run = {digest for one in told for digest in (one.serve, one.shadow)}
+    enters = safe and not all(one.safe_mode for one in told)
+    if not gone & run and not enters:
+        return None
+    serve = versions.digests.get(served(policy, state), "")
+    serve = "" if serve in gone else serve
+    return Notice(population, tuple(sorted(gone & run)), serve, safe, issued_at=now, ends_at=now + valid_s)
+
+
 def wanted(
     policy: Policy,
     state: CycleState,
@@ -97,9 +139,7 @@ def wanted(
         invites: Campaigns by the numbers of the devices that are asked.
     """
     digests, safe = versions.digests, state.safety.safe_mode
-    # The latest first: there is a limit, and what was withdrawn long ago is not installable anyway.
-    gone = sorted(state.quarantined, reverse=True)
-    withdrawn = tuple(sorted([digests[version] for version in gone if version in digests][:MAX_WITHDRAWN]))
+    withdrawn = withdrawn_of(state, versions)
     everybody, refresh = served(policy, state), refresh_due(state)
     rollout = state.rollout if state.rollout_open else None
     shadow = "" if rollout is None or safe else digests.get(rollout.plan.candidate, "")

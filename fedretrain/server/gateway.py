@@ -132,6 +132,7 @@ class Gateway(rpc.FleetControlServicer):
             slot_s=self._slot_s.get(device.population, 0.0),  # none: the population was taken out of the file
             evaluation=told.question,
             annotations=self._files.annotations.waits(device),
+            notice=told.notice,
         )
 
     async def Telemetry(  # noqa: N802

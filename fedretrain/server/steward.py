@@ -1,8 +1,8 @@
 """What the leader looks after: each population's loop, and the world that follows from it.
 
 Rules of this file:
-    * Order of a turn: decide, offer packages, see to campaigns, tell devices; the last whether campaigns can be run or not.
-    * Assignments are signed here and nowhere else; a device that has to hear nothing new gets nothing new.
+    * Order of a turn: decide, offer packages, tell all devices what is urgent, see to campaigns, tell each its own; the last whether
+      campaigns can be run or not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.assignment import CampaignInvite
-from fedretrain.artifacts.assignment import verify as verify_assignment
-from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.core.errors import FedretrainError, PrivacyError
-from fedretrain.server import alerts, announcements, fleet, presence
-from fedretrain.server.announcements import Announcement
-from fedretrain.server.assigning import in_parts, renewed, signed, wanted
+from fedretrain.server import alerts, presence
 from fedretrain.server.campaign_process import CampaignFiles, CampaignProcess
 from fedretrain.server.central import CentralProcess
 from fedretrain.server.database import DatabaseDamagedError, reading
@@ -36,6 +32,7 @@ from fedretrain.server.showing import view_of
 from fedretrain.server.simulating import check_pool, simulating_of, to_simulate
 from fedretrain.server.sources.champion import binners_of
 from fedretrain.server.superlink import SuperLink, campaign_bundle, config_of
+from fedretrain.server.telling import Telling
 from fedretrain.server.training_file import read_training
 from fedretrain.server.troubles import Troubles
 from fedretrain.server.witnesses import Witnesses, witness_file
@@ -43,7 +40,6 @@ from fedretrain.server.witnesses import Witnesses, witness_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedretrain.artifacts.assignment import Assignment
     from fedretrain.server.config import ServerConfig
     from fedretrain.server.event_log import EventLog, Fence
     from fedretrain.server.keys import Keys
@@ -81,8 +77,7 @@ class Steward:
         self._notaries = {name: config.notary_of(name) for name in config.populations}
         self._policies = Policies(log, self._notaries)
         self._populations = {name: self._open(name, stores, fence) for name in sorted(config.populations)}
-        self._told: dict[str, dict[int, Assignment]] = {name: {} for name in self._populations}
-        self._announced: dict[str, Announcement] = {}
+        self._telling = {name: self._tell(name) for name in self._populations}
         self._registries = registries_of(config)
         self._witnesses = Witnesses(log, Path(config.folder), keys.trust, clock, config.listen.heartbeat_s)
         self._superlink: SuperLink | None = None
@@ -104,6 +99,10 @@ class Steward:
         training = read_training(Path(config.training)) if config.training else None
         models = Models(name, policy, training, config.pool, self._log, stores, fence, self._clock)
         return Population(name, config, policy, self._log, stores.campaigns, models, fence, roles, notary)
+
+    def _tell(self, name: str) -> Telling:
+        valid_s = self._config.populations[name].assignment_valid_s
+        return Telling(name, self._log, self._keys, self._fence, valid_s, self._clock)
 
     def turn(self, now: float) -> None:
         """Everything that is due.
@@ -138,7 +137,7 @@ class Steward:
         population = None if taken else self._populations.get(name)
         if population is None:
             population = self._populations[name] = self._open(name, self._stores, self._fence)
-            self._told[name] = {}
+            self._telling[name] = self._tell(name)
         self._see_to_simulation(name, population)
         tick_s = self._config.populations[name].watching.tick_s
         # A clock that was set back brings the next turn forward; so does an order: a rollback waits for no tick.
@@ -179,6 +178,7 @@ class Steward:
         slot_s = self._config.populations[name].watching.slot_s
         presence.note(self._log.engine, self._fence, name, population.devices, slot_s, now)
         self._publish(population, now)
+        self._telling[name].announce(population, now)
         try:
             self._see_to_campaign(name, population)
             given_up = population.memory.given_up
@@ -186,8 +186,7 @@ class Steward:
                 campaign = population.models.campaign_of(given_up.version)
                 end_given_up(self._log, campaign, given_up.reason, at=now, fence=self._fence)
         finally:  # a campaign that cannot be run keeps no device from hearing of safe mode, or of what is withdrawn
-            self._assign(name, population, now)
-        self._announce(name, population)
+            self._telling[name].assign(population, self._invites(name, population), now)
         if name in self._registries:
             self._registries[name].offer(
                 view_of(population.models, population.memory, population.examiner.known)
@@ -202,59 +201,12 @@ class Steward:
             check_fence(connection, self._fence, keep=False)
         population.models.publish(self._keys.trust, gone, now)
 
-    # ---- assignments
-
-    def _assign(self, name: str, population: Population, now: float) -> None:
-        state = population.memory.state
-        if state is None:
-            return
-        told = self._told[name]
-        if not told:
-            self._remember(name, population, told)
-        wishes = wanted(
-            population.policy,
-            state,
-            population.memory.assignments,
-            population.models.versions,
-            self._invites(name, population),
-        )
-        active = [one for one in population.devices if one.standing is Standing.ACTIVE]
-        valid_s = self._config.populations[name].assignment_valid_s
-        key = self._keys.online.assignment
-        for part in in_parts(renewed(active, told, wishes, now=now, valid_s=valid_s)):
-            due = [
-                (device.device, envelope, assignment.counter)
-                for device, assignment, envelope in signed(part, key)
-            ]
-            fleet.tell(self._log.engine, self._fence, name, due, self._clock)
-            told |= {device.number: assignment for device, assignment in part}
-
-    def _announce(self, name: str, population: Population) -> None:
-        """Let every gateway tell the question of the federated evaluation that is on and no other, and whether it is urgent to hear devices."""
-        question = population.examiner.question
-        envelope = b"" if question is None else sign_question(question, self._keys.online.assignment)
-        announced = Announcement(envelope, hasten=population.memory.is_exposed)
-        if self._announced.get(name) != announced:
-            announcements.tell(self._log.engine, self._fence, name, announced)
-            self._announced[name] = announced
-
-    def _remember(self, name: str, population: Population, told: dict[int, Assignment]) -> None:
-        """The assignments that an earlier process gave."""
-        keys = [self._keys.online.public()["assignment"]]
-        for device in population.devices:
-            if device.assignment is None:
-                continue
-            try:
-                told[device.number] = verify_assignment(
-                    device.assignment, keys, device=device.device, population=name, now=0.0
-                )
-            except FedretrainError:  # signed with a key that was rotated: a new one is given
-                continue
+    # ---- who is asked to train
 
     def _invites(self, name: str, population: Population) -> dict[int, CampaignInvite]:
         """Who is asked to train now: devices that can, and are not kept out."""
-        state = population.memory.begun
-        if state.training is None or name not in self._campaigns:
+        state = population.memory.state
+        if state is None or state.training is None or name not in self._campaigns:
             return {}
         record = population.models.campaign(state.training.version)
         under_way = population.models.under_way(state.training.version)

@@ -69,8 +69,10 @@ announcements = Table(
     Column("population", String(100), primary_key=True),
     Column("question", LargeBinary, nullable=False),
     Column("hasten", Boolean, nullable=False),
+    Column("notice", LargeBinary, nullable=False),
 )
-"""What every gateway tells a population's devices: the signed federated evaluation that is on, and whether they are heard sooner."""
+"""What every gateway tells a population's devices: the signed federated evaluation that is on, whether they are heard sooner, and what they must
+leave at once."""
 
 tokens = Table(
     "tokens",

@@ -127,7 +127,7 @@ class Conditions(_message.Message):
     def __init__(self, on_power: _Optional[bool] = ..., metered: _Optional[bool] = ..., temperature_c: _Optional[float] = ..., free_bytes: _Optional[int] = ..., num_labelled: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s", "evaluation", "annotations")
+    __slots__ = ("protocol", "assignment", "server_at", "next_s", "trust_version", "slot_s", "evaluation", "annotations", "notice")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     SERVER_AT_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,7 @@ class HeartbeatReply(_message.Message):
     SLOT_S_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     assignment: bytes
     server_at: float
@@ -144,7 +145,8 @@ class HeartbeatReply(_message.Message):
     slot_s: float
     evaluation: bytes
     annotations: bool
-    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ..., evaluation: _Optional[bytes] = ..., annotations: _Optional[bool] = ...) -> None: ...
+    notice: bytes
+    def __init__(self, protocol: _Optional[int] = ..., assignment: _Optional[bytes] = ..., server_at: _Optional[float] = ..., next_s: _Optional[float] = ..., trust_version: _Optional[int] = ..., slot_s: _Optional[float] = ..., evaluation: _Optional[bytes] = ..., annotations: _Optional[bool] = ..., notice: _Optional[bytes] = ...) -> None: ...
 
 class AnnotateRequest(_message.Message):
     __slots__ = ("protocol", "outcomes")

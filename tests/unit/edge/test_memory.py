@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedretrain.artifacts.assignment import Assignment, CampaignInvite
+from fedretrain.artifacts.notice import Notice
 from fedretrain.core.build import plain
 from fedretrain.core.errors import DataError
 from fedretrain.edge.memory import COPY, MEMORY, Memory, MemoryFile
@@ -50,6 +51,33 @@ def test_bases_are_in_the_order_of_service_and_bounded():
     assert len(memory.bases) == 16
     assert memory.serving("30").bases[-2:] == ("39", "30")
     assert memory.beginning_from("campaign").bases[-2:] == ("campaign", "39")
+
+
+def notice(*withdrawn, at=50.0, serve="c" * 64, safe_mode=False):
+    return Notice("p", withdrawn, serve, safe_mode, at, 100.0)
+
+
+def test_a_notice_takes_back_what_it_names_and_nothing_else():
+    told = Memory().told(assignment(withdrawn=("b" * 64, "c" * 64)))
+    after = told.heeding(notice("a" * 64, "d" * 64))
+    assert after == replace(told, serve="c" * 64, withdrawn=("a" * 64, "b" * 64, "d" * 64))
+    assert told.heeding(notice("d" * 64)).serve == "a" * 64
+    scored = replace(told, shadow="d" * 64)
+    assert scored.heeding(notice("d" * 64)).shadow == ""
+    assert scored.heeding(notice("a" * 64)).shadow == "d" * 64
+    safe = replace(told, safe_mode=True)
+    assert safe.heeding(notice("a" * 64)).safe_mode  # it leads nobody out
+    assert told.heeding(notice(safe_mode=True)) == replace(safe, withdrawn=("b" * 64,))
+
+
+def test_a_notice_holds_no_device_whose_assignment_is_as_new_and_survives_the_same_assignment():
+    told = Memory().told(assignment(1))
+    assert told.heeding(notice("a" * 64, at=0.0)) == told
+    heeded = told.heeding(notice("a" * 64))
+    assert heeded.told(assignment(1)) == heeded
+    newer = replace(assignment(2), issued_at=50.0)
+    assert heeded.told(newer) == told.told(newer)
+    assert heeded.told(newer).heeding(notice("a" * 64)) == told.told(newer)
 
 
 @pytest.mark.parametrize("spoil", [b"", b"{}", b"[]", b"null", b"\xff" * 10])

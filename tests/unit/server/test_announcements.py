@@ -18,7 +18,12 @@ def test_what_is_announced_reaches_the_gateways_until_something_else_is(engine):
     try:
         peers = Peers(engine, writer, lambda: 0.0)
         assert peers.announcement("p") == Announcement(b"", hasten=False)
-        for told in (Announcement(b"first"), Announcement(b"second", hasten=True), Announcement()):
+        for told in (
+            Announcement(b"first"),
+            Announcement(b"second", hasten=True),
+            Announcement(notice=b"third"),
+            Announcement(),
+        ):
             announcements.tell(engine, fence, "p", told)
             announcements.tell(engine, fence, "q", Announcement(b"other"))
             peers.poll()

@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedretrain.artifacts.assignment import MAX_WITHDRAWN
+from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment
+from fedretrain.artifacts.notice import Notice
 from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Begun, CycleEvent, Withdraw
 from fedretrain.coordinator.policy import Policy
 from fedretrain.rollout.assignment import assign, unassigned
 from fedretrain.rollout.events import Order
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
-from fedretrain.server.assigning import TOLD_AT_ONCE, Wanted, grown, in_parts, renewed, wanted
+from fedretrain.server.assigning import TOLD_AT_ONCE, Wanted, grown, in_parts, renewed, urgent, wanted
 from fedretrain.server.fleet import Device, Standing, Traits
 from fedretrain.server.versions import Version, Versions
 
@@ -52,6 +53,36 @@ def test_a_withdrawn_version_is_named_and_served_by_nobody():
     found = wanted(POLICY, _state(Withdraw(1, "anna")), _everybody(1), VERSIONS, {})
     assert {one.withdrawn for one in found} == {(A,)}
     assert {one.serve for one in found} == {""}
+
+
+def _urgent(state, *told):
+    last = [
+        Assignment("p", f"d{number}", serve, shadow, 1, 0.0, 9.0, safe_mode=safe)
+        for number, (serve, shadow, safe) in enumerate(told)
+    ]
+    return urgent(POLICY, state, VERSIONS, last, population="p", now=5.0, valid_s=100.0)
+
+
+def test_it_is_urgent_as_long_as_a_device_was_told_to_run_what_is_withdrawn():
+    state = _state(Withdraw(1, "anna"))
+    notice = Notice("p", (A,), B, safe_mode=False, issued_at=5.0, ends_at=105.0)
+    assert _urgent(state, (B, "", False), (A, "", False)) == notice
+    assert _urgent(state, (B, A, False)) == notice
+    assert _urgent(state, (B, "", False)) is None
+    assert _urgent(state) is None
+    assert _urgent(_state(), (A, "", False)) is None
+
+
+def test_who_serves_a_withdrawn_champion_is_told_to_serve_the_rules():
+    notice = _urgent(_state(Withdraw(2, "anna")), (B, "", False))
+    assert (notice.withdrawn, notice.serve) == ((B,), "")
+
+
+def test_it_is_urgent_to_enter_safe_mode_and_never_to_leave_it():
+    state = _state(SafetyOrder(SafetyCommand.ENTER, "anna"))
+    assert _urgent(state, (B, "", True), (B, "", False)) == Notice("p", (), "", True, 5.0, 105.0)
+    assert _urgent(state, (B, "", True)) is None
+    assert _urgent(_state(), (B, "", True)) is None
 
 
 def test_a_version_without_a_package_is_never_assigned():

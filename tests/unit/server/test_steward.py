@@ -16,6 +16,7 @@ from fedretrain.server.event_log import EventLog, FencedError
 from fedretrain.server.fleet import Standing, Traits
 from fedretrain.server.nodes_file import write_nodes
 from fedretrain.server.steward import Steward
+from fedretrain.server.telling import Telling
 
 
 class _Silent:
@@ -55,7 +56,7 @@ def steward(engine, tmp_path, monkeypatch):
     made = Steward(
         config,
         log,
-        SimpleNamespace(trust=SimpleNamespace(refresh_timestamp=lambda now: None)),
+        SimpleNamespace(trust=SimpleNamespace(refresh_timestamp=lambda now: None), online=None),
         None,
         fence,
         lambda: 0.0,
@@ -162,9 +163,9 @@ def test_a_campaign_that_cannot_be_run_keeps_no_device_from_its_assignment(stewa
         raise ConfigError("no training file")
 
     monkeypatch.setattr(Steward, "_see_to_campaign", campaign)
-    monkeypatch.setattr(Steward, "_assign", lambda self, name, population, now: told.append(name))
-    steward.turn(0.0)
-    assert told == ["a", "b"]
+    monkeypatch.setattr(Telling, "assign", lambda self, population, invites, now: told.append(now))
+    steward.turn(3.0)
+    assert told == [3.0, 3.0]
 
 
 def test_two_populations_that_train_at_once_have_nodes_of_their_own_and_both_are_let_in(steward, tmp_path):

@@ -60,6 +60,7 @@ def _devices() -> None:
         sa.Column("population", sa.String(100), primary_key=True),
         sa.Column("question", sa.LargeBinary, nullable=False),
         sa.Column("hasten", sa.Boolean, nullable=False),
+        sa.Column("notice", sa.LargeBinary, nullable=False),
     )
     op.create_table(
         "tokens",

@@ -1,0 +1,132 @@
+"""What devices are told: each its signed assignment, and all of a population at once what is urgent.
+
+Rules of this file:
+    * Assignments and notices are signed here and nowhere else; a device that has to hear nothing new gets nothing new.
+    * What is urgent is announced before assignments are made: thousands of those take seconds.
+    * Everything told is fenced: a leader that lost its lease tells nobody anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from fedretrain.artifacts.assignment import verify
+from fedretrain.artifacts.notice import sign as sign_notice
+from fedretrain.artifacts.question import sign as sign_question
+from fedretrain.core.errors import FedretrainError
+from fedretrain.server import announcements, fleet
+from fedretrain.server.announcements import Announcement
+from fedretrain.server.assigning import in_parts, renewed, signed, urgent, wanted
+from fedretrain.server.fleet import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fedretrain.artifacts.assignment import Assignment, CampaignInvite
+    from fedretrain.artifacts.notice import Notice
+    from fedretrain.server.event_log import EventLog, Fence
+    from fedretrain.server.fleet import Device
+    from fedretrain.server.keys import Keys
+    from fedretrain.server.population import Population
+
+
+class Telling:
+    """Tells one population's devices. One leader has one for each.
+
+    Args:
+        name: Of the population.
+        log: The event log.
+        keys: What it signs with.
+        fence: The leader's lease.
+        valid_s: How long an assignment is good for.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, name: str, log: EventLog, keys: Keys, fence: Fence, valid_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._name, self._log, self._keys, self._fence = name, log, keys, fence
+        self._valid_s, self._clock = valid_s, clock
+        self._told: dict[int, Assignment] = {}
+        self._announced: Announcement | None = None
+
+    def announce(self, population: Population, now: float) -> None:
+        """Let every gateway tell what is urgent, the federated evaluation that is on, and whether devices shall be heard sooner.
+
+        Args:
+            population: What was decided.
+            now: Instant of the turn, seconds since the epoch.
+
+        Raises:
+            FencedError: If somebody else tells them now.
+        """
+        online, question, notice = (
+            self._keys.online,
+            population.examiner.question,
+            self._urgent(population, now),
+        )
+        announced = Announcement(
+            b"" if question is None else sign_question(question, online.assignment),
+            # Also until all have their own assignment: who comes late hears so much sooner what it must leave.
+            hasten=population.memory.is_exposed or notice is not None,
+            notice=b"" if notice is None else sign_notice(notice, online.assignment),
+        )
+        if self._announced != announced:
+            announcements.tell(self._log.engine, self._fence, self._name, announced)
+            self._announced = announced
+
+    def assign(self, population: Population, invites: Mapping[int, CampaignInvite], now: float) -> None:
+        """Give each device that shall do something else, or whose assignment runs out, a new one.
+
+        Args:
+            population: What was decided.
+            invites: Campaigns by the numbers of the devices that are asked.
+            now: Instant of the turn, seconds since the epoch.
+
+        Raises:
+            FencedError: If somebody else tells them now.
+        """
+        state = population.memory.state
+        if state is None:
+            return
+        models, told = population.models, self._remembered(population)
+        wishes = wanted(population.policy, state, population.memory.assignments, models.versions, invites)
+        due = renewed(_active(population), told, wishes, now=now, valid_s=self._valid_s)
+        for part in in_parts(due):
+            envelopes = [
+                (device.device, envelope, assignment.counter)
+                for device, assignment, envelope in signed(part, self._keys.online.assignment)
+            ]
+            fleet.tell(self._log.engine, self._fence, self._name, envelopes, self._clock)
+            told |= {device.number: assignment for device, assignment in part}
+
+    def _urgent(self, population: Population, now: float) -> Notice | None:
+        state = population.memory.state
+        if state is None:
+            return None
+        told = self._remembered(population)
+        last = [told[one.number] for one in _active(population) if one.number in told]
+        versions = population.models.versions
+        return urgent(
+            population.policy, state, versions, last, population=self._name, now=now, valid_s=self._valid_s
+        )
+
+    def _remembered(self, population: Population) -> dict[int, Assignment]:
+        """The newest assignment of each device; at first those that an earlier leader gave."""
+        if self._told:
+            return self._told
+        keys = [self._keys.online.public()["assignment"]]
+        for device in population.devices:
+            if device.assignment is None:
+                continue
+            # One that is signed with a key that was rotated is not known: a new one is given.
+            with contextlib.suppress(FedretrainError):
+                self._told[device.number] = verify(
+                    device.assignment, keys, device=device.device, population=self._name, now=0.0
+                )
+        return self._told
+
+
+def _active(population: Population) -> list[Device]:
+    return [one for one in population.devices if one.standing is Standing.ACTIVE]
