@@ -21,6 +21,7 @@ from fedretrain.artifacts.assignment import MAX_WITHDRAWN, Assignment, CampaignI
 from fedretrain.artifacts.notice import Notice
 from fedretrain.coordinator.cycle import refresh_due, served
 from fedretrain.rollout.assignment import confirm, shadowing, unassigned
+from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.exposure import JOINED
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 TOLD_AT_ONCE = 1000
 """Assignments in one transaction: a second's work at most, for the sake of those that wait to write, and of devices that come meanwhile."""
+_TAKEN_BACK = (Phase.ROLLING_BACK, Phase.FROZEN)
+"""Nobody serves the candidate of a rollout that is there, whether it is withdrawn or not."""
 _MOST_SEEN = 2**53
 """What a device says of itself is not believed without end: each assignment adds one."""
 
@@ -112,14 +115,17 @@ def urgent(
         now: Instant, seconds since the epoch: also of the assignments that follow.
         valid_s: How long an assignment is good for, and so a notice.
     """
-    gone, safe = set(withdrawn_of(state, versions)), state.safety.safe_mode
-    run = {digest for one in told for digest in (one.serve, one.shadow)}
+    withdrawn, safe = set(withdrawn_of(state, versions)), state.safety.safe_mode
+    serves, scores = {one.serve for one in told}, {one.shadow for one in told}
+    leave = withdrawn & (serves | scores)
+    if state.rollout is not None and state.rollout.phase in _TAKEN_BACK:
+        leave |= {versions.digests.get(state.rollout.plan.candidate, "")} & serves - {""}
     enters = safe and not all(one.safe_mode for one in told)
-    if not gone & run and not enters:
+    if not leave and not enters:
         return None
     serve = versions.digests.get(served(policy, state), "")
-    serve = "" if serve in gone else serve
-    return Notice(population, tuple(sorted(gone & run)), serve, safe, issued_at=now, ends_at=now + valid_s)
+    serve = "" if serve in withdrawn else serve
+    return Notice(population, tuple(sorted(leave)), serve, safe, issued_at=now, ends_at=now + valid_s)
 
 
 def wanted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Begun, CycleEvent, Withdraw
 from fedretrain.coordinator.policy import Policy
 from fedretrain.rollout.assignment import assign, unassigned
+from fedretrain.rollout.causes import Phase
 from fedretrain.rollout.events import Order
 from fedretrain.rollout.safety import SafetyCommand, SafetyOrder, Switch
 from fedretrain.server.assigning import TOLD_AT_ONCE, Wanted, grown, in_parts, renewed, urgent, wanted
@@ -76,6 +78,18 @@ def test_it_is_urgent_as_long_as_a_device_was_told_to_run_what_is_withdrawn():
 def test_who_serves_a_withdrawn_champion_is_told_to_serve_the_rules():
     notice = _urgent(_state(Withdraw(2, "anna")), (B, "", False))
     assert (notice.withdrawn, notice.serve) == ((B,), "")
+
+
+@pytest.mark.parametrize(
+    ("phase", "is_urgent"),
+    [(Phase.ROLLING_BACK, True), (Phase.FROZEN, True), (Phase.RAMP, False), (Phase.ROLLED_BACK, False)],
+)
+def test_a_candidate_that_is_taken_back_is_urgent_only_for_who_serves_it(phase, is_urgent):
+    rollout = SimpleNamespace(phase=phase, plan=SimpleNamespace(candidate=1))
+    state = replace(_state(), rollout=rollout)
+    notice = Notice("p", (A,), B, safe_mode=False, issued_at=5.0, ends_at=105.0)
+    assert _urgent(state, (A, "", False), (B, "", False)) == (notice if is_urgent else None)
+    assert _urgent(state, (B, A, False)) is None
 
 
 def test_it_is_urgent_to_enter_safe_mode_and_never_to_leave_it():
