@@ -2,7 +2,7 @@
 
 Rules of this file:
     * Each device has a connection of its own, mutual TLS with its own key, and speaks as the agent does: a heartbeat, what it is told,
-      a second heartbeat if that changed what it serves, then its records until they are acknowledged. What it leaves out is the model.
+      a second heartbeat if its assignment changed what it serves, then its records until they are acknowledged. What it leaves out is the model.
     * A record is made once and sent until it is acknowledged; at the end it is known how many were made and acknowledged. One that is not
       acknowledged waits on its device; lost is one that was acknowledged and is not in the store.
     * It is told what to do by lines on its standard input, and answers with JSON lines; its figures go into a file at the end.
@@ -124,7 +124,7 @@ class Device:
         if reply is None:
             return False
         self.next_s = reply.next_s
-        if self.follow(reply):
+        if self.follow(reply) and not reply.notice:
             await self.heartbeat()
         await self.send()
         return True
