@@ -114,9 +114,11 @@ class Population:
         """Whether something waits for the next tick: records of a long backlog, or what somebody has ordered."""
         if self.memory.state is None:
             return False
-        return (self.telemetry is not None and self.telemetry.is_behind) or self._is_ordered()
+        return (self.telemetry is not None and self.telemetry.is_behind) or self.is_ordered
 
-    def _is_ordered(self) -> bool:
+    @property
+    def is_ordered(self) -> bool:
+        """Whether somebody has ordered something since the last tick."""
         return self._log.head(orders.stream(self.name)).counter > self.memory.orders
 
     def tick(self, now: float) -> tuple[CycleEvent, ...]:
@@ -177,7 +179,7 @@ class Population:
         telemetry.know(self.devices)
         telemetry.evaluation = self.examiner.known.evaluation
         # Who orders a rollback does not wait until ten thousand reports are counted: they are, in the next tick.
-        digests, unordered = self.models.versions.digests, lambda: not self._is_ordered()
+        digests, unordered = self.models.versions.digests, lambda: not self.is_ordered
         read = telemetry.catch_up(digests, now, most=COUNTED_AT_ONCE, go_on=unordered)
         telemetry.malformed += self.examiner.hear(telemetry.taken_answers(), self.devices, now)
         telemetry.prune(now, max(PRUNED_AT_ONCE, 2 * read))

@@ -9,6 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.assignment import verify
@@ -41,13 +42,21 @@ class Telling:
         fence: The leader's lease.
         valid_s: How long an assignment is good for.
         clock: Seconds since the epoch.
+        pause: Waits for so many seconds.
     """
 
     def __init__(
-        self, name: str, log: EventLog, keys: Keys, fence: Fence, valid_s: float, clock: Callable[[], float]
+        self,
+        name: str,
+        log: EventLog,
+        keys: Keys,
+        fence: Fence,
+        valid_s: float,
+        clock: Callable[[], float],
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._name, self._log, self._keys, self._fence = name, log, keys, fence
-        self._valid_s, self._clock = valid_s, clock
+        self._valid_s, self._clock, self._pause = valid_s, clock, pause
         self._told: dict[int, Assignment] = {}
         self._announced: Announcement | None = None
 
@@ -94,12 +103,16 @@ class Telling:
         wishes = wanted(population.policy, state, population.memory.assignments, models.versions, invites)
         due = renewed(_active(population), told, wishes, now=now, valid_s=self._valid_s)
         for part in in_parts(due):
+            begun_s = time.monotonic()
             envelopes = [
                 (device.device, envelope, assignment.counter)
                 for device, assignment, envelope in signed(part, self._keys.online.assignment)
             ]
             fleet.tell(self._log.engine, self._fence, self._name, envelopes, self._clock)
             told |= {device.number: assignment for device, assignment in part}
+            if self._announced is not None and self._announced.notice and not population.is_ordered:
+                # What is urgent is told already: gateways, which all devices ask at once now, have half of the time.
+                self._pause(time.monotonic() - begun_s)
 
     def _urgent(self, population: Population, now: float) -> Notice | None:
         state = population.memory.state

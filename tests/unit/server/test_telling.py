@@ -13,6 +13,7 @@ from fedretrain.coordinator import cycle
 from fedretrain.coordinator.cycle import Begun, CycleEvent, Withdraw
 from fedretrain.coordinator.policy import Policy
 from fedretrain.rollout.assignment import unassigned
+from fedretrain.rollout.safety import SafetyCommand, SafetyOrder
 from fedretrain.server import announcements, fleet
 from fedretrain.server.database import reading
 from fedretrain.server.event_log import EventLog, FencedError
@@ -38,11 +39,11 @@ class World:
         with engine.begin() as connection:
             for name in ("d0", "d1", "d2"):
                 fleet.enrol(connection, "p", name, name, Traits(), 0.0)
-        self.state = cycle.begin(CycleEvent(0.0, Begun(2)))
+        self.state, self.is_ordered, self.pauses = cycle.begin(CycleEvent(0.0, Begun(2))), False, []
         self.telling = self.leader()
 
     def leader(self):
-        return Telling("p", self.log, KEYS, self.fence, 100.0, lambda: 0.0)
+        return Telling("p", self.log, KEYS, self.fence, 100.0, lambda: 0.0, self.pauses.append)
 
     def order(self, *orders):
         for event in cycle.tick(POLICY, self.state, cycle.Evidence(orders=orders), 1.0):
@@ -65,6 +66,7 @@ class World:
             models=models,
             examiner=SimpleNamespace(question=None),
             devices=self.devices(),
+            is_ordered=self.is_ordered,
         )
 
     def turn(self, now, *, serves=2, ends=True):
@@ -101,6 +103,23 @@ def test_what_is_withdrawn_is_announced_before_anybody_is_told_and_until_everybo
     assert world.turn(6.0).notice  # and begins anew: those that were told are not held by it
     assert {(one.serve, one.withdrawn, one.issued_at) for one in world.told()} == {(B, (A,), 6.0)}
     assert world.turn(66.0) == announcements.Announcement()
+
+
+def test_who_is_told_what_a_notice_has_said_is_told_with_pauses_unless_somebody_orders_something(
+    world, monkeypatch
+):
+    monkeypatch.setattr("fedretrain.server.assigning.TOLD_AT_ONCE", 1)
+    world.turn(1.0, serves=1)
+    assert world.pauses == []
+    world.order(Withdraw(1, "anna"))
+    world.turn(5.0)
+    assert len(world.pauses) == 3
+    world.turn(6.0, serves=1)
+    world.is_ordered = True
+    world.order(SafetyOrder(SafetyCommand.ENTER, "anna"))
+    assert world.turn(7.0).notice
+    assert {one.safe_mode for one in world.told()} == {True}
+    assert len(world.pauses) == 3
 
 
 def test_another_leader_knows_what_devices_were_told(world):
