@@ -110,8 +110,9 @@ class Telling:
             ]
             fleet.tell(self._log.engine, self._fence, self._name, envelopes, self._clock)
             told |= {device.number: assignment for device, assignment in part}
-            if self._announced is not None and self._announced.notice and not population.is_ordered:
-                # What is urgent is told already: gateways, which all devices ask at once now, have half of the time.
+            if not population.is_ordered:
+                # What is urgent is told already. A gateway that waits for the machine, or reads what changed, keeps devices waiting,
+                # who then come more rarely; so it has half of the time.
                 self._pause(time.monotonic() - begun_s)
 
     def _urgent(self, population: Population, now: float) -> Notice | None:

@@ -105,16 +105,10 @@ def test_what_is_withdrawn_is_announced_before_anybody_is_told_and_until_everybo
     assert world.turn(66.0) == announcements.Announcement()
 
 
-def test_who_is_told_what_a_notice_has_said_is_told_with_pauses_unless_somebody_orders_something(
-    world, monkeypatch
-):
+def test_many_are_told_with_pauses_unless_somebody_orders_something(world, monkeypatch):
     monkeypatch.setattr("fedretrain.server.assigning.TOLD_AT_ONCE", 1)
     world.turn(1.0, serves=1)
-    assert world.pauses == []
-    world.order(Withdraw(1, "anna"))
-    world.turn(5.0)
     assert len(world.pauses) == 3
-    world.turn(6.0, serves=1)
     world.is_ordered = True
     world.order(SafetyOrder(SafetyCommand.ENTER, "anna"))
     assert world.turn(7.0).notice
