@@ -69,7 +69,7 @@ class CampaignDefinition:
         patience_s: How long it waits for them before it begins all the same.
         bundle: SHA-256 of the app bundle that devices accept.
         units: The ledger's unit of each device, under the unit `person`; empty: each device is one.
-        outside: Devices that are asked in no round: they are only watched, or retired. Fixed when it is defined, like the number of devices.
+        outside: Devices that are asked in no round: they are only watched, retired, or cannot train. Fixed when it is defined, like the number of devices.
 
     Raises:
         DataError: If there are units, and not one for each device.
@@ -308,10 +308,15 @@ class CampaignRun:
                 clip_norm=self.state.clip_norm,
                 num_devices=definition.num_devices,
             )
-            # Where nobody can pay, the round itself is refused, which ends the campaign.
-            eligible = eligible & (payers | ~(payers & members_N).any())
+            # Where too few can pay for a quorum, none ever will: one who cannot is drawn, the round is refused, and that ends the campaign.
+            eligible = eligible & payers if self._is_quorum(payers & members_N) else members_N & ~payers
         drawn = self.sampler.cohort(definition.seed, self.record.next_round, self.state.history, eligible)
         return replace(drawn, expected=self._expected)
+
+    def _is_quorum(self, payer_N: NDArray[np.bool_]) -> bool:
+        """Whether so many can still make a release."""
+        unit_N = np.array(self.definition.units or range(len(payer_N)))
+        return len(np.unique(unit_N[payer_N])) >= max(1, self.definition.rules.quorum)
 
     def _commit(self, state: ServerState, result: RoundResult, asked: dict[str, Any]) -> None:
         digest = self._store.put(encode_state(state))

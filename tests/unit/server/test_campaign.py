@@ -277,6 +277,20 @@ def test_a_spent_budget_ends_the_campaign(world: World) -> None:
     assert all((done.summary["epsilon"] or 0.0) <= 12.0 for done in record.rounds)
 
 
+def test_a_campaign_ends_when_too_few_can_pay_for_a_quorum(world: World) -> None:
+    privacy = replace(PRIVATE.privacy or PrivacyRule(1.0, 1.0), epsilon=12.0, delta=1e-5)
+    rules = replace(PRIVATE, sampling=SamplingRule(cohort_size=5), quorum=5, privacy=privacy)
+    world.define(world.definition(rules, num_rounds=50))
+    record = to_the_end(world.run())
+    assert record.end == "budget_spent"
+    outcomes = [done.outcome for done in record.rounds]
+    assert outcomes[-1] is Outcome.BUDGET_SPENT
+    assert set(outcomes[:-1]) == {Outcome.RELEASED}  # none was begun that could not be ended
+    paid = [len(done.summary["asked"]) for done in record.rounds[:-1]]
+    assert set(paid) == {5}
+    assert sum(paid) % 12  # some could have paid for another round, and were too few
+
+
 def test_only_who_is_online_is_asked(world: World) -> None:
     world.define(world.definition(PLAIN))
     online = np.zeros(12, dtype=np.bool_)
