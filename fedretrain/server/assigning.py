@@ -128,6 +128,22 @@ def urgent(
     return Notice(population, tuple(sorted(leave)), serve, safe, issued_at=now, ends_at=now + valid_s)
 
 
+def heeding(notice: Notice, told: Mapping[int, Assignment]) -> set[int]:
+    """Numbers of the devices that a notice lets do something else than they were told, if they hear it.
+
+    Args:
+        notice: To all.
+        told: The newest assignment of each device that has one, by number.
+    """
+    leave = set(notice.withdrawn)
+    return {
+        number
+        for number, one in told.items()
+        if one.issued_at < notice.issued_at
+        and ({one.serve, one.shadow} & leave or (notice.safe_mode and not one.safe_mode))
+    }
+
+
 def wanted(
     policy: Policy,
     state: CycleState,

@@ -2,7 +2,8 @@
 
 Rules of this file:
     * Assignments and notices are signed here and nowhere else; a device that has to hear nothing new gets nothing new.
-    * What is urgent is announced before assignments are made: thousands of those take seconds.
+    * What is urgent is announced before assignments are made: thousands of those take seconds. It stays until each device that it concerns
+      has a newer assignment, whatever is decided meanwhile, and whoever leads: what a notice has changed no other word takes back.
     * Everything told is fenced: a leader that lost its lease tells nobody anything.
 """
 
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.assignment import verify
 from fedretrain.artifacts.notice import sign as sign_notice
+from fedretrain.artifacts.notice import verify as verify_notice
 from fedretrain.artifacts.question import sign as sign_question
 from fedretrain.core.errors import FedretrainError
 from fedretrain.server import announcements, fleet
 from fedretrain.server.announcements import Announcement
-from fedretrain.server.assigning import in_parts, renewed, signed, urgent, wanted
+from fedretrain.server.assigning import heeding, in_parts, renewed, signed, urgent, wanted
+from fedretrain.server.database import reading
 from fedretrain.server.fleet import Standing
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Telling:
         self._name, self._log, self._keys, self._fence = name, log, keys, fence
         self._valid_s, self._clock, self._pause = valid_s, clock, pause
         self._told: dict[int, Assignment] = {}
+        self._owed: set[int] = set()
         self._announced: Announcement | None = None
 
     def announce(self, population: Population, now: float) -> None:
@@ -70,16 +74,21 @@ class Telling:
         Raises:
             FencedError: If somebody else tells them now.
         """
-        online, question, notice = (
-            self._keys.online,
+        self._recall(population)
+        key, question, notice = (
+            self._keys.online.assignment,
             population.examiner.question,
             self._urgent(population, now),
         )
+        assert self._announced is not None
+        said = self._announced.notice if self._owed & {one.number for one in _active(population)} else b""
+        if notice is not None:
+            said, self._owed = sign_notice(notice, key), self._owed | heeding(notice, self._told)
         announced = Announcement(
-            b"" if question is None else sign_question(question, online.assignment),
+            b"" if question is None else sign_question(question, key),
             # Also until all have their own assignment: who comes late hears so much sooner what it must leave.
-            hasten=population.memory.is_exposed or notice is not None,
-            notice=b"" if notice is None else sign_notice(notice, online.assignment),
+            hasten=population.memory.is_exposed or bool(said),
+            notice=said,
         )
         if self._announced != announced:
             announcements.tell(self._log.engine, self._fence, self._name, announced)
@@ -99,9 +108,12 @@ class Telling:
         state = population.memory.state
         if state is None:
             return
-        models, told = population.models, self._remembered(population)
+        self._recall(population)
+        models, told = population.models, self._told
+        # Who heeds a notice does something else than it was told, whatever it shall do now.
+        certain = {number: one for number, one in told.items() if number not in self._owed}
         wishes = wanted(population.policy, state, population.memory.assignments, models.versions, invites)
-        due = renewed(_active(population), told, wishes, now=now, valid_s=self._valid_s)
+        due = renewed(_active(population), certain, wishes, now=now, valid_s=self._valid_s)
         for part in in_parts(due):
             begun_s = time.monotonic()
             envelopes = [
@@ -110,6 +122,7 @@ class Telling:
             ]
             fleet.tell(self._log.engine, self._fence, self._name, envelopes, self._clock)
             told |= {device.number: assignment for device, assignment in part}
+            self._owed -= {device.number for device, _ in part}
             if not population.is_ordered:
                 # What is urgent is told already. A gateway that waits for the machine, or reads what changed, keeps devices waiting,
                 # who then come more rarely; so it has half of the time.
@@ -119,17 +132,16 @@ class Telling:
         state = population.memory.state
         if state is None:
             return None
-        told = self._remembered(population)
-        last = [told[one.number] for one in _active(population) if one.number in told]
+        last = [self._told[one.number] for one in _active(population) if one.number in self._told]
         versions = population.models.versions
         return urgent(
             population.policy, state, versions, last, population=self._name, now=now, valid_s=self._valid_s
         )
 
-    def _remembered(self, population: Population) -> dict[int, Assignment]:
-        """The newest assignment of each device; at first those that an earlier leader gave."""
-        if self._told:
-            return self._told
+    def _recall(self, population: Population) -> None:
+        """What an earlier leader told: each device, and all of them at once."""
+        if self._announced is not None:
+            return
         keys = [self._keys.online.public()["assignment"]]
         for device in population.devices:
             if device.assignment is None:
@@ -139,7 +151,15 @@ class Telling:
                 self._told[device.number] = verify(
                     device.assignment, keys, device=device.device, population=self._name, now=0.0
                 )
-        return self._told
+        with reading(self._log.engine) as connection:
+            announced = announcements.told(connection).get(self._name, Announcement())
+        if announced.notice:
+            try:
+                notice = verify_notice(announced.notice, keys, population=self._name, now=0.0)
+                self._owed = heeding(notice, self._told)
+            except FedretrainError:
+                self._owed = set(self._told)
+        self._announced = announced
 
 
 def _active(population: Population) -> list[Device]:

@@ -56,7 +56,10 @@ def steward(engine, tmp_path, monkeypatch):
     made = Steward(
         config,
         log,
-        SimpleNamespace(trust=SimpleNamespace(refresh_timestamp=lambda now: None), online=None),
+        SimpleNamespace(
+            trust=SimpleNamespace(refresh_timestamp=lambda now: None),
+            online=SimpleNamespace(assignment=None, public=lambda: {"assignment": b""}),
+        ),
         None,
         fence,
         lambda: 0.0,

@@ -76,7 +76,7 @@ class World:
         if ends:
             self.telling.assign(population, {}, now)
         with reading(self.engine) as connection:
-            return announcements.told(connection)["p"]
+            return announcements.told(connection).get("p", announcements.Announcement())
 
     def told(self):
         """What each device was told last."""
@@ -103,6 +103,32 @@ def test_what_is_withdrawn_is_announced_before_anybody_is_told_and_until_everybo
     assert world.turn(6.0).notice  # and begins anew: those that were told are not held by it
     assert {(one.serve, one.withdrawn, one.issued_at) for one in world.told()} == {(B, (A,), 6.0)}
     assert world.turn(66.0) == announcements.Announcement()
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_what_a_notice_has_changed_is_made_good_though_the_order_is_taken_back_before_anybody_was_told(
+    world, another
+):
+    world.turn(1.0)
+    world.order(SafetyOrder(SafetyCommand.ENTER, "anna"))
+    said = world.turn(5.0, ends=False)  # the leader, or the disk, fails here
+    world.order(SafetyOrder(SafetyCommand.LEAVE, "anna"))
+    if another:
+        world.telling = world.leader()
+    # Who heard it is in safe mode, and was told nothing of it: the same again would be nothing new.
+    assert world.turn(6.0).notice == said.notice
+    assert {(one.safe_mode, one.issued_at) for one in world.told()} == {(False, 6.0)}
+    assert world.turn(7.0) == announcements.Announcement()
+    assert {one.issued_at for one in world.told()} == {6.0}
+
+
+def test_a_notice_that_an_earlier_leader_signed_with_a_key_that_was_rotated_is_made_good_for_all(world):
+    world.turn(1.0)
+    told = announcements.Announcement(notice=b"of another key")
+    announcements.tell(world.engine, world.fence, "p", told)
+    world.telling = world.leader()
+    world.turn(6.0)
+    assert {one.issued_at for one in world.told()} == {6.0}
 
 
 def test_many_are_told_with_pauses_unless_somebody_orders_something(world, monkeypatch):
