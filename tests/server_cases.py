@@ -174,7 +174,7 @@ class Office:
         """A device joins, and may have been heard."""
         log = self.log()
         with log.engine.begin() as connection:
-            fleet.enrol(connection, "pumps", name, f"{name:0<64}", Traits("pump", "north", trains=True), 1.0)
+            fleet.enrol(connection, "pumps", name, f"{name:0<64}", Traits("pump", "north"), 1.0)
             if seen_at:
                 fleet.heard(connection, [("pumps", name, seen_at, heartbeat or {})])
         log.engine.dispose()

@@ -69,7 +69,7 @@ class CampaignDefinition:
         patience_s: How long it waits for them before it begins all the same.
         bundle: SHA-256 of the app bundle that devices accept.
         units: The ledger's unit of each device, under the unit `person`; empty: each device is one.
-        outside: Devices that are asked in no round: they are only watched, retired, or cannot train. Fixed when it is defined, like the number of devices.
+        outside: Devices that are asked in no round: they are only watched, or retired. Fixed when it is defined, like the number of devices.
 
     Raises:
         DataError: If there are units, and not one for each device.

@@ -175,9 +175,8 @@ def everybody(connection: Connection, population: str) -> list[Device]:
 
 
 def outside(devices: Iterable[Device]) -> tuple[int, ...]:
-    """Numbers of the devices that no campaign can ask: they are only watched, retired, or cannot train."""
-    gone = (Standing.WATCHED, Standing.RETIRED)
-    return tuple(one.number for one in devices if one.standing in gone or not one.traits.trains)
+    """Numbers of the devices that no campaign can ask: they are only watched, or retired."""
+    return tuple(one.number for one in devices if one.standing in (Standing.WATCHED, Standing.RETIRED))
 
 
 def keep_traits(connection: Connection, population: str, device: str, traits: Traits, at: float) -> None:

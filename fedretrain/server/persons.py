@@ -32,7 +32,7 @@ def check_persons(devices: Sequence[Device], privacy: PrivacyRule | None) -> Non
         privacy: The claim; None: there is none.
 
     Raises:
-        PrivacyError: Naming the devices; one that is only watched, is retired or cannot train is in no round.
+        PrivacyError: Naming the devices; one that is only watched never comes, and a retired one not again.
     """
     if privacy is None or privacy.unit is not Unit.PERSON:
         return

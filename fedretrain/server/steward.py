@@ -223,12 +223,11 @@ class Steward:
             num_rounds=record.definition.num_rounds,
             round_s=record.definition.rules.deadline_s,
         )
-        # Who can train since the campaign was defined is asked by the next one.
-        absent = {*state.kept_devices, *record.definition.outside}
+        kept = state.kept_devices
         return {
             one.number: invite
             for one in population.devices
-            if one.standing is Standing.ACTIVE and one.traits.trains and one.number not in absent
+            if one.standing is Standing.ACTIVE and one.traits.trains and one.number not in kept
         }
 
     # ---- the simulation gate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from fedretrain.core.errors import DataError, PrivacyError
@@ -24,7 +22,7 @@ def devices(*persons, absent=(), standing=Standing.RETIRED):
             number,
             "",
             standing if number in absent else Standing.ACTIVE,
-            Traits(person=person, trains=True),
+            Traits(person=person),
         )
         for number, person in enumerate(persons)
     ]
@@ -46,13 +44,6 @@ def test_without_that_claim_devices_are_units():
 @pytest.mark.parametrize("standing", [Standing.RETIRED, Standing.WATCHED])
 def test_who_never_comes_needs_no_person(standing):
     check_persons(devices("anna", "", "ben", absent=(1,), standing=standing), PERSON)
-
-
-def test_who_cannot_train_needs_no_person_until_it_can():
-    one = Device("p", "d0", 0, "", Standing.ACTIVE, Traits())
-    check_persons([one], PERSON)
-    with pytest.raises(PrivacyError, match="d0"):
-        check_persons([replace(one, traits=Traits(trains=True))], PERSON)
 
 
 def test_devices_without_a_person_are_named():

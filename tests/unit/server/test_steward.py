@@ -280,32 +280,3 @@ def test_on_a_damaged_database_nobody_decides(steward):
     steward._populations["a"].fault = DatabaseDamagedError("a page", "file")
     with pytest.raises(DatabaseDamagedError):
         steward.turn(1.0)
-
-
-def test_who_could_not_train_when_the_campaign_was_defined_is_asked_by_the_next_one(steward):
-    definition = SimpleNamespace(
-        campaign="a-2",
-        bundle="a" * 64,
-        num_rounds=3,
-        outside=(1,),
-        rules=SimpleNamespace(deadline_s=60.0),
-    )
-    record = SimpleNamespace(end="", definition=definition)
-    models = SimpleNamespace(
-        campaign=lambda version: record,
-        under_way=lambda version: SimpleNamespace(begun_at=5.0, max_s=900.0),
-    )
-    state = SimpleNamespace(training=SimpleNamespace(version=2), kept_devices=frozenset({2}))
-    devices = [
-        SimpleNamespace(number=number, standing=standing, traits=Traits(trains=trains))
-        for number, standing, trains in (
-            (0, Standing.ACTIVE, True),
-            (1, Standing.ACTIVE, True),  # it can now
-            (2, Standing.ACTIVE, True),  # kept out
-            (3, Standing.ACTIVE, False),
-            (4, Standing.REVOKED, True),
-        )
-    ]
-    population = SimpleNamespace(memory=SimpleNamespace(state=state), models=models, devices=devices)
-    steward._campaigns["a"] = SimpleNamespace(stop=lambda: None)
-    assert set(steward._invites("a", population)) == {0}
