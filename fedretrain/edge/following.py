@@ -99,7 +99,8 @@ class Follower:
             state = self._slots.state
             served = state.current
             for digest in told.withdrawn:
-                if digest in state.held:
+                # What this device's own checks found against it stays: that is not forgiven.
+                if digest in state.held and not state.why_bad(digest):
                     self._slots.mark_bad(digest, WITHDRAWN)
             for digest in (told.serve, told.shadow):
                 if digest and state.why_bad(digest) == WITHDRAWN:

@@ -84,7 +84,9 @@ class Memory:
     def told(self, assignment: Assignment) -> Memory:
         """After an assignment that was verified: what was refused under an earlier one is history."""
         if assignment.counter == self.counter:
-            return self
+            return replace(
+                self, issued_at=assignment.issued_at
+            )  # one that was remembered before instants were
         return replace(
             self,
             counter=assignment.counter,

@@ -118,12 +118,15 @@ def urgent(
     withdrawn, safe = set(withdrawn_of(state, versions)), state.safety.safe_mode
     serves, scores = {one.serve for one in told}, {one.shadow for one in told}
     leave = withdrawn & (serves | scores)
-    if state.rollout is not None and state.rollout.phase in _TAKEN_BACK:
+    everybody = served(policy, state)
+    taken_back = state.rollout is not None and state.rollout.phase in _TAKEN_BACK
+    # An earlier champion may be a candidate again, and serve all the same where the champion was withdrawn or has decayed.
+    if taken_back and state.rollout is not None and state.rollout.plan.candidate != everybody:
         leave |= {versions.digests.get(state.rollout.plan.candidate, "")} & serves - {""}
     enters = safe and not all(one.safe_mode for one in told)
     if not leave and not enters:
         return None
-    serve = versions.digests.get(served(policy, state), "")
+    serve = versions.digests.get(everybody, "")
     serve = "" if serve in withdrawn else serve
     return Notice(population, tuple(sorted(leave)), serve, safe, issued_at=now, ends_at=now + valid_s)
 

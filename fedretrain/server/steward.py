@@ -178,8 +178,8 @@ class Steward:
         slot_s = self._config.populations[name].watching.slot_s
         presence.note(self._log.engine, self._fence, name, population.devices, slot_s, now)
         self._publish(population, now)
-        self._telling[name].announce(population, now)
         try:
+            self._telling[name].announce(population, now)
             self._see_to_campaign(name, population)
             given_up = population.memory.given_up
             if given_up is not None:

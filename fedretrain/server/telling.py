@@ -156,7 +156,10 @@ class Telling:
         if announced.notice:
             try:
                 notice = verify_notice(announced.notice, keys, population=self._name, now=0.0)
-                self._owed = heeding(notice, self._told)
+                # This one may have taken the place of another: who was not told since may have heeded either.
+                self._owed = {
+                    number for number, one in self._told.items() if one.issued_at < notice.issued_at
+                }
             except FedretrainError:
                 self._owed = set(self._told)
         self._announced = announced

@@ -75,6 +75,8 @@ def test_a_notice_holds_no_device_whose_assignment_is_as_new_and_survives_the_sa
     assert told.heeding(notice("a" * 64, at=0.0)) == told
     heeded = told.heeding(notice("a" * 64))
     assert heeded.told(assignment(1)) == heeded
+    old = replace(told, issued_at=-1.0)  # of an agent that did not remember when
+    assert old.told(assignment(1)).heeding(notice("a" * 64, at=0.0)) == told
     newer = replace(assignment(2), issued_at=50.0)
     assert heeded.told(newer) == told.told(newer)
     assert heeded.told(newer).heeding(notice("a" * 64)) == told.told(newer)

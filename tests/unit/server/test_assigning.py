@@ -92,6 +92,12 @@ def test_a_candidate_that_is_taken_back_is_urgent_only_for_who_serves_it(phase, 
     assert _urgent(state, (B, A, False)) is None
 
 
+@pytest.mark.parametrize("phase", [Phase.ROLLING_BACK, Phase.FROZEN])
+def test_a_candidate_that_everybody_serves_for_another_reason_is_not_taken_back(phase):
+    rollout = SimpleNamespace(phase=phase, plan=SimpleNamespace(candidate=2))
+    assert _urgent(replace(_state(), rollout=rollout), (B, "", False)) is None
+
+
 def test_it_is_urgent_to_enter_safe_mode_and_never_to_leave_it():
     state = _state(SafetyOrder(SafetyCommand.ENTER, "anna"))
     assert _urgent(state, (B, "", True), (B, "", False)) == Notice("p", (), "", True, 5.0, 105.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,7 +56,9 @@ class World:
 
     def population(self, serves=2):
         memory = SimpleNamespace(
-            state=self.state, is_exposed=False, assignments=unassigned(np.linspace(0.0, 0.9, 3), serves)
+            state=self.state,
+            is_exposed=False,
+            assignments=replace(unassigned(np.linspace(0.0, 0.9, 3), 2), version_D=np.resize(serves, 3)),
         )
         models = SimpleNamespace(
             versions=Versions({1: Version(1, A, W, "", 0.0), 2: Version(2, B, W, "", 0.0)})
@@ -120,6 +123,19 @@ def test_what_a_notice_has_changed_is_made_good_though_the_order_is_taken_back_b
     assert {(one.safe_mode, one.issued_at) for one in world.told()} == {(False, 6.0)}
     assert world.turn(7.0) == announcements.Announcement()
     assert {one.issued_at for one in world.told()} == {6.0}
+
+
+def test_who_heeded_a_notice_that_another_replaced_is_told_anew_by_the_next_leader(world):
+    mixed = [1, 2, 2]
+    world.turn(1.0, serves=mixed)
+    world.order(SafetyOrder(SafetyCommand.ENTER, "anna"))
+    world.turn(5.0, serves=mixed, ends=False)
+    world.order(SafetyOrder(SafetyCommand.LEAVE, "anna"), Withdraw(1, "anna"))
+    said = world.turn(6.0, serves=mixed, ends=False)
+    assert notice.verify(said.notice, [PUBLIC], population="p", now=6.0).withdrawn == (A,)
+    world.telling = world.leader()
+    world.turn(7.0)
+    assert {(one.serve, one.safe_mode, one.issued_at) for one in world.told()} == {(B, False, 7.0)}
 
 
 def test_a_notice_that_an_earlier_leader_signed_with_a_key_that_was_rotated_is_made_good_for_all(world):
