@@ -4,17 +4,20 @@ Rules of this file:
     * The signature is checked before anything is parsed, over the bytes and the name of the format: a signature made for
       something else is none here.
     * What is wrong is said by name (`Refusal`).
+    * What is said to a whole population has one form in bytes, and an end.
 """
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedretrain.core.errors import DataError
+from fedretrain.core.build import build, plain
+from fedretrain.core.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +85,55 @@ def opened(
     if not any(_is_signed(key, signature, magic + content) for key in keys):
         raise error(Refusal.BAD_SIGNATURE, "no known key signed it")
     return content
+
+
+class ToAll(Protocol):
+    """What is said to a whole population: a dataclass that is plain data."""
+
+    @property
+    def population(self) -> str:
+        """Whose devices."""
+
+    @property
+    def ends_at(self) -> float:
+        """From when on it says nothing."""
+
+
+ToAllT = TypeVar("ToAllT", bound=ToAll)
+
+
+def one_form(said: ToAll) -> bytes:
+    """The one form in bytes."""
+    return json.dumps(plain(said), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def read_one_form(kind: type[ToAllT], content: bytes, error: type[EnvelopeError]) -> ToAllT:
+    """Read what `one_form` wrote.
+
+    Raises:
+        EnvelopeError: If the bytes are anything else.
+    """
+    try:
+        found = build(kind, json.loads(content.decode("ascii")))
+        same = one_form(found) == content
+    # Whatever a signer wrote, the device goes on: these are all the ways in which JSON of another shape fails.
+    except (ValueError, TypeError, KeyError, RecursionError, UserError) as cause:
+        raise error(Refusal.MALFORMED, f"no readable {error.kind}: {type(cause).__name__}") from cause
+    if not same:
+        raise error(Refusal.MALFORMED, f"no {error.kind} in its one form")
+    return found
+
+
+def check_to_all(said: ToAll, error: type[EnvelopeError], *, population: str, now: float) -> None:
+    """Refuse what was said to others, or is over.
+
+    Raises:
+        EnvelopeError: By name.
+    """
+    if said.population != population:
+        raise error(Refusal.OTHER_POPULATION, f"it is for population {said.population}")
+    if now >= said.ends_at:
+        raise error(Refusal.EXPIRED, f"it ended at {said.ends_at}; it is {now}")
 
 
 def _is_signed(key: bytes, signature: bytes, content: bytes) -> bool:

@@ -9,16 +9,14 @@ Rules of this file:
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedretrain.artifacts.assignment import MAX_WITHDRAWN
-from fedretrain.artifacts.envelope import EnvelopeError, Refusal, opened, seal
-from fedretrain.core.build import build, plain
-from fedretrain.core.errors import DataError, UserError
+from fedretrain.artifacts.envelope import EnvelopeError, check_to_all, one_form, opened, read_one_form, seal
+from fedretrain.core.errors import DataError
 from fedretrain.core.ids import is_name
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ class Notice:
 
     def to_bytes(self) -> bytes:
         """The one form in bytes."""
-        return json.dumps(plain(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return one_form(self)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Notice:
@@ -82,15 +80,7 @@ class Notice:
         Raises:
             NoticeError: If the bytes are anything else.
         """
-        try:
-            found = build(cls, json.loads(content.decode("ascii")))
-            same = found.to_bytes() == content
-        # Whatever a signer wrote, the device goes on: these are all the ways in which JSON of another shape fails.
-        except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
-            raise NoticeError(Refusal.MALFORMED, f"not a notice: {type(error).__name__}") from error
-        if not same:
-            raise NoticeError(Refusal.MALFORMED, "not a notice in its one form")
-        return found
+        return read_one_form(cls, content, NoticeError)
 
 
 def sign(notice: Notice, key: Ed25519PrivateKey) -> bytes:
@@ -111,10 +101,7 @@ def verify(envelope: bytes, keys: Iterable[bytes], *, population: str, now: floa
         NoticeError: If not, by name.
     """
     found = Notice.from_bytes(opened(_MAGIC, envelope, keys, NoticeError))
-    if found.population != population:
-        raise NoticeError(Refusal.OTHER_POPULATION, f"it is for population {found.population}")
-    if now >= found.ends_at:
-        raise NoticeError(Refusal.EXPIRED, f"it ended at {found.ends_at}; it is {now}")
+    check_to_all(found, NoticeError, population=population, now=now)
     return found
 
 

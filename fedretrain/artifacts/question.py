@@ -11,16 +11,22 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from fedretrain.artifacts.envelope import MAX_ENVELOPE_BYTES, EnvelopeError, Refusal, opened, seal
-from fedretrain.core.build import build, plain
-from fedretrain.core.errors import DataError, UserError
+from fedretrain.artifacts.envelope import (
+    MAX_ENVELOPE_BYTES,
+    EnvelopeError,
+    check_to_all,
+    one_form,
+    opened,
+    read_one_form,
+    seal,
+)
+from fedretrain.core.errors import DataError
 from fedretrain.core.ids import is_name
 from fedretrain.validation.answers import MAX_CELLS, num_cells
 from fedretrain.validation.config import MAX_DEVICE_ROWS
@@ -110,8 +116,7 @@ class Question:
 
     def to_bytes(self) -> bytes:
         """The one form in bytes."""
-        text = json.dumps(plain(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return text.encode("ascii")
+        return one_form(self)
 
     def _coin(self, device: str, purpose: str) -> float:
         drawn = hashlib.sha256(f"{purpose}\n{self.evaluation}\n{device}".encode()).digest()
@@ -146,19 +151,8 @@ def verify(envelope: bytes, keys: Iterable[bytes], *, population: str, now: floa
     Raises:
         QuestionError: If not, by name.
     """
-    content = opened(_MAGIC, envelope, keys, QuestionError)
-    try:
-        found = build(Question, json.loads(content.decode("ascii")))
-        same = found.to_bytes() == content
-    # Whatever a signer wrote, the device goes on: these are all the ways in which JSON of another shape fails.
-    except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
-        raise QuestionError(Refusal.MALFORMED, f"not a question: {type(error).__name__}") from error
-    if not same:
-        raise QuestionError(Refusal.MALFORMED, "not a question in its one form")
-    if found.population != population:
-        raise QuestionError(Refusal.OTHER_POPULATION, f"it is for population {found.population}")
-    if now >= found.ends_at:
-        raise QuestionError(Refusal.EXPIRED, f"it ended at {found.ends_at}; it is {now}")
+    found = read_one_form(Question, opened(_MAGIC, envelope, keys, QuestionError), QuestionError)
+    check_to_all(found, QuestionError, population=population, now=now)
     return found
 
 
