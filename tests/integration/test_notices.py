@@ -33,7 +33,7 @@ def _serves(device):
 
 
 def test_a_withdrawn_version_is_left_by_a_notice_alone_and_the_assignment_that_follows_changes_nothing(
-    fleet, device, tmp_path
+    fleet, device
 ):
     first, second = fleet.versions
     fleet.notify(second, serve=first)
@@ -105,3 +105,16 @@ def test_a_notice_that_cannot_be_heeded_keeps_no_device_from_its_own_assignment(
     fleet.assign("a", first)
     device.sync()
     assert _serves(device) == first
+
+
+def test_what_a_device_found_against_a_version_is_not_forgiven_because_it_was_withdrawn(fleet, tmp_path):
+    (only,) = fleet.make()
+    with fleet.device(tmp_path) as device:
+        fleet.assign("a", only)
+        device.sync()
+        device.follower.rolled_back(only, "too slow here")  # there is nothing to go back to: it stays held
+        fleet.notify(only)
+        device.sync()
+        fleet.assign("a", only)
+        device.sync()
+        assert device.slots.state.why_bad(only) == "too slow here"

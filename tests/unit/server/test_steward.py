@@ -159,13 +159,14 @@ def test_a_lost_lease_ends_the_turn(steward):
     assert _turns(steward) == {"a": 1, "b": 0}
 
 
-def test_a_campaign_that_cannot_be_run_keeps_no_device_from_its_assignment(steward, monkeypatch):
+@pytest.mark.parametrize(("of", "name"), [(Steward, "_see_to_campaign"), (Telling, "announce")])
+def test_what_cannot_be_run_or_announced_keeps_no_device_from_its_assignment(steward, monkeypatch, of, name):
     told = []
 
-    def campaign(self, name, population):
+    def fails(*_):
         raise ConfigError("no training file")
 
-    monkeypatch.setattr(Steward, "_see_to_campaign", campaign)
+    monkeypatch.setattr(of, name, fails)
     monkeypatch.setattr(Telling, "assign", lambda self, population, invites, now: told.append(now))
     steward.turn(3.0)
     assert told == [3.0, 3.0]
