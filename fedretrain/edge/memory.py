@@ -84,9 +84,8 @@ class Memory:
     def told(self, assignment: Assignment) -> Memory:
         """After an assignment that was verified: what was refused under an earlier one is history."""
         if assignment.counter == self.counter:
-            return replace(
-                self, issued_at=assignment.issued_at
-            )  # one that was remembered before instants were
+            # The same; but a memory from before instants were kept has none.
+            return replace(self, issued_at=assignment.issued_at)
         return replace(
             self,
             counter=assignment.counter,

@@ -119,10 +119,10 @@ def urgent(
     serves, scores = {one.serve for one in told}, {one.shadow for one in told}
     leave = withdrawn & (serves | scores)
     everybody = served(policy, state)
-    taken_back = state.rollout is not None and state.rollout.phase in _TAKEN_BACK
+    rollout = state.rollout
     # An earlier champion may be a candidate again, and serve all the same where the champion was withdrawn or has decayed.
-    if taken_back and state.rollout is not None and state.rollout.plan.candidate != everybody:
-        leave |= {versions.digests.get(state.rollout.plan.candidate, "")} & serves - {""}
+    if rollout is not None and rollout.phase in _TAKEN_BACK and rollout.plan.candidate != everybody:
+        leave |= {versions.digests.get(rollout.plan.candidate, "")} & serves - {""}
     enters = safe and not all(one.safe_mode for one in told)
     if not leave and not enters:
         return None
